@@ -1,0 +1,3 @@
+"""Vectorised meta-reinforcement learning in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""`python -m metajax` is the command line."""
+
+import sys
+
+from metajax.cli import main
+
+sys.exit(main())

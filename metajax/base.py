@@ -1,0 +1,138 @@
+"""The types everything is made of: two bundles of pure functions, Agent and Algorithm, and the pytrees they exchange.
+
+Axes, always in this order: N tasks, K stages or episodes, B copies of the environment, T steps.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+
+class Distribution(Protocol):
+    """A distribution over actions as a pytree; the functions reduce the action's own axes and keep leading ones."""
+
+    def sample(self, key: Array) -> Array: ...
+    def mode(self) -> Array: ...
+    def log_prob(self, action: Array) -> Array: ...
+    def entropy(self) -> Array: ...
+    def kl(self, other: Any) -> Array: ...
+
+
+class Environment(Protocol):
+    """What is used of a gymnax 1.0 environment: the task (its traced `EnvParams`) is an argument of every function."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def default_params(self) -> PyTree: ...
+    def reset_env(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]: ...
+    def step_env(self, key: Array, state: PyTree, action: Array, params: PyTree) -> tuple: ...
+    def is_truncated(self, state: PyTree, params: PyTree) -> Array: ...
+    def action_space(self, params: PyTree) -> Any: ...
+    def observation_space(self, params: PyTree) -> Any: ...
+
+
+class Percept(NamedTuple):
+    """What an agent may see before it acts.
+
+    The previous action and reward live through episode ends within one task; at the first step of a trial the reward
+    is zero and the action is zero, or -1 (no one-hot entry) where actions are discrete.
+    """
+
+    obs: PyTree
+    action: Array
+    reward: Array
+    start: Array  # bool: first step of an episode
+    time: Array  # int32: steps taken in this episode
+
+
+class Decision(NamedTuple):
+    """The distribution of the next action, and the estimated value of the state (zero from an agent without one)."""
+
+    distribution: Any
+    value: Array
+
+
+class Transition(NamedTuple):
+    """One step of experience; `terminated` stops the bootstrap, `truncated` does not.
+
+    A row of T steps is one episode. Steps after its end are idle: `valid` is false, the reward zero, the percept frozen
+    at the final observation.
+    """
+
+    percept: Percept
+    decision: Decision
+    action: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    next_value: Array  # value estimate of the state that the step led to
+
+
+class Network(NamedTuple):
+    """A policy: `init(key) -> params`, `memory() -> memory`, `apply(params, memory, percept) -> memory, Decision`."""
+
+    init: Callable[[Array], PyTree]
+    memory: Callable[[], PyTree]
+    apply: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Decision]]
+
+
+class Agent(NamedTuple):
+    """Behaviour inside one task, which it never sees.
+
+    `begin(key, params) -> knowledge` once per task; `memory(knowledge) -> memory` once per copy of the environment;
+    `policy(knowledge, memory, percept) -> memory, Decision` every step; `adapt(key, knowledge, stage) -> knowledge`
+    after every stage, from a `Transition` with axes [B, T].
+    """
+
+    begin: Callable[[Array, PyTree], PyTree]
+    memory: Callable[[PyTree], PyTree]
+    policy: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Decision]]
+    adapt: Callable[[Array, PyTree, Transition], PyTree]
+
+
+class Algorithm(NamedTuple):
+    """Learning across tasks.
+
+    `init(key) -> state`; `collect(key, state, tasks) -> experience`, a `Transition` with axes [N, K, B, T];
+    `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given.
+    """
+
+    init: Callable[[Array], PyTree]
+    collect: Callable[[Array, PyTree, PyTree], Transition]
+    update: Callable[[Array, PyTree, Transition], tuple[PyTree, dict[str, Array]]]
+    params: Callable[[PyTree], PyTree]
+    agent: Agent
+
+
+class TaskDistribution(NamedTuple):
+    """A distribution over tasks of one environment.
+
+    `sample(key) -> task` draws a training task, `held_out(key) -> task` a test task (the same distribution unless
+    given: with a continuous prior a fresh draw is a task never seen). `horizon` is an episode's length in steps (by
+    default the environment's own limit). `references` are known returns (name, return) of policies; `plane` names the
+    two entries of the observation that a path is drawn in, ((name, index), (name, index)).
+    """
+
+    env: Environment
+    sample: Callable[[Array], PyTree]
+    held_out: Callable[[Array], PyTree] | None = None
+    horizon: int | None = None
+    references: tuple[tuple[str, float], ...] = ()
+    plane: tuple[tuple[str, int], ...] = ()
+    split: str = "fresh draws from the training distribution, which is continuous"
+
+    @property
+    def num_steps(self) -> int:
+        """An episode's length in steps."""
+        return self.horizon or int(self.env.default_params.max_steps_in_episode)
+
+    def tasks(self, key: Array, num_tasks: int, *, held_out: bool = False) -> PyTree:
+        """`num_tasks` tasks with leading axis [N]; a task's key depends on its index alone, not on their number."""
+        sample = self.held_out if held_out and self.held_out else self.sample
+        return jax.vmap(lambda index: sample(jax.random.fold_in(key, index)))(jax.numpy.arange(num_tasks))

@@ -1,0 +1,61 @@
+"""Baselines: the value of every step of a stage [B, T], and of the state each step led to."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array, Transition
+from metajax.returns import gae, reward_to_go
+
+Baseline = Callable[[Transition, float], tuple[Array, Array]]  # (stage, discount) -> value [B, T], next_value [B, T]
+
+
+def linear_features(stage: Transition) -> Array:
+    """[B, T, D]: the observation, its square, the time in the episode to the third power, and one.
+
+    Observations are clipped to [-10, 10] and time is in hundreds of steps (Duan et al. 2016, arXiv:1604.06778).
+    """
+    time = stage.percept.time[..., None] / 100.0
+    leading = time.shape[:-1]
+    obs = [jnp.reshape(leaf, (*leading, -1)).astype(time.dtype) for leaf in jax.tree.leaves(stage.percept.obs)]
+    obs = jnp.clip(jnp.concatenate(obs, axis=-1), -10.0, 10.0)
+    return jnp.concatenate([obs, obs**2, time, time**2, time**3, jnp.ones_like(time)], axis=-1)
+
+
+def linear_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
+    """A ridge regression, fitted to the stage itself, of the discounted return on `linear_features`.
+
+    Solves (mean of f f' + 1e-5 I) w = mean of f G over the valid steps; with the mean in place of the sum the
+    ridge does not vanish in float32. The return is that of the episode, so the value after its last step is zero.
+    """
+    features = jnp.where(stage.valid[..., None], linear_features(stage), 0.0)
+    target = jax.vmap(reward_to_go, (0, None))(stage.reward, discount)
+    flat, flat_target = features.reshape(-1, features.shape[-1]), target.reshape(-1)
+    ridge = 1e-5 * jnp.sum(stage.valid) * jnp.eye(flat.shape[-1])
+    weights = jax.scipy.linalg.solve(flat.T @ flat + ridge, flat.T @ flat_target, assume_a="pos")
+    value = features @ weights
+    ended = stage.terminated | stage.truncated
+    return value, jnp.where(ended, 0.0, jnp.roll(value, -1, axis=-1))
+
+
+def learned_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
+    """The value that the network's own head gave when it acted."""
+    del discount
+    return stage.decision.value, stage.next_value
+
+
+def advantages(stage: Transition, baseline: Baseline, discount: float, lambda_: float) -> Array:
+    """Generalised advantage estimates [B, T] of a stage, zero at idle steps."""
+    value, next_value = baseline(stage, discount)
+    estimate = jax.vmap(gae, (0, 0, 0, 0, 0, None, None))(
+        stage.reward, value, next_value, stage.terminated, stage.truncated, discount, lambda_
+    )
+    return jnp.where(stage.valid, estimate, 0.0)
+
+
+def normalize(advantage: Array, valid: Array) -> Array:
+    """Shifted and scaled to mean 0 and deviation 1 over the valid steps; zero elsewhere, and if all are equal."""
+    count = jnp.maximum(jnp.sum(valid), 1)
+    centred = jnp.where(valid, advantage - jnp.sum(advantage * valid) / count, 0.0)
+    return centred / (jnp.sqrt(jnp.sum(centred**2) / count) + 1e-8)

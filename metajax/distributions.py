@@ -1,0 +1,108 @@
+"""Distributions over actions as pytrees: categorical (with an action mask), diagonal normal, tanh-normal.
+
+The last axis of the parameters is the action's own; every other axis is a batch axis.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Array
+
+_LOG_2PI = float(np.log(2 * np.pi))
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)  # quadrature under the standard normal density
+
+
+def mask_logits(logits: Array, mask: Array) -> Array:
+    """Logits [..., A] under which an action with a false `mask` has probability zero, with finite gradients.
+
+    >>> Categorical(mask_logits(jnp.zeros(3), jnp.array([True, True, False]))).probs().tolist()
+    [0.5, 0.5, 0.0]
+    """
+    return jnp.where(mask, logits, jnp.finfo(logits.dtype).min / 4)
+
+
+class Categorical(NamedTuple):
+    """Categorical over A actions, `logits` [..., A]; an action is an integer [...]."""
+
+    logits: Array
+
+    def probs(self) -> Array:
+        return jax.nn.softmax(self.logits)
+
+    def sample(self, key: Array) -> Array:
+        return jax.random.categorical(key, self.logits)
+
+    def mode(self) -> Array:
+        return jnp.argmax(self.logits, axis=-1)
+
+    def log_prob(self, action: Array) -> Array:
+        return jnp.take_along_axis(jax.nn.log_softmax(self.logits), action[..., None], axis=-1)[..., 0]
+
+    def entropy(self) -> Array:
+        return -jnp.sum(self.probs() * jax.nn.log_softmax(self.logits), axis=-1)
+
+    def kl(self, other: "Categorical") -> Array:
+        return jnp.sum(self.probs() * (jax.nn.log_softmax(self.logits) - jax.nn.log_softmax(other.logits)), axis=-1)
+
+
+class Normal(NamedTuple):
+    """Normal with independent entries, `mean` and `log_std` [..., A]; an action is a vector [..., A]."""
+
+    mean: Array
+    log_std: Array
+
+    def sample(self, key: Array) -> Array:
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def mode(self) -> Array:
+        return self.mean
+
+    def log_prob(self, action: Array) -> Array:
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return -jnp.sum(0.5 * z**2 + self.log_std + 0.5 * _LOG_2PI, axis=-1)
+
+    def entropy(self) -> Array:
+        return jnp.sum(self.log_std + 0.5 * (1 + _LOG_2PI), axis=-1)
+
+    def kl(self, other: "Normal") -> Array:
+        precision = jnp.exp(-2 * other.log_std)
+        spread = (jnp.exp(2 * self.log_std) + (self.mean - other.mean) ** 2) * precision
+        return jnp.sum(other.log_std - self.log_std + 0.5 * (spread - 1), axis=-1)
+
+
+class TanhNormal(NamedTuple):
+    """The tanh of a `Normal`; an action is a vector [..., A] in (-1, 1)."""
+
+    mean: Array
+    log_std: Array
+
+    def sample(self, key: Array) -> Array:
+        return jnp.tanh(Normal(*self).sample(key))
+
+    def mode(self) -> Array:
+        """The tanh of the normal's mean, the usual deterministic action (the median of the density)."""
+        return jnp.tanh(self.mean)
+
+    def log_prob(self, action: Array) -> Array:
+        # In floating point the tanh of a large number is 1, of which the inverse is infinite.
+        limit = 1 - jnp.finfo(action.dtype).eps
+        raw = jnp.arctanh(jnp.clip(action, -limit, limit))
+        return Normal(*self).log_prob(raw) - jnp.sum(_log_tanh_slope(raw), axis=-1)
+
+    def entropy(self) -> Array:
+        """By Gauss-Hermite quadrature, since there is no closed form."""
+        raw = self.mean[..., None] + jnp.exp(self.log_std)[..., None] * _NODES.astype(self.mean.dtype)
+        slope = _log_tanh_slope(raw) @ (_WEIGHTS / _WEIGHTS.sum()).astype(self.mean.dtype)
+        return Normal(*self).entropy() + jnp.sum(slope, axis=-1)
+
+    def kl(self, other: "TanhNormal") -> Array:
+        """That of the normals: a bijection leaves it unchanged."""
+        return Normal(*self).kl(Normal(*other))
+
+
+def _log_tanh_slope(raw: Array) -> Array:
+    """log(1 - tanh(x)^2) without cancellation."""
+    return 2 * (jnp.log(2.0) - raw - jax.nn.softplus(-2 * raw))

@@ -1,0 +1,93 @@
+"""What an environment must keep to; checked before anything compiles, so that a fault names its field."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Environment, PyTree, TaskDistribution
+from metajax.errors import ConfigError
+
+_NEEDED = ("name", "default_params", "reset_env", "step_env", "is_truncated", "action_space", "observation_space")
+
+
+def check_tasks(tasks: TaskDistribution) -> None:
+    """Raises ConfigError unless the environment of `tasks` keeps the contract in a task of either split."""
+    for split, sample in (("sample", tasks.sample), ("held_out", tasks.held_out)):
+        if sample is not None:
+            check_env(tasks.env, _shapes(f"{split}(key)", sample, jax.random.key(0)))
+
+
+def check_env(env: Environment, task: PyTree | None = None) -> None:
+    """Raises ConfigError, naming the field, unless `env` keeps to the gymnax 1.0 protocol in `task`.
+
+    The observation, the state, the reward and the end must come out of `step_env` as they went in: same structure,
+    shapes and dtypes. Nothing is run; `task` may be shapes only, and is the environment's default when it is not
+    given.
+    """
+    for attribute in _NEEDED:
+        if not hasattr(env, attribute):
+            raise ConfigError(
+                f"{type(env).__name__} has no {attribute}; an environment needs {', '.join(_NEEDED)}, as in gymnax 1.0"
+            )
+    task = env.default_params if task is None else task
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    reset = _shapes("reset_env", env.reset_env, key, task)
+    _check_count(env, "reset_env", reset, ("observation", "state"))
+    obs, state = reset
+    space = env.action_space(env.default_params)
+    _check_observation(env, obs)
+    action = jax.eval_shape(space.sample, key)
+    stepped = _shapes("step_env", env.step_env, key, state, action, task)
+    _check_count(env, "step_env", stepped, ("observation", "state", "reward", "terminated", "info"))
+    _check_same(env, "observation", obs, stepped[0])
+    _check_same(env, "state", state, stepped[1])
+    if stepped[2].shape != () or not jnp.issubdtype(stepped[2].dtype, jnp.number):
+        raise ConfigError(f"{env.name}: the reward of step_env must be one number, not {_describe(stepped[2])}")
+    if stepped[3].shape != () or stepped[3].dtype != bool:
+        raise ConfigError(f"{env.name}: terminated of step_env must be one bool, not {_describe(stepped[3])}")
+    if hasattr(env, "step"):
+        whole = _shapes("step", env.step, key, state, action, task)
+        names = ("observation", "state", "reward", "terminated", "truncated", "info")
+        _check_count(env, "step", whole, names)
+
+
+def _shapes(name: str, function: Callable, *arguments: PyTree) -> PyTree:
+    """The shapes of what `function` returns; any error becomes a ConfigError that names it."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{name} cannot be traced: {reason}; it must be a pure function of arrays, its state a pytree of arrays "
+            "(no Python numbers that change, no Python `if` on an array)"
+        ) from error
+
+
+def _check_count(env: Environment, function: str, values: PyTree, names: tuple[str, ...]) -> None:
+    if not isinstance(values, tuple) or len(values) != len(names):
+        given = f"{len(values)} values" if isinstance(values, tuple) else type(values).__name__
+        raise ConfigError(f"{env.name}: {function} must return {', '.join(names)}, as in gymnax 1.0, not {given}")
+
+
+def _check_observation(env: Environment, obs: PyTree) -> None:
+    shape = getattr(env.observation_space(env.default_params), "shape", None)
+    if shape is not None and hasattr(obs, "shape") and tuple(shape) != obs.shape:
+        raise ConfigError(
+            f"{env.name}: the observation of reset_env has shape {obs.shape}, but observation_space says {tuple(shape)}"
+        )
+
+
+def _check_same(env: Environment, what: str, before: PyTree, after: PyTree) -> None:
+    old, new = jax.tree.structure(before), jax.tree.structure(after)
+    if old != new:
+        raise ConfigError(f"{env.name}: the {what} of step_env is a {new}, but that of reset_env a {old}")
+    leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    for (path, one), other in leaves:
+        if one.shape != other.shape or one.dtype != other.dtype:
+            name = f"{what}{jax.tree_util.keystr(path)}"
+            raise ConfigError(f"{env.name}: step_env turns {name} from {_describe(one)} into {_describe(other)}")
+
+
+def _describe(leaf: PyTree) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__

@@ -1,0 +1,80 @@
+"""What every network shares: the observation in, the decision out, and the check that it fits an environment."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array, Decision, Environment, Network, PyTree
+from metajax.distributions import Categorical, Normal, TanhNormal
+from metajax.errors import ConfigError, check_choice, check_number
+from metajax.rollout import first_percept, is_continuous
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
+HEADS = {"normal": Normal, "tanh-normal": TanhNormal}
+
+
+def flat_obs(obs: PyTree) -> Array:
+    """All entries of one observation in one vector [D]."""
+    return jnp.concatenate([jnp.ravel(leaf).astype(float) for leaf in jax.tree.leaves(obs)])
+
+
+class Head(nn.Module):
+    """Features [D] to the distribution over an environment's actions.
+
+    A discrete space gets a categorical, a box a `head` distribution whose log_std is one parameter an action entry.
+    """
+
+    space: PyTree
+    head: str
+    init_std: float
+
+    @nn.compact
+    def __call__(self, features: Array) -> PyTree:
+        continuous = is_continuous(self.space)
+        size = self.space.shape[0] if continuous else self.space.n
+        out = nn.Dense(size, kernel_init=nn.initializers.xavier_uniform())(features)
+        if not continuous:
+            return Categorical(out)
+        log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.init_std)), (size,))
+        return HEADS[self.head](out, jnp.broadcast_to(log_std, out.shape))
+
+
+def check_head(env: Environment, head: str, init_std: float) -> None:
+    """Raises ConfigError unless `env`'s actions are a discrete set or a box of one axis, and the options are known."""
+    space = env.action_space(env.default_params)
+    check_choice("head", head, HEADS)
+    check_number("init_std", init_std, above=0)
+    if (is_continuous(space) and len(space.shape) != 1) or (not is_continuous(space) and not hasattr(space, "n")):
+        raise ConfigError(f"{env.name} has the action space {space}; a policy head needs Discrete or a Box of one axis")
+
+
+def check_fits(env: Environment, network: Network) -> None:
+    """Raises ConfigError, naming both, unless `network` reads the observations and chooses the actions of `env`."""
+    space = env.action_space(env.default_params)
+    percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
+    observed = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(percept.obs)}
+
+    def decide(key: Array) -> Decision:
+        return network.apply(network.init(key), network.memory(), percept)[1]
+
+    try:
+        distribution = jax.eval_shape(decide, jax.random.key(0)).distribution
+    except Exception as error:
+        raise ConfigError(
+            f"the network cannot read the observations {observed or percept.obs.shape} of {env.name}: {error}; "
+            "build it for this environment"
+        ) from error
+    mode = jax.eval_shape(lambda d: d.mode(), distribution)
+    chosen = f"{type(distribution).__name__} over {mode.shape} of {mode.dtype}"
+    if isinstance(distribution, Categorical):
+        chosen = f"Categorical over {distribution.logits.shape[-1]} actions"
+        fits = not is_continuous(space) and distribution.logits.shape == (space.n,)
+    else:
+        fits = is_continuous(space) and mode.shape == tuple(space.shape)
+    if not fits:
+        raise ConfigError(
+            f"the network's head is a {chosen}, but {env.name} has the action space {space}; "
+            "build the network for this environment"
+        )

@@ -1,0 +1,69 @@
+"""The feed-forward policy."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
+from metajax.errors import check_choice, check_count
+from metajax.networks.heads import ACTIVATIONS, Head, check_head, flat_obs
+from metajax.rollout import first_percept
+
+_xavier = nn.initializers.xavier_uniform()
+
+
+class _MLP(nn.Module):
+    space: PyTree
+    hidden: tuple[int, ...]
+    activation: str
+    head: str
+    init_std: float
+    value: bool
+
+    def trunk(self, features: Array, name: str) -> Array:
+        for layer, width in enumerate(self.hidden):
+            features = ACTIVATIONS[self.activation](
+                nn.Dense(width, kernel_init=_xavier, name=f"{name}_{layer}")(features)
+            )
+        return features
+
+    @nn.compact
+    def __call__(self, obs: PyTree) -> Decision:
+        features = flat_obs(obs)
+        distribution = Head(self.space, self.head, self.init_std, name="head")(self.trunk(features, "policy"))
+        if not self.value:
+            return Decision(distribution, jnp.zeros(()))
+        return Decision(distribution, nn.Dense(1, name="value")(self.trunk(features, "value"))[0])
+
+
+def mlp(
+    env: Environment,
+    *,
+    hidden: tuple[int, ...] = (64, 64),
+    activation: str = "tanh",
+    head: str = "normal",
+    init_std: float = 1.0,
+    value: bool = False,
+) -> Network:
+    """A feed-forward policy for `env` that sees the observation alone.
+
+    Args:
+        env: gives the action space, and the observation's shape.
+        hidden: widths of the hidden layers.
+        activation: tanh, relu, gelu or silu.
+        head: what a box of actions gets: normal or tanh-normal; actions are in units of [-1, 1] if the box is bounded.
+        init_std: the initial standard deviation of a continuous action.
+        value: also estimate the value of a state, with a trunk of its own.
+    """
+    for width in hidden:
+        check_count("hidden", width)
+    check_choice("activation", activation, ACTIVATIONS)
+    check_head(env, head, init_std)
+    space = env.action_space(env.default_params)
+    module = _MLP(space, tuple(hidden), activation, head, init_std, value)
+    obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
+
+    def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
+        return memory, module.apply({"params": params}, percept.obs)
+
+    return Network(lambda key: module.init(key, obs)["params"], tuple, apply)

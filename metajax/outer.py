@@ -1,0 +1,269 @@
+"""Outer loops: how replayed decisions improve the meta-parameters, for every differentiable agent."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from metajax.base import Array, Decision, PyTree, Transition
+from metajax.errors import check_count, check_number
+from metajax.losses import clipped_surrogate
+from metajax.trust_region import line_search, natural_step
+
+Replay = Callable[[PyTree, Transition], Decision]  # (params, experience [K, B, T]) -> decisions [J, B, T]
+Metrics = dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """What an outer loop learns from: all stages of experience, and what counts in the last J of them.
+
+    `weight` is what a step counts in the surrogate, its sum over everything is 1; `kl_weight` is the penalty on a
+    step's divergence from the policy that collected it, its coefficient included; `value_target` is what a value head
+    regresses on.
+    """
+
+    experience: Transition  # [N, K, B, T]
+    advantage: Array  # [N, J, B, T]
+    value_target: Array | None  # None: no value head to train
+    weight: Array
+    kl_weight: Array
+
+
+class Outer(NamedTuple):
+    """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`."""
+
+    init: Callable[[PyTree], PyTree]
+    step: Callable[[Array, PyTree, PyTree, Replay, Batch], tuple[PyTree, PyTree, Metrics]]
+
+
+def trust_region(
+    *,
+    max_kl: float = 0.01,
+    cg_steps: int = 10,
+    damping: float = 1e-5,
+    fisher_fraction: float = 1.0,
+    shrink: float = 0.5,
+    line_search_tries: int = 15,
+    micro_batch: int | None = None,
+) -> Outer:
+    """Trust-region policy optimisation (Schulman et al. 2015, arXiv:1502.05477) of replayed decisions.
+
+    Fisher-vector products J'HJv go through the adaptation: the replayed distributions are linearised once (J),
+    transposed (J'), and H is the Hessian of their divergence.
+
+    Args:
+        max_kl: mean divergence of the new policy from the old (0.01).
+        cg_steps: conjugate-gradient steps (10).
+        damping: added to the Fisher matrix (1e-5).
+        fisher_fraction: share of the tasks that the Fisher matrix is averaged over; the gradient and the line search
+            see all of them.
+        shrink: the line search's factor (0.5).
+        line_search_tries: steps tried before the parameters stay as they are (15).
+        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+    """
+    check_number("max_kl", max_kl, above=0)
+    check_count("cg_steps", cg_steps)
+    check_number("damping", damping, at_least=0)
+    check_number("fisher_fraction", fisher_fraction, above=0, at_most=1)
+    check_number("shrink", shrink, above=0, at_most=0.99)
+    check_count("line_search_tries", line_search_tries)
+    check_micro_batch(micro_batch)
+
+    def step(key: Array, params: PyTree, state: PyTree, replay: Replay, batch: Batch) -> tuple:
+        del key
+        flat, unravel = ravel_pytree(params)
+        chunks = _chunks(batch, micro_batch)
+
+        def objective(flat: Array, chunk: Batch) -> tuple[Array, Array]:
+            decisions, old = _decide(replay, unravel(flat), chunk), _recorded(chunk)
+            ratio = jnp.exp(decisions.distribution.log_prob(old.action) - _behaviour(old))
+            kl = old.decision.distribution.kl(decisions.distribution)
+            gain = jnp.sum(chunk.weight * ratio * chunk.advantage) - jnp.sum(chunk.kl_weight * kl)
+            return gain, jnp.sum(chunk.weight * kl)
+
+        (gain, _), gradient = _sum(jax.value_and_grad(objective, has_aux=True), flat, chunks)
+        product = _fisher(replay, unravel, flat, _share(batch, fisher_fraction), micro_batch)
+        full_step = natural_step(lambda v: product(v) + damping * v, gradient, max_kl=max_kl, num_steps=cg_steps)
+
+        def accept(measured: tuple[Array, Array]) -> Array:
+            return (measured[0] > gain) & (measured[1] <= max_kl)
+
+        search = line_search(
+            lambda fraction: _sum(objective, flat + fraction * full_step, chunks),
+            accept,
+            shrink=shrink,
+            max_tries=line_search_tries,
+        )
+        metrics = {
+            "surrogate_gain": jnp.where(search.accepted, search.measured[0] - gain, 0.0),
+            "kl": jnp.where(search.accepted, search.measured[1], 0.0),
+            "step_fraction": search.fraction,
+            "gradient_norm": jnp.linalg.norm(gradient),
+        }
+        return unravel(flat + search.fraction * full_step), state, metrics
+
+    return Outer(lambda params: (), step)
+
+
+def ppo(
+    *,
+    learning_rate: float = 1e-3,
+    epochs: int = 5,
+    minibatches: int = 1,
+    clip: float = 0.3,
+    value_coef: float = 0.5,
+    entropy_coef: float = 0.0,
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    micro_batch: int | None = None,
+) -> Outer:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347) of replayed decisions.
+
+    Args:
+        learning_rate: what `optimizer` is called with (1e-3).
+        epochs: passes over the experience (5, as in ProMP).
+        minibatches: steps a pass, each with its share of the tasks.
+        clip: the ratio's range around 1 (0.3, as in ProMP).
+        value_coef: weight of the squared error of the value head, if the network has one.
+        entropy_coef: weight of the entropy bonus.
+        optimizer: any optax optimiser, as a function of the learning rate.
+        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+    """
+    check_number("learning_rate", learning_rate, above=0)
+    check_count("epochs", epochs)
+    check_count("minibatches", minibatches)
+    check_number("clip", clip, above=0)
+    check_number("value_coef", value_coef, at_least=0)
+    check_number("entropy_coef", entropy_coef, at_least=0)
+    check_micro_batch(micro_batch)
+    transform = optimizer(learning_rate)
+
+    def loss(params: PyTree, chunk: Batch, replay: Replay) -> tuple[Array, Metrics]:
+        decisions, old = _decide(replay, params, chunk), _recorded(chunk)
+        behaviour, log_prob = _behaviour(old), decisions.distribution.log_prob(old.action)
+        surrogate = jnp.sum(chunk.weight * clipped_surrogate(log_prob, behaviour, chunk.advantage, clip))
+        kl = old.decision.distribution.kl(decisions.distribution)
+        entropy = jnp.sum(chunk.weight * decisions.distribution.entropy())
+        total = -surrogate + jnp.sum(chunk.kl_weight * kl) - entropy_coef * entropy
+        metrics = {"surrogate": surrogate, "kl": jnp.sum(chunk.weight * kl), "entropy": entropy}
+        if chunk.value_target is not None:
+            metrics["value_loss"] = 0.5 * jnp.sum(chunk.weight * (decisions.value - chunk.value_target) ** 2)
+            total = total + value_coef * metrics["value_loss"]
+        return total, metrics
+
+    def step(key: Array, params: PyTree, state: PyTree, replay: Replay, batch: Batch) -> tuple:
+        gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay), has_aux=True)
+        num_tasks = batch.weight.shape[0]
+        size = num_tasks // minibatches
+
+        def minibatch(carry, index):
+            params, state = carry
+            part = jax.tree.map(lambda leaf: leaf[index], batch) if minibatches > 1 else batch
+            scale = num_tasks / size
+            part = part._replace(weight=part.weight * scale, kl_weight=part.kl_weight * scale)
+            (_, metrics), gradient = _sum(gradient_of, params, _chunks(part, micro_batch))
+            updates, state = transform.update(gradient, state, params)
+            metrics["gradient_norm"] = optax.global_norm(gradient)
+            return (optax.apply_updates(params, updates), state), metrics
+
+        def epoch(carry, key):
+            order = jax.random.permutation(key, num_tasks)[: size * minibatches].reshape(minibatches, size)
+            return jax.lax.scan(minibatch, carry, order)
+
+        (params, state), metrics = jax.lax.scan(epoch, (params, state), jax.random.split(key, epochs))
+        return params, state, jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
+
+    return Outer(transform.init, step)
+
+
+def policy_gradient(
+    *,
+    learning_rate: float = 1e-3,
+    value_coef: float = 0.5,
+    entropy_coef: float = 0.0,
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    micro_batch: int | None = None,
+) -> Outer:
+    """One step along the policy gradient of replayed decisions; the arguments are those of `ppo`."""
+    return ppo(
+        learning_rate=learning_rate,
+        epochs=1,
+        clip=math.inf,
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        optimizer=optimizer,
+        micro_batch=micro_batch,
+    )
+
+
+OUTERS = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+
+
+def check_micro_batch(micro_batch: int | None) -> None:
+    if micro_batch is not None:
+        check_count("micro_batch", micro_batch)
+
+
+def _decide(replay: Replay, params: PyTree, chunk: Batch) -> Decision:
+    """Decisions [M, J, B, T] of a chunk of M tasks."""
+    return jax.vmap(replay, (None, 0))(params, chunk.experience)
+
+
+def _recorded(chunk: Batch) -> Transition:
+    """The last J stages of a chunk's experience, those that are decided on."""
+    num_scored = chunk.weight.shape[1]
+    return jax.tree.map(lambda leaf: leaf[:, -num_scored:], chunk.experience)
+
+
+def _behaviour(old: Transition) -> Array:
+    return old.decision.distribution.log_prob(old.action)
+
+
+def _chunks(batch: PyTree, micro_batch: int | None) -> PyTree:
+    """`batch` with its leading axis [N] split into [N / M, M], M the largest divisor of N within `micro_batch`."""
+    num_tasks = jax.tree.leaves(batch)[0].shape[0]
+    if micro_batch is None:
+        micro_batch = 2 if jax.default_backend() == "cpu" else num_tasks
+    size = max(divisor for divisor in range(1, min(micro_batch, num_tasks) + 1) if num_tasks % divisor == 0)
+    return jax.tree.map(lambda leaf: leaf.reshape(num_tasks // size, size, *leaf.shape[1:]), batch)
+
+
+def _sum(function: Callable[[PyTree, Batch], PyTree], params: PyTree, chunks: Batch) -> PyTree:
+    """The sum of `function(params, chunk)` over the chunks, one after the other."""
+
+    def step(total, chunk):
+        return jax.tree.map(jnp.add, total, function(params, chunk)), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], chunks)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, params, first))
+    return jax.lax.scan(step, zero, chunks)[0]
+
+
+def _share(batch: Batch, fraction: float) -> Batch:
+    """The first tasks of a batch, weighted as if they were all."""
+    num_tasks = batch.weight.shape[0]
+    count = max(1, round(fraction * num_tasks))
+    first = jax.tree.map(lambda leaf: leaf[:count], batch)
+    return first._replace(weight=first.weight * (num_tasks / count))
+
+
+def _fisher(
+    replay: Replay, unravel: Callable[[Array], PyTree], flat: Array, batch: Batch, micro_batch: int | None
+) -> Callable[[Array], Array]:
+    """v -> F v, the Hessian at `flat` [P] of the mean divergence from the policy itself."""
+    chunks = _chunks(batch, micro_batch)
+
+    def distributions(flat: Array) -> PyTree:
+        return jax.lax.map(lambda chunk: _decide(replay, unravel(flat), chunk).distribution, chunks)
+
+    here, push = jax.linearize(distributions, flat)
+    pull = jax.linear_transpose(push, flat)
+    slope = jax.grad(lambda there: jnp.sum(chunks.weight * here.kl(there)))
+
+    def product(v: Array) -> Array:
+        return pull(jax.jvp(slope, (here,), (push(v),))[1])[0]
+
+    return product

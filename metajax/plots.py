@@ -1,0 +1,99 @@
+"""Pictures of a run: the adaptation curve, the training curve, and paths before and after adaptation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
+
+from metajax.evaluate import Evaluation, interval
+
+_LINES = {"sampled": ("#1f6fb4", "sampled actions"), "greedy": ("#d1495b", "most probable actions")}
+_COLOURS = plt.get_cmap("tab10").colors
+
+
+class Paths(NamedTuple):
+    """Where an agent went in some tasks [N]: points [N, B, T, 2] before and after adaptation, and which steps count."""
+
+    before: np.ndarray
+    after: np.ndarray
+    before_valid: np.ndarray
+    after_valid: np.ndarray
+    goals: np.ndarray | None  # [N, 2]
+
+
+def adaptation_curve(evaluation: Evaluation, references: Sequence[tuple[str, float]], title: str) -> Figure:
+    """Mean return over tasks after each number of adaptations, with its 95 % interval and the known references."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, (colour, label) in _LINES.items():
+        mean, width = interval(np.asarray(getattr(evaluation, name)).mean(-1))
+        stages = np.arange(len(mean))
+        axes.plot(stages, mean, "o-", color=colour, label=label)
+        axes.fill_between(stages, mean - width, mean + width, color=colour, alpha=0.25, linewidth=0)
+    for number, (name, value) in enumerate(references):
+        axes.axhline(value, color="0.35", linestyle=("--", ":", "-.")[number % 3], label=f"{name}: {value:g}")
+    num_tasks = len(evaluation.sampled)
+    axes.set(title=title, xlabel="adaptations", ylabel=f"return, mean of {num_tasks} held-out tasks", xticks=stages)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def training_curve(iterations: Sequence[int], metrics: Sequence[dict[str, float]], title: str) -> Figure:
+    """Training return before and after adaptation against meta-iterations."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, colour in (("return_before", "0.5"), ("return_after", "#1f6fb4")):
+        axes.plot(iterations, [entry[name] for entry in metrics], color=colour, label=name.replace("_", " "))
+    axes.set(title=title, xlabel="meta-iterations", ylabel="return in training tasks")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def animate_paths(
+    path: Path, paths: Paths, plane: tuple[tuple[str, int], ...], title: str, *, frames: int = 40
+) -> None:
+    """Writes a GIF of the paths before and after adaptation, side by side, one colour a task."""
+    figure, both = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, layout="constrained")
+    sides = ((paths.before, paths.before_valid), (paths.after, paths.after_valid))
+    lines = []
+    for axes, name, (points, valid) in zip(both, ("before adaptation", "after adaptation"), sides, strict=True):
+        axes.set(title=name, xlabel=plane[0][0], ylabel=plane[1][0])
+        axes.grid(alpha=0.25)
+        for task, (copies, counted) in enumerate(zip(points, valid, strict=True)):
+            colour = _COLOURS[task % len(_COLOURS)]
+            if paths.goals is not None:
+                axes.plot(*paths.goals[task], "*", color=colour, markersize=14, markeredgecolor="white")
+            for row, row_valid in zip(copies, counted, strict=True):
+                line = axes.plot(
+                    [], [], color=colour, linewidth=1, alpha=0.7, marker="o", markevery=[-1], markersize=4
+                )[0]
+                lines.append((line, row[row_valid]))
+    everything = np.concatenate([row for _, row in lines] + ([] if paths.goals is None else [paths.goals]))
+    low, high = everything.min(0), everything.max(0)
+    margin = 0.06 * (high - low) + 1e-6
+    both[0].set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    length = paths.before.shape[2]
+
+    def draw(frame: int) -> list:
+        shown = max(1, round((frame + 1) / frames * length))
+        figure.suptitle(f"{title}, step {shown}")
+        for line, row in lines:
+            line.set_data(row[:shown, 0], row[:shown, 1])
+        return []
+
+    FuncAnimation(figure, draw, frames=frames).save(path, writer=PillowWriter(fps=12), dpi=80)
+    plt.close(figure)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG and closes it."""
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

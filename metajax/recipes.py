@@ -1,0 +1,150 @@
+"""Algorithms and tasks by name, put together from flat options: what the command line and MetaAgent share.
+
+Every option is a keyword of one of the factories a run is made of; nothing is declared twice.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from metajax.algorithms import maml, promp, rl2
+from metajax.algorithms.rl2 import default_outer
+from metajax.base import Algorithm, Network, TaskDistribution
+from metajax.envs.contract import check_tasks
+from metajax.errors import ConfigError, check_choice, lookup
+from metajax.networks import gru, mlp
+from metajax.outer import OUTERS, Outer
+from metajax.tasks import TASKS
+
+
+class Recipe(NamedTuple):
+    """An algorithm's factory, the network it takes, the outer loops to choose from (the first is the default).
+
+    `num_tasks` and `num_iterations` are what a run has by default; `min_eval_stages` is how far an evaluation follows
+    adaptation even if training does not.
+    """
+
+    algorithm: Callable[..., Algorithm]
+    network: Callable[..., Network]
+    outers: Mapping[str, Callable[..., Outer]]
+    num_tasks: int
+    num_iterations: int
+    min_eval_stages: int
+
+
+ALGORITHMS = {
+    "maml": Recipe(maml, mlp, OUTERS, num_tasks=20, num_iterations=100, min_eval_stages=6),
+    "promp": Recipe(promp, mlp, {}, num_tasks=40, num_iterations=300, min_eval_stages=6),
+    "rl2": Recipe(rl2, gru, {"ppo": default_outer}, num_tasks=256, num_iterations=300, min_eval_stages=1),
+}
+
+_DECIDED = {"env", "network", "num_steps", "outer"}  # arguments that the recipe itself fills in
+
+
+class Option(NamedTuple):
+    """One option of a run: its type, default and help, and the factories that take it."""
+
+    annotation: Any
+    default: Any
+    help: str
+
+
+class Built(NamedTuple):
+    tasks: TaskDistribution
+    network: Network
+    algorithm: Algorithm
+    recipe: Recipe
+
+
+Tasks = str | TaskDistribution
+
+
+def options(algorithm: str, tasks: Tasks, outer: str | None = None) -> dict[str, Option]:
+    """Every option of a run by name; raises ConfigError for an unknown algorithm, task or outer loop."""
+    found: dict[str, Option] = {}
+    for factory in _factories(algorithm, tasks, outer):
+        for name, option in _options_of(factory).items():
+            if name in found:
+                raise TypeError(f"two factories of {algorithm} on {tasks} have an option {name}")
+            found[name] = option
+    return found
+
+
+def build(algorithm: str, tasks: Tasks, given: Mapping[str, Any]) -> Built:
+    """The tasks, network and algorithm named, with the options `given`, `outer` among them.
+
+    A task distribution may stand in place of a name, and has no options. Raises ConfigError for an option that this
+    run does not have, naming the nearest ones.
+    """
+    given = dict(given)
+    outer_name = given.pop("outer", None)
+    known = options(algorithm, tasks, outer_name)
+    for name in given:
+        check_choice("option", name, known)
+    recipe = ALGORITHMS[algorithm]
+
+    def call(factory: Callable, *arguments: Any, **decided: Any) -> Any:
+        own = _options_of(factory)
+        return factory(*arguments, **{name: value for name, value in given.items() if name in own}, **decided)
+
+    distribution = call(TASKS[tasks]) if isinstance(tasks, str) else tasks
+    check_tasks(distribution)
+    network = call(recipe.network, distribution.env)
+    decided: dict[str, Any] = {"num_steps": distribution.num_steps}
+    if recipe.outers:
+        decided["outer"] = call(_outer(recipe, outer_name))
+    return Built(distribution, network, call(recipe.algorithm, distribution.env, network, **decided), recipe)
+
+
+def _factories(algorithm: str, tasks: Tasks, outer: str | None) -> list[Callable]:
+    recipe = lookup("algorithm", algorithm, ALGORITHMS)
+    factories = [recipe.network, recipe.algorithm]
+    if isinstance(tasks, str):
+        factories.append(lookup("tasks", tasks, TASKS))
+    if recipe.outers:
+        factories.append(_outer(recipe, outer))
+    elif outer is not None:
+        raise ConfigError(f"{algorithm} has one outer loop; leave out the option outer={outer!r}")
+    return factories
+
+
+def _outer(recipe: Recipe, name: str | None) -> Callable[..., Outer]:
+    return lookup("outer", name or next(iter(recipe.outers)), recipe.outers)
+
+
+def _options_of(factory: Callable) -> dict[str, Option]:
+    """The keyword arguments of a factory that can be written down: numbers, words, flags and tuples of them."""
+    target = factory.func if isinstance(factory, partial) else factory
+    hints = typing.get_type_hints(target)
+    texts = _help_texts(target)
+    return {
+        name: Option(hints[name], parameter.default, texts.get(name, ""))
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in _DECIDED and _is_plain(hints[name])
+    }
+
+
+def _is_plain(annotation: Any) -> bool:
+    parts = typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple:
+        return all(part in (..., type(None)) or _is_plain(part) for part in parts)
+    return annotation in (bool, int, float, str)
+
+
+def _help_texts(function: Callable) -> dict[str, str]:
+    """The lines under `Args:` of a docstring, by argument."""
+    texts: dict[str, str] = {}
+    lines = inspect.getdoc(function).partition("Args:\n")[2].splitlines()
+    name = ""
+    for line in lines:
+        if not line.startswith("    "):
+            break
+        if line.startswith("        "):
+            texts[name] += " " + line.strip()
+        else:
+            name, _, text = line.strip().partition(": ")
+            texts[name] = text
+    return texts

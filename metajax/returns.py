@@ -1,0 +1,52 @@
+"""Returns and advantages of one row of T steps; unbatched, [T] -> [T]."""
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array
+
+
+def reward_to_go(reward: Array, discount: float) -> Array:
+    """Discounted sum of the rewards [T] from each step on: G_t = r_t + discount * G_{t+1}.
+
+    >>> reward_to_go(jnp.array([1.0, 0.0, 4.0]), 0.5).tolist()
+    [2.0, 2.0, 4.0]
+    """
+
+    def step(later, reward):
+        total = reward + discount * later
+        return total, total
+
+    return jax.lax.scan(step, jnp.zeros_like(reward[0]), reward, reverse=True)[1]
+
+
+def gae(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    discount: float,
+    lambda_: float,
+) -> Array:
+    """Generalised advantage estimate of every step, all arrays [T] (Schulman et al. 2016, arXiv:1506.02438).
+
+    delta_t = r_t + discount * (1 - terminated_t) * next_value_t - value_t
+    A_t = delta_t + discount * lambda_ * (1 - terminated_t) * (1 - truncated_t) * A_{t+1}
+
+    `next_value` is the estimate of the state each step led to, so a truncated step bootstraps and a terminated one does
+    not. Adding `value` gives the lambda-return.
+
+    >>> no = jnp.zeros(2, bool)
+    >>> gae(jnp.ones(2), jnp.zeros(2), jnp.array([0.0, 10.0]), no, ~no, 1.0, 1.0).tolist()
+    [1.0, 11.0]
+    """
+    delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
+    carry_on = discount * lambda_ * (1.0 - (terminated | truncated))
+
+    def step(later, inputs):
+        delta, carry_on = inputs
+        advantage = delta + carry_on * later
+        return advantage, advantage
+
+    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)[1]

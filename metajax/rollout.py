@@ -1,0 +1,219 @@
+"""Rollout, trial and replay: the only code that steps an environment, and the only code that plays experience back."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree, Transition
+from metajax.errors import ShapeError
+
+Policy = Callable[[PyTree, Percept], tuple[PyTree, Decision]]
+
+
+class Trial(NamedTuple):
+    """All stages [K] of an agent in one task: what it knew, remembered and saw last as each began, and its experience.
+
+    `knowledge[k]` has been adapted k times; `memory` and `percept` have axes [K, B], `experience` [K, B, T].
+    """
+
+    knowledge: PyTree
+    memory: PyTree
+    percept: Percept
+    experience: Transition
+
+
+def first_percept(env: Environment, task: PyTree, num_copies: int) -> Percept:
+    """The percepts [B] before a trial, of which a reset replaces the observation."""
+    space = env.action_space(env.default_params)
+    obs, _ = jax.eval_shape(env.reset_env, jax.random.key(0), task)
+    one = Percept(
+        obs=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), obs),
+        action=jnp.zeros(space.shape) if is_continuous(space) else jnp.full(space.shape, -1),
+        reward=jnp.zeros(()),
+        start=jnp.ones((), bool),
+        time=jnp.zeros((), int),
+    )
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_copies, *leaf.shape)), one)
+
+
+def is_continuous(space: PyTree) -> bool:
+    """Whether an action space is a box; otherwise it is discrete."""
+    return hasattr(space, "low")
+
+
+def to_space(space: PyTree, action: Array) -> Array:
+    """The action sent to the environment: a bounded box's is clipped to [-1, 1] and scaled to the bounds."""
+    if not is_continuous(space) or not np.all(np.isfinite(space.low) & np.isfinite(space.high)):
+        return action
+    return space.low + 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0) * (space.high - space.low)
+
+
+def rollout(
+    key: Array,
+    env: Environment,
+    task: PyTree,
+    policy: Policy,
+    memory: PyTree,
+    percept: Percept,
+    num_steps: int,
+    *,
+    greedy: bool = False,
+) -> tuple[PyTree, Percept, Transition]:
+    """One episode in each of B copies of the environment: the memory and percept after it, and transitions [B, T].
+
+    `memory` and `percept` [B] are those of the episode before: memory, last action and last reward live on. An episode
+    that is still going after `num_steps` is truncated; one that ended earlier idles, its memory and state frozen.
+    """
+    key_reset, key_steps = jax.random.split(key)
+    num_copies = percept.start.shape[0]
+    space = env.action_space(env.default_params)
+    obs, env_state = jax.vmap(env.reset_env, (0, None))(jax.random.split(key_reset, num_copies), task)
+    percept = percept._replace(obs=obs, start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
+
+    def step(carry, inputs):
+        env_state, memory, percept, alive = carry
+        key, is_last = inputs
+        key_act, key_env = jax.random.split(key)
+        next_memory, decision = jax.vmap(policy)(memory, percept)
+        action = decision.distribution.mode() if greedy else decision.distribution.sample(key_act)
+        keys = jax.random.split(key_env, num_copies)
+        obs, next_env_state, reward, terminated, _ = jax.vmap(env.step_env, (0, 0, 0, None))(
+            keys, env_state, to_space(space, action), task
+        )
+        reward = jnp.where(alive, reward, 0.0).astype(percept.reward.dtype)
+        terminated = alive & terminated
+        time_is_up = jax.vmap(env.is_truncated, (0, None))(next_env_state, task)
+        truncated = alive & ~terminated & (time_is_up | is_last)
+        transition = Transition(
+            percept, decision, action, reward, terminated, truncated, valid=alive, next_value=decision.value
+        )
+        next_percept = Percept(obs, action, reward, jnp.zeros_like(percept.start), percept.time + 1)
+        carry = _where(alive, (next_env_state, next_memory, next_percept), (env_state, memory, percept))
+        return (*carry, alive & ~terminated & ~truncated), transition
+
+    inputs = (jax.random.split(key_steps, num_steps), jnp.arange(num_steps) == num_steps - 1)
+    alive = jnp.ones(num_copies, bool)
+    (_, memory, percept, _), transitions = jax.lax.scan(step, (env_state, memory, percept, alive), inputs)
+    # Idle steps hold the final observation, so the value of the next step's state is the next step's value throughout.
+    final_value = jax.vmap(policy)(memory, percept)[1].value
+    next_value = jnp.concatenate([transitions.decision.value[1:], final_value[None]])
+    transitions = transitions._replace(next_value=next_value)
+    return memory, percept, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transitions)
+
+
+def trial(
+    key: Array,
+    agent: Agent,
+    params: PyTree,
+    env: Environment,
+    task: PyTree,
+    *,
+    num_stages: int,
+    num_copies: int,
+    num_steps: int,
+    greedy: bool = False,
+) -> Trial:
+    """An agent in one task: `num_stages` episodes in each of `num_copies` copies, adapting after all but the last."""
+    key_begin, key_stages = jax.random.split(key)
+    knowledge = agent.begin(key_begin, params)
+    memory = initial_memory(agent, knowledge, num_copies)
+
+    def stage(carry, inputs):
+        knowledge, memory, percept = carry
+        key, is_last = inputs
+        key_rollout, key_adapt = jax.random.split(key)
+        policy = partial(agent.policy, knowledge)
+        next_memory, next_percept, experience = rollout(
+            key_rollout, env, task, policy, memory, percept, num_steps, greedy=greedy
+        )
+        adapted = jax.lax.cond(is_last, lambda: knowledge, lambda: agent.adapt(key_adapt, knowledge, experience))
+        return (adapted, next_memory, next_percept), Trial(knowledge, memory, percept, experience)
+
+    inputs = (jax.random.split(key_stages, num_stages), jnp.arange(num_stages) == num_stages - 1)
+    return jax.lax.scan(stage, (knowledge, memory, first_percept(env, task, num_copies)), inputs)[1]
+
+
+def collect_trials(
+    key: Array, agent: Agent, params: PyTree, env: Environment, tasks: PyTree, **sizes: int
+) -> Transition:
+    """Experience [N, K, B, T] of trials in `tasks` [N]; `sizes` are those of `trial`.
+
+    A task's key depends on its index alone, so the first tasks of a larger batch play out the same.
+    """
+
+    def one(index: Array, task: PyTree) -> Transition:
+        return trial(jax.random.fold_in(key, index), agent, params, env, task, **sizes).experience
+
+    return jax.vmap(one)(jnp.arange(leading_axis(tasks)), tasks)
+
+
+def leading_axis(tasks: PyTree) -> int:
+    """The number of tasks [N]; raises ShapeError, naming the leaves, unless all have the same."""
+    sizes = {jax.tree_util.keystr(path): jnp.shape(leaf)[:1] for path, leaf in jax.tree.leaves_with_path(tasks)}
+    if len(set(sizes.values())) != 1 or () in sizes.values():
+        given = ", ".join(f"{name} {list(size)}" for name, size in sizes.items())
+        raise ShapeError(f"every leaf of a batch of tasks needs the same leading axis [N]; given: {given}")
+    return next(iter(sizes.values()))[0]
+
+
+def replay(key: Array, agent: Agent, params: PyTree, experience: Transition, *, last_only: bool = False) -> Decision:
+    """What `agent` would decide, given `params`, at each recorded percept of one task, [K, B, T], differentiably.
+
+    The agent begins anew, perceives the recorded percepts and adapts to the recorded stages [K, B, T]. With `last_only`
+    only the decisions of the last stage are returned, [1, B, T], and the others cost nothing but the adaptation.
+    """
+    key_begin, key_stages = jax.random.split(key)
+    knowledge = agent.begin(key_begin, params)
+    memory = initial_memory(agent, knowledge, experience.reward.shape[1])
+
+    def stage(carry, inputs):
+        knowledge, memory = carry
+        key, stage = inputs
+        memory, decisions = unroll(partial(agent.policy, knowledge), memory, stage)
+        return (agent.adapt(key, knowledge, stage), memory), None if last_only else decisions
+
+    keys = jax.random.split(key_stages, experience.reward.shape[0])
+    earlier = jax.tree.map(lambda leaf: leaf[:-1], (keys, experience))
+    carry, decisions = (knowledge, memory), None
+    if len(keys) > 1:
+        carry, decisions = jax.lax.scan(stage, carry, earlier)
+    knowledge, memory = carry
+    _, last = unroll(partial(agent.policy, knowledge), memory, jax.tree.map(lambda leaf: leaf[-1], experience))
+    last = jax.tree.map(lambda leaf: leaf[None], last)
+    if decisions is None:
+        return last
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), decisions, last)
+
+
+def unroll(policy: Policy, memory: PyTree, stage: Transition) -> tuple[PyTree, Decision]:
+    """The memory [B] after, and the decisions [B, T] at, the recorded percepts of a stage [B, T]."""
+    if not jax.tree.leaves(memory):
+        return memory, jax.vmap(jax.vmap(lambda percept: policy(memory, percept)[1]))(stage.percept)
+
+    def step(memory, inputs):
+        percept, valid = inputs
+        next_memory, decision = jax.vmap(policy)(memory, percept)
+        return _where(valid, next_memory, memory), decision
+
+    inputs = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (stage.percept, stage.valid))
+    memory, decisions = jax.lax.scan(step, memory, inputs)
+    return memory, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), decisions)
+
+
+def initial_memory(agent: Agent, knowledge: PyTree, num_copies: int) -> PyTree:
+    """The memory of every copy, [B], before the first episode."""
+    memory = agent.memory(knowledge)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_copies, *jnp.shape(leaf))), memory)
+
+
+def _where(mask: Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` in the copies [B] where `mask` holds, else `old`."""
+
+    def choose(new, old):
+        return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, new, old)

@@ -1,0 +1,36 @@
+"""Task distributions, each a training and a held-out split of one environment, and the registry of them."""
+
+from collections.abc import Callable
+from functools import partial
+
+from metajax.base import TaskDistribution
+from metajax.tasks.bandits import bandit
+from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
+from metajax.tasks.point import point
+
+TASKS: dict[str, Callable[..., TaskDistribution]] = {
+    "point": point,
+    "point-unscaled": partial(point, action_scale=1.0),
+    "point-corners": partial(
+        point, goals="corners", goal_range=2.0, action_scale=0.2, max_step=0.2, start_range=0.2, goal_radius=0.0
+    ),
+    "point-half-circle": partial(point, goals="half-circle", goal_range=1.0, goal_radius=0.0, horizon=20),
+    "point-sparse": partial(point, goals="half-circle", goal_range=1.0, goal_radius=0.0, horizon=20, reward="sparse"),
+    "cartpole": cartpole,
+    "pendulum": pendulum,
+    "acrobot": acrobot,
+    "mountain-car": mountain_car,
+    "mountain-car-continuous": mountain_car_continuous,
+    "bandit": bandit,
+}
+
+__all__ = [
+    "TASKS",
+    "acrobot",
+    "bandit",
+    "cartpole",
+    "mountain_car",
+    "mountain_car_continuous",
+    "pendulum",
+    "point",
+]

@@ -1,0 +1,135 @@
+"""gymnax's classic control with a distribution over the physics: an episode's observations do not show which it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from gymnax.environments.classic_control import acrobot as gymnax_acrobot
+from gymnax.environments.classic_control import cartpole as gymnax_cartpole
+from gymnax.environments.classic_control import continuous_mountain_car as gymnax_mountain_car_continuous
+from gymnax.environments.classic_control import mountain_car as gymnax_mountain_car
+from gymnax.environments.classic_control import pendulum as gymnax_pendulum
+
+from metajax.base import Array, PyTree, TaskDistribution
+from metajax.errors import check_count
+
+Range = tuple[float, float]
+
+
+def physical(
+    env: Any, horizon: int, plane: tuple, *, derive: Callable[[PyTree], PyTree] = lambda params: params, **ranges: Range
+) -> TaskDistribution:
+    """Tasks of a gymnax environment whose parameters named in `ranges` are uniform between two bounds.
+
+    `derive(params) -> params` recomputes the fields that follow from others.
+    """
+    check_count("horizon", horizon)
+    template = env.default_params.replace(max_steps_in_episode=horizon)
+
+    def sample(key: Array) -> PyTree:
+        keys = jax.random.split(key, len(ranges))
+        drawn = {
+            name: jax.random.uniform(key, minval=low, maxval=high)
+            for key, (name, (low, high)) in zip(keys, ranges.items(), strict=True)
+        }
+        return derive(template.replace(**drawn))
+
+    return TaskDistribution(
+        env, sample, horizon=horizon, plane=plane, split="fresh physics from the same continuous prior"
+    )
+
+
+def cartpole(*, horizon: int = 200) -> TaskDistribution:
+    """CartPole with gravity, masses, length of the pole and force drawn anew for each task; one a step while it stands.
+
+    Args:
+        horizon: steps of an episode.
+    """
+
+    def derive(params: PyTree) -> PyTree:
+        return params.replace(
+            total_mass=params.masscart + params.masspole, polemass_length=params.masspole * params.length
+        )
+
+    return physical(
+        gymnax_cartpole.CartPole(),
+        horizon,
+        (("cart position", 0), ("pole angle", 2)),
+        derive=derive,
+        gravity=(5.0, 20.0),
+        masscart=(0.5, 2.0),
+        masspole=(0.05, 0.5),
+        length=(0.25, 1.0),
+        force_mag=(5.0, 15.0),
+    )
+
+
+def pendulum(*, horizon: int = 200) -> TaskDistribution:
+    """Pendulum with gravity, mass and length drawn anew for each task; the cost is gymnax's.
+
+    Args:
+        horizon: steps of an episode.
+    """
+    return physical(
+        gymnax_pendulum.Pendulum(),
+        horizon,
+        (("cos of the angle", 0), ("sin of the angle", 1)),
+        g=(5.0, 15.0),
+        m=(0.5, 1.5),
+        l=(0.5, 1.5),
+    )
+
+
+def acrobot(*, horizon: int = 200) -> TaskDistribution:
+    """Acrobot with lengths, masses and centres of mass of the links drawn anew for each task; minus one a step.
+
+    Args:
+        horizon: steps of an episode.
+    """
+
+    def derive(params: PyTree) -> PyTree:
+        return params.replace(link_com_pos_1=0.5 * params.link_length_1, link_com_pos_2=0.5 * params.link_length_2)
+
+    return physical(
+        gymnax_acrobot.Acrobot(),
+        horizon,
+        (("cos of the first angle", 0), ("sin of the first angle", 1)),
+        derive=derive,
+        link_length_1=(0.5, 1.5),
+        link_length_2=(0.5, 1.5),
+        link_mass_1=(0.5, 1.5),
+        link_mass_2=(0.5, 1.5),
+        link_moi=(0.5, 1.5),
+    )
+
+
+def mountain_car(*, horizon: int = 200) -> TaskDistribution:
+    """MountainCar with gravity, force and goal drawn anew for each task; minus one a step.
+
+    Args:
+        horizon: steps of an episode.
+    """
+    return physical(
+        gymnax_mountain_car.MountainCar(),
+        horizon,
+        (("position", 0), ("velocity", 1)),
+        gravity=(0.002, 0.003),
+        force=(0.0008, 0.0015),
+        goal_position=(0.4, 0.55),
+    )
+
+
+def mountain_car_continuous(*, horizon: int = 200) -> TaskDistribution:
+    """MountainCarContinuous with gravity, power and goal drawn anew for each task; 100 at the goal, less the fuel.
+
+    Args:
+        horizon: steps of an episode.
+    """
+    return physical(
+        gymnax_mountain_car_continuous.ContinuousMountainCar(),
+        horizon,
+        (("position", 0), ("velocity", 1)),
+        gravity=(0.002, 0.003),
+        power=(0.001, 0.002),
+        goal_position=(0.4, 0.55),
+    )

@@ -1,0 +1,179 @@
+"""The driver: meta-iterations, many of them in one compiled program, and what happens when a number is not finite."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Algorithm, Array, PyTree, TaskDistribution
+from metajax.envs.contract import check_tasks
+from metajax.errors import NonFiniteError, check_count
+
+
+class Learner(NamedTuple):
+    """All that training carries from one meta-iteration to the next."""
+
+    state: PyTree  # the algorithm's
+    iteration: Array  # meta-iterations done
+    skipped: Array  # updates left out because a number was not finite
+    skipped_in_a_row: Array
+    bad_task: Array  # the task whose reward was not finite, or -1
+
+
+class Progress(NamedTuple):
+    """What training yields: the learner after `iteration` meta-iterations, and metrics, means since the last one."""
+
+    learner: Learner
+    iteration: int
+    metrics: dict[str, float]
+
+
+def new_learner(algorithm: Algorithm, key: Array) -> Learner:
+    """A learner before its first meta-iteration."""
+    zero = jnp.zeros((), int)
+    # Copies, since a donated buffer may appear once only.
+    state = jax.tree.map(jnp.array, algorithm.init(key))
+    return Learner(state, jnp.array(zero), jnp.array(zero), jnp.array(zero), zero - 1)
+
+
+def meta_iteration(
+    algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int
+) -> Callable[[Array, Learner], tuple[Learner, dict[str, Array]]]:
+    """`iterate(key, learner) -> learner, metrics`: draw tasks, collect, update; pure, to be jitted and vmapped.
+
+    An update that leaves a state with a number that is not finite, or that learned from such a reward, is skipped
+    and counted.
+    """
+
+    def iterate(key: Array, learner: Learner) -> tuple[Learner, dict[str, Array]]:
+        key_tasks, key_collect, key_update = jax.random.split(jax.random.fold_in(key, learner.iteration), 3)
+        batch = tasks.tasks(key_tasks, num_tasks)
+        experience = algorithm.collect(key_collect, learner.state, batch)
+        state, metrics = algorithm.update(key_update, learner.state, experience)
+        bad = ~jnp.isfinite(experience.reward).all(axis=range(1, experience.reward.ndim))
+        good = _all_finite(state) & ~bad.any()
+        learner = Learner(
+            state=jax.tree.map(lambda new, old: jnp.where(good, new, old), state, learner.state),
+            iteration=learner.iteration + 1,
+            skipped=learner.skipped + ~good,
+            skipped_in_a_row=jnp.where(good, 0, learner.skipped_in_a_row + 1),
+            bad_task=jnp.where(bad.any(), jnp.argmax(bad), -1),
+        )
+        return learner, metrics | {"skipped": 1.0 - good}
+
+    return iterate
+
+
+def run(
+    iterate: Callable[[Array, Learner], tuple[Learner, dict[str, Array]]], *, max_skipped: int
+) -> Callable[[Array, Learner, Array], tuple[Learner, dict[str, Array]]]:
+    """`advance(key, learner, stop) -> learner, metrics`: meta-iterations up to number `stop`, looped on the device.
+
+    Metrics are means over the meta-iterations, those of skipped updates left out. The loop ends early after a
+    reward that is not finite, and after `max_skipped` skipped updates in a row.
+    """
+
+    def advance(key: Array, learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
+        def go_on(carry):
+            learner = carry[0]
+            return (learner.iteration < stop) & (learner.bad_task < 0) & (learner.skipped_in_a_row < max_skipped)
+
+        def step(carry):
+            learner, total, count = carry
+            learner, metrics = iterate(key, learner)
+            skipped = metrics.pop("skipped")
+            total = jax.tree.map(lambda sum_, new: sum_ + jnp.where(skipped, 0.0, new), total, metrics)
+            return learner, total, count + 1 - skipped
+
+        shapes = dict(jax.eval_shape(iterate, key, learner)[1])
+        del shapes["skipped"]
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        learner, total, count = jax.lax.while_loop(go_on, step, (learner, zero, jnp.zeros(())))
+        return learner, jax.tree.map(lambda value: value / count, total) | {"skipped": learner.skipped}
+
+    return advance
+
+
+class Program(NamedTuple):
+    """Meta-training compiled: `advance(key, learner, stop) -> learner, metrics`, which takes its learner's memory.
+
+    `num_tasks` tasks and `steps` environment steps make a meta-iteration; `memory` is the compiler's figure, in bytes.
+    """
+
+    advance: Callable[[Array, Learner, Array], tuple[Learner, dict[str, Array]]]
+    max_skipped: int
+    steps: int
+    memory: int
+
+
+def compile_program(
+    algorithm: Algorithm, tasks: TaskDistribution, *, num_tasks: int = 20, max_skipped: int = 10
+) -> Program:
+    """One compiled program for any seed, any tasks of the distribution and any number of meta-iterations.
+
+    Args:
+        algorithm: what learns.
+        tasks: what it learns from; its training split.
+        num_tasks: tasks a meta-iteration.
+        max_skipped: updates skipped in a row, because something was not finite, after which training stops.
+    """
+    check_count("num_tasks", num_tasks)
+    check_count("max_skipped", max_skipped)
+    check_tasks(tasks)
+    key, stop = jax.random.key(0), jnp.zeros((), int)
+    learner = jax.eval_shape(lambda: new_learner(algorithm, key))
+    batch = jax.eval_shape(lambda: tasks.tasks(key, num_tasks))
+    experience = jax.eval_shape(algorithm.collect, key, learner.state, batch)
+    iterate = meta_iteration(algorithm, tasks, num_tasks)
+    advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=1).lower(key, learner, stop).compile()
+    usage = advance.memory_analysis()
+    memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
+    return Program(advance, max_skipped, experience.reward.size, memory - usage.alias_size_in_bytes)
+
+
+def train(
+    program: Program, learner: Learner, key: Array, *, num_iterations: int, log_every: int = 10
+) -> Iterator[Progress]:
+    """Meta-trains up to `num_iterations`, yielding every `log_every`; in between nothing leaves the device.
+
+    The learner given and each one yielded is consumed by what follows: copy what is to be kept.
+
+    Args:
+        program: from `compile_program`.
+        learner: where to start from: `new_learner`, or one that stopped earlier.
+        key: of everything drawn in training.
+        num_iterations: meta-iterations in all.
+        log_every: meta-iterations between two of progress.
+
+    Raises:
+        NonFiniteError: a task gave a reward that is not finite, or too many updates in a row were skipped.
+    """
+    check_count("num_iterations", num_iterations)
+    check_count("log_every", log_every)
+    done = int(learner.iteration)
+    while done < num_iterations:
+        stop = jnp.asarray(min(done + log_every, num_iterations))
+        learner, metrics = program.advance(key, learner, stop)
+        done = int(learner.iteration)
+        yield Progress(learner, done, {name: float(value) for name, value in jax.device_get(metrics).items()})
+        _raise_if_bad(learner, done, program.max_skipped)
+
+
+def _raise_if_bad(learner: Learner, iteration: int, max_skipped: int) -> None:
+    if learner.bad_task >= 0:
+        raise NonFiniteError(
+            f"a reward of task {int(learner.bad_task)} of meta-iteration {iteration} is not finite; "
+            "the parameters are those before it"
+        )
+    if learner.skipped_in_a_row >= max_skipped:
+        raise NonFiniteError(
+            f"{max_skipped} updates in a row were not finite, the last in meta-iteration {iteration}; the parameters "
+            "are those before them; try a smaller step size"
+        )
+
+
+def _all_finite(tree: PyTree) -> Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, np.inexact)]
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
