@@ -1,3 +1,97 @@
-"""Vectorised meta-reinforcement learning in JAX."""
+"""Vectorised meta-reinforcement learning in JAX.
+
+Importing this loads jax, flax and optax; what needs an environment suite, orbax or matplotlib is loaded when it is
+first asked for.
+"""
+
+import importlib
+
+from metajax.algorithms import maml, promp, rl2, thompson
+from metajax.base import (
+    Agent,
+    Algorithm,
+    Decision,
+    Distribution,
+    Environment,
+    Network,
+    Percept,
+    TaskDistribution,
+    Transition,
+)
+from metajax.baselines import advantages, learned_baseline, linear_baseline
+from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
+from metajax.envs.contract import check_env, check_tasks
+from metajax.errors import ConfigError, NonFiniteError, ShapeError
+from metajax.evaluate import Evaluation, evaluate, interval
+from metajax.networks import gru, mlp
+from metajax.outer import Batch, Outer, policy_gradient, ppo, trust_region
+from metajax.returns import gae, reward_to_go
+from metajax.rollout import collect_trials, replay, rollout, trial
+from metajax.train import Learner, Program, Progress, compile_program, new_learner, train
 
 __version__ = "0.1.0"
+
+_LAZY = {
+    "MetaAgent": "metajax.meta_agent",
+    "AdaptedAgent": "metajax.meta_agent",
+    "CheckpointError": "metajax.checkpoint",
+}
+
+__all__ = [
+    "AdaptedAgent",
+    "Agent",
+    "Algorithm",
+    "Batch",
+    "Categorical",
+    "CheckpointError",
+    "ConfigError",
+    "Decision",
+    "Distribution",
+    "Environment",
+    "Evaluation",
+    "Learner",
+    "MetaAgent",
+    "Network",
+    "NonFiniteError",
+    "Normal",
+    "Outer",
+    "Percept",
+    "Program",
+    "Progress",
+    "ShapeError",
+    "TanhNormal",
+    "TaskDistribution",
+    "Transition",
+    "advantages",
+    "check_env",
+    "check_tasks",
+    "collect_trials",
+    "compile_program",
+    "evaluate",
+    "gae",
+    "gru",
+    "interval",
+    "learned_baseline",
+    "linear_baseline",
+    "maml",
+    "mask_logits",
+    "mlp",
+    "new_learner",
+    "policy_gradient",
+    "ppo",
+    "promp",
+    "replay",
+    "reward_to_go",
+    "rl2",
+    "rollout",
+    "thompson",
+    "train",
+    "trial",
+    "trust_region",
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ def load(folder: Path, template: Learner) -> Learner:
     path = (folder / FOLDER).absolute()
     if not path.is_dir():
         raise CheckpointError(f"{folder} is not a metajax run: it has no {FOLDER} folder")
-    with ocp.CheckpointManager(path) as manager:
+    with ocp.CheckpointManager(path, item_handlers=ocp.StandardCheckpointHandler()) as manager:
         step = manager.latest_step()
         if step is None:
             raise CheckpointError(f"{path} holds no checkpoint")

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from metajax import record
-from metajax import train as training
 from metajax.errors import ConfigError, NonFiniteError, check_count, lookup
 from metajax.evaluate import Evaluation, interval
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import ALGORITHMS, Option, options
 from metajax.tasks import TASKS
+from metajax.train import Progress as TrainingProgress
 
 _DEVICES = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
@@ -199,7 +199,7 @@ def _learn(console: Console, agent: MetaAgent, num_iterations: int, log_every: i
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("first meta-iterations", total=num_iterations)
 
-        def show(progress: training.Progress) -> None:
+        def show(progress: TrainingProgress) -> None:
             seconds = time.perf_counter() - start
             metrics, iteration = progress.metrics, progress.iteration
             record.append_jsonl(

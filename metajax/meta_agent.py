@@ -15,7 +15,7 @@ from metajax.base import Agent, Array, PyTree, TaskDistribution
 from metajax.errors import ConfigError, check_count
 from metajax.evaluate import Evaluation, evaluate
 from metajax.recipes import build
-from metajax.rollout import first_percept, to_space, trial
+from metajax.rollout import collect_trials, first_percept, to_space, trial
 from metajax.train import Learner, Program, Progress, compile_program, new_learner, train
 
 _EVALUATION_SEED = 2**31 - 1  # no training seed reaches it
@@ -228,16 +228,14 @@ class MetaAgent:
 
         key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
         tasks = self.tasks.tasks(key_tasks, num_tasks, held_out=True)
-        run = partial(trial, agent=self.algorithm.agent, env=self.tasks.env, **self.sizes._asdict())
-        played = jax.jit(jax.vmap(lambda key, task, params: run(key, params=params, task=task), (0, 0, None)))(
-            jax.random.split(key, num_tasks), tasks, self.params
+        collect = partial(
+            collect_trials, agent=self.algorithm.agent, env=self.tasks.env, **self.evaluation_sizes._asdict()
         )
-        steps = jax.device_get(played.experience)
-        columns = [index for _, index in self.tasks.plane]
-        before, after = (steps.percept.obs[:, stage, :num_copies][..., columns] for stage in (0, -1))
-        before_valid, after_valid = (steps.valid[:, stage, :num_copies] for stage in (0, -1))
+        steps = jax.device_get(jax.jit(collect)(key, params=self.params, tasks=tasks))
+        stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
+        points = steps.percept.obs[:, stages, :num_copies][..., [index for _, index in self.tasks.plane]]
         goals = np.asarray(tasks.goal) if hasattr(tasks, "goal") else None
-        return plots.Paths(before, after, before_valid, after_valid, goals)
+        return plots.Paths(tuple(stages), points, steps.valid[:, stages, :num_copies], goals)
 
     def _check_learned(self, call: str) -> None:
         if self.iteration == 0:

@@ -45,7 +45,7 @@ def trust_region(
     max_kl: float = 0.01,
     cg_steps: int = 10,
     damping: float = 1e-5,
-    fisher_fraction: float = 1.0,
+    fisher_fraction: float = 0.2,
     shrink: float = 0.5,
     line_search_tries: int = 15,
     micro_batch: int | None = None,
@@ -59,8 +59,8 @@ def trust_region(
         max_kl: mean divergence of the new policy from the old (0.01).
         cg_steps: conjugate-gradient steps (10).
         damping: added to the Fisher matrix (1e-5).
-        fisher_fraction: share of the tasks that the Fisher matrix is averaged over; the gradient and the line search
-            see all of them.
+        fisher_fraction: share of the tasks that the Fisher matrix is averaged over (1 in the paper; a fifth learns no
+            worse, several times faster); the gradient and the line search see all of them.
         shrink: the line search's factor (0.5).
         line_search_tries: steps tried before the parameters stay as they are (15).
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
@@ -169,11 +169,11 @@ def ppo(
             metrics["gradient_norm"] = optax.global_norm(gradient)
             return (optax.apply_updates(params, updates), state), metrics
 
-        def epoch(carry, key):
-            order = jax.random.permutation(key, num_tasks)[: size * minibatches].reshape(minibatches, size)
-            return jax.lax.scan(minibatch, carry, order)
+        def epoch(carry, number):
+            order = jax.random.permutation(jax.random.fold_in(key, number), num_tasks)
+            return jax.lax.scan(minibatch, carry, order[: size * minibatches].reshape(minibatches, size))
 
-        (params, state), metrics = jax.lax.scan(epoch, (params, state), jax.random.split(key, epochs))
+        (params, state), metrics = jax.lax.scan(epoch, (params, state), jnp.arange(epochs))
         return params, state, jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
 
     return Outer(transform.init, step)

@@ -20,12 +20,11 @@ _COLOURS = plt.get_cmap("tab10").colors
 
 
 class Paths(NamedTuple):
-    """Where an agent went in some tasks [N]: points [N, B, T, 2] before and after adaptation, and which steps count."""
+    """Where an agent went in some tasks after some numbers of adaptations [K]."""
 
-    before: np.ndarray
-    after: np.ndarray
-    before_valid: np.ndarray
-    after_valid: np.ndarray
+    adaptations: tuple[int, ...]  # K of them
+    points: np.ndarray  # [N, K, B, T, 2]
+    valid: np.ndarray  # [N, K, B, T]: the steps up to an episode's end
     goals: np.ndarray | None  # [N, 2]
 
 
@@ -60,18 +59,20 @@ def training_curve(iterations: Sequence[int], metrics: Sequence[dict[str, float]
 def animate_paths(
     path: Path, paths: Paths, plane: tuple[tuple[str, int], ...], title: str, *, frames: int = 40
 ) -> None:
-    """Writes a GIF of the paths before and after adaptation, side by side, one colour a task."""
-    figure, both = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, layout="constrained")
-    sides = ((paths.before, paths.before_valid), (paths.after, paths.after_valid))
+    """Writes a GIF of the paths after each number of adaptations, side by side, one colour a task."""
+    count = len(paths.adaptations)
+    figure, row_of_axes = plt.subplots(
+        1, count, figsize=(3.5 * count, 3.8), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
     lines = []
-    for axes, name, (points, valid) in zip(both, ("before adaptation", "after adaptation"), sides, strict=True):
-        axes.set(title=name, xlabel=plane[0][0], ylabel=plane[1][0])
+    for stage, axes in enumerate(row_of_axes[0]):
+        axes.set(title=f"adaptations: {paths.adaptations[stage]}", xlabel=plane[0][0], ylabel=plane[1][0])
         axes.grid(alpha=0.25)
-        for task, (copies, counted) in enumerate(zip(points, valid, strict=True)):
+        for task in range(len(paths.points)):
             colour = _COLOURS[task % len(_COLOURS)]
             if paths.goals is not None:
                 axes.plot(*paths.goals[task], "*", color=colour, markersize=14, markeredgecolor="white")
-            for row, row_valid in zip(copies, counted, strict=True):
+            for row, row_valid in zip(paths.points[task, stage], paths.valid[task, stage], strict=True):
                 line = axes.plot(
                     [], [], color=colour, linewidth=1, alpha=0.7, marker="o", markevery=[-1], markersize=4
                 )[0]
@@ -79,8 +80,10 @@ def animate_paths(
     everything = np.concatenate([row for _, row in lines] + ([] if paths.goals is None else [paths.goals]))
     low, high = everything.min(0), everything.max(0)
     margin = 0.06 * (high - low) + 1e-6
-    both[0].set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
-    length = paths.before.shape[2]
+    row_of_axes[0, 0].set(
+        xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1])
+    )
+    length = paths.points.shape[3]
 
     def draw(frame: int) -> list:
         shown = max(1, round((frame + 1) / frames * length))

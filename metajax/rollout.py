@@ -74,10 +74,9 @@ def rollout(
     obs, env_state = jax.vmap(env.reset_env, (0, None))(jax.random.split(key_reset, num_copies), task)
     percept = percept._replace(obs=obs, start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
 
-    def step(carry, inputs):
+    def step(carry, time):
         env_state, memory, percept, alive = carry
-        key, is_last = inputs
-        key_act, key_env = jax.random.split(key)
+        key_act, key_env = jax.random.split(jax.random.fold_in(key_steps, time))
         next_memory, decision = jax.vmap(policy)(memory, percept)
         action = decision.distribution.mode() if greedy else decision.distribution.sample(key_act)
         keys = jax.random.split(key_env, num_copies)
@@ -87,7 +86,7 @@ def rollout(
         reward = jnp.where(alive, reward, 0.0).astype(percept.reward.dtype)
         terminated = alive & terminated
         time_is_up = jax.vmap(env.is_truncated, (0, None))(next_env_state, task)
-        truncated = alive & ~terminated & (time_is_up | is_last)
+        truncated = alive & ~terminated & (time_is_up | (time == num_steps - 1))
         transition = Transition(
             percept, decision, action, reward, terminated, truncated, valid=alive, next_value=decision.value
         )
@@ -95,9 +94,8 @@ def rollout(
         carry = _where(alive, (next_env_state, next_memory, next_percept), (env_state, memory, percept))
         return (*carry, alive & ~terminated & ~truncated), transition
 
-    inputs = (jax.random.split(key_steps, num_steps), jnp.arange(num_steps) == num_steps - 1)
-    alive = jnp.ones(num_copies, bool)
-    (_, memory, percept, _), transitions = jax.lax.scan(step, (env_state, memory, percept, alive), inputs)
+    start = (env_state, memory, percept, jnp.ones(num_copies, bool))
+    (_, memory, percept, _), transitions = jax.lax.scan(step, start, jnp.arange(num_steps))
     # Idle steps hold the final observation, so the value of the next step's state is the next step's value throughout.
     final_value = jax.vmap(policy)(memory, percept)[1].value
     next_value = jnp.concatenate([transitions.decision.value[1:], final_value[None]])
@@ -122,19 +120,20 @@ def trial(
     knowledge = agent.begin(key_begin, params)
     memory = initial_memory(agent, knowledge, num_copies)
 
-    def stage(carry, inputs):
+    def stage(carry, number):
         knowledge, memory, percept = carry
-        key, is_last = inputs
-        key_rollout, key_adapt = jax.random.split(key)
+        key_rollout, key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))
         policy = partial(agent.policy, knowledge)
         next_memory, next_percept, experience = rollout(
             key_rollout, env, task, policy, memory, percept, num_steps, greedy=greedy
         )
-        adapted = jax.lax.cond(is_last, lambda: knowledge, lambda: agent.adapt(key_adapt, knowledge, experience))
+        adapted = jax.lax.cond(
+            number < num_stages - 1, lambda: agent.adapt(key_adapt, knowledge, experience), lambda: knowledge
+        )
         return (adapted, next_memory, next_percept), Trial(knowledge, memory, percept, experience)
 
-    inputs = (jax.random.split(key_stages, num_stages), jnp.arange(num_stages) == num_stages - 1)
-    return jax.lax.scan(stage, (knowledge, memory, first_percept(env, task, num_copies)), inputs)[1]
+    start = (knowledge, memory, first_percept(env, task, num_copies))
+    return jax.lax.scan(stage, start, jnp.arange(num_stages))[1]
 
 
 def collect_trials(
@@ -170,18 +169,17 @@ def replay(key: Array, agent: Agent, params: PyTree, experience: Transition, *, 
     knowledge = agent.begin(key_begin, params)
     memory = initial_memory(agent, knowledge, experience.reward.shape[1])
 
-    def stage(carry, inputs):
+    def earlier_stage(carry, inputs):
         knowledge, memory = carry
-        key, stage = inputs
+        number, stage = inputs
+        key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))[1]
         memory, decisions = unroll(partial(agent.policy, knowledge), memory, stage)
-        return (agent.adapt(key, knowledge, stage), memory), None if last_only else decisions
+        return (agent.adapt(key_adapt, knowledge, stage), memory), None if last_only else decisions
 
-    keys = jax.random.split(key_stages, experience.reward.shape[0])
-    earlier = jax.tree.map(lambda leaf: leaf[:-1], (keys, experience))
-    carry, decisions = (knowledge, memory), None
-    if len(keys) > 1:
-        carry, decisions = jax.lax.scan(stage, carry, earlier)
-    knowledge, memory = carry
+    decisions, num_earlier = None, experience.reward.shape[0] - 1
+    if num_earlier > 0:
+        inputs = (jnp.arange(num_earlier), jax.tree.map(lambda leaf: leaf[:-1], experience))
+        (knowledge, memory), decisions = jax.lax.scan(earlier_stage, (knowledge, memory), inputs)
     _, last = unroll(partial(agent.policy, knowledge), memory, jax.tree.map(lambda leaf: leaf[-1], experience))
     last = jax.tree.map(lambda leaf: leaf[None], last)
     if decisions is None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from gymnax.environments.classic_control import acrobot as gymnax_acrobot
 from gymnax.environments.classic_control import cartpole as gymnax_cartpole
 from gymnax.environments.classic_control import continuous_mountain_car as gymnax_mountain_car_continuous
@@ -39,16 +40,23 @@ def physical(
     )
 
 
-def cartpole(*, horizon: int = 200) -> TaskDistribution:
+def cartpole(*, horizon: int = 200, reversible: bool = True) -> TaskDistribution:
     """CartPole with gravity, masses, length of the pole and force drawn anew for each task; one a step while it stands.
+
+    One policy can balance all of these. With `reversible` none can: the motor is wired either way round.
 
     Args:
         horizon: steps of an episode.
+        reversible: in half of the tasks the force is negative, so the actions push the other way.
     """
 
     def derive(params: PyTree) -> PyTree:
+        # The force is drawn from both signs; its magnitude is between 5 and 15.
+        force = params.force_mag + jnp.where(params.force_mag < 0, -5.0, 5.0)
         return params.replace(
-            total_mass=params.masscart + params.masspole, polemass_length=params.masspole * params.length
+            force_mag=force,
+            total_mass=params.masscart + params.masspole,
+            polemass_length=params.masspole * params.length,
         )
 
     return physical(
@@ -60,7 +68,7 @@ def cartpole(*, horizon: int = 200) -> TaskDistribution:
         masscart=(0.5, 2.0),
         masspole=(0.05, 0.5),
         length=(0.25, 1.0),
-        force_mag=(5.0, 15.0),
+        force_mag=(-10.0 if reversible else 0.0, 10.0),
     )
 
 

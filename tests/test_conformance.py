@@ -1,0 +1,163 @@
+"""The battery that every algorithm goes through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance import NUM_TASKS, ROWS
+
+import metajax.algorithms
+from metajax import checkpoint
+from metajax.base import Agent
+from metajax.evaluate import evaluate
+from metajax.rollout import trial
+from metajax.train import compile_program, meta_iteration, new_learner, train
+
+LEARNERS = {name: row for name, row in ROWS.items() if not isinstance(row.make(), Agent)}
+learners = pytest.mark.parametrize("row", LEARNERS.values(), ids=LEARNERS)
+everyone = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+
+
+def leaves_close(one, other, rtol=1e-4, atol=1e-5):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+def leaves_equal(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def meta_step(row, algorithm, state):
+    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS)
+    experience = algorithm.collect(jax.random.key(2), state, tasks)
+    return algorithm.update(jax.random.key(3), state, experience)
+
+
+def test_every_exported_factory_has_a_row():
+    assert set(metajax.algorithms.__all__) == set(ROWS)
+
+
+@everyone
+def test_trial_and_evaluate_run_every_agent(row):
+    made = row.make()
+    agent = made if isinstance(made, Agent) else made.agent
+    params = () if isinstance(made, Agent) else made.params(made.init(jax.random.key(0)))
+    stages, copies, steps = row.sizes
+    sizes = {"num_stages": stages, "num_copies": copies, "num_steps": steps}
+
+    @jax.jit
+    def play(key, tasks, params):
+        first = jax.tree.map(lambda leaf: leaf[0], tasks)
+        key_trial, key_evaluate = jax.random.split(key)
+        played = trial(key_trial, agent, params, row.tasks.env, first, **sizes)
+        return played.experience, evaluate(key_evaluate, agent, params, row.tasks.env, tasks, **sizes)
+
+    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS, held_out=True)
+    experience, evaluation = play(jax.random.key(2), tasks, params)
+    assert experience.reward.shape == row.sizes
+    for returns in evaluation:
+        assert returns.shape == (NUM_TASKS, stages, copies)
+        assert jnp.isfinite(returns).all()
+        assert returns.std() > 0
+
+
+@learners
+def test_state_keeps_its_structure_shapes_and_dtypes(row):
+    algorithm = row.make()
+    before = jax.eval_shape(algorithm.init, jax.random.key(0))
+    after, metrics = jax.eval_shape(lambda state: meta_step(row, algorithm, state), before)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(before)] == [(x.shape, x.dtype) for x in jax.tree.leaves(after)]
+    assert all(value.shape == () for value in metrics.values())
+    assert {"return_before", "return_after"} <= metrics.keys()
+
+
+@learners
+def test_parameters_have_the_names_declared(row):
+    algorithm = row.make()
+    params = jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))
+    assert tuple(sorted(params)) == row.params
+
+
+@learners
+def test_it_changes_its_parameters_and_is_deterministic(row):
+    algorithm = row.make()
+    state = algorithm.init(jax.random.key(0))
+    step = jax.jit(lambda state: meta_step(row, algorithm, state))
+    one, other = step(state), step(state)
+    leaves_equal(one, other)
+    changed = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(one[0]), strict=True)]
+    assert any(changed)
+
+
+@learners
+def test_compiled_equals_eager(row):
+    algorithm = row.make()
+    state = algorithm.init(jax.random.key(0))
+    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS)
+    compiled = jax.jit(algorithm.collect)(jax.random.key(2), state, tasks)
+    with jax.disable_jit():
+        eager = algorithm.collect(jax.random.key(2), state, tasks)
+    leaves_close(compiled, eager, rtol=2e-3, atol=2e-3)
+
+
+@learners
+def test_vmapped_seeds_equal_single_runs(row):
+    algorithm = row.make()
+    iterate = meta_iteration(algorithm, row.tasks, NUM_TASKS)
+
+    def run(seed):
+        learner = new_learner(algorithm, jax.random.key(seed))
+        return iterate(jax.random.key(seed + 10), learner)
+
+    together = jax.jit(jax.vmap(run))(jnp.arange(3))
+    for seed in range(3):
+        leaves_close(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), jax.jit(run)(seed), 2e-3, 2e-4)
+
+
+@learners
+def test_vmapped_hyper_parameters_equal_single_runs(row):
+    def run(rate):
+        algorithm = row.make(**{row.rate: rate})
+        state, metrics = meta_step(row, algorithm, algorithm.init(jax.random.key(0)))
+        return algorithm.params(state), metrics["return_after"]
+
+    rates = jnp.array([0.05, 0.2, 0.8])
+    together = jax.jit(jax.vmap(run))(rates)
+    assert not np.allclose(*(jax.tree.leaves(together)[0][index] for index in (0, 2)), atol=1e-4)
+    for index, rate in enumerate([0.05, 0.2, 0.8]):
+        leaves_close(jax.tree.map(lambda leaf, index=index: leaf[index], together), jax.jit(run)(rate), 2e-3, 2e-4)
+
+
+@learners
+def test_it_is_traced_once_whatever_the_seed_and_however_long(row):
+    traces = []
+    algorithm = row.make()
+
+    def counted(key, state, experience):
+        traces.append(1)
+        return algorithm.update(key, state, experience)
+
+    program = compile_program(algorithm._replace(update=counted), row.tasks, num_tasks=NUM_TASKS)
+    once = len(traces)
+    for seed in range(2):
+        learner = new_learner(algorithm, jax.random.key(seed))
+        for _ in train(program, learner, jax.random.key(seed + 5), num_iterations=3 + seed, log_every=2):
+            pass
+    assert len(traces) == once
+
+
+@learners
+def test_it_resumes_bit_for_bit(row, tmp_path):
+    algorithm = row.make()
+    program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
+
+    def learn(learner, num_iterations):
+        return [p.learner for p in train(program, learner, jax.random.key(5), num_iterations=num_iterations)][-1]
+
+    whole = learn(new_learner(algorithm, jax.random.key(0)), 4)
+    checkpoint.save(tmp_path, learn(new_learner(algorithm, jax.random.key(0)), 2))
+    resumed = checkpoint.load(tmp_path, new_learner(algorithm, jax.random.key(1)))
+    assert int(resumed.iteration) == 2
+    leaves_equal(learn(resumed, 4), whole)
