@@ -10,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from metajax.base import Array, Decision, PyTree, Transition
-from metajax.errors import check_count, check_number
+from metajax.errors import ConfigError, check_count, check_number
 from metajax.losses import clipped_surrogate
 from metajax.trust_region import line_search, natural_step
 
@@ -157,6 +157,8 @@ def ppo(
     def step(key: Array, params: PyTree, state: PyTree, replay: Replay, batch: Batch) -> tuple:
         gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay), has_aux=True)
         num_tasks = batch.weight.shape[0]
+        if minibatches > num_tasks:
+            raise ConfigError(f"minibatches={minibatches} must be at most the {num_tasks} tasks of a meta-iteration")
         size = num_tasks // minibatches
 
         def minibatch(carry, index):
