@@ -42,7 +42,7 @@ def _check_same(saved, template: Learner) -> None:
     """Orbax fills in or casts what does not fit without a word, so every leaf is compared before."""
     given = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(saved)}
     wanted = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(template)}
-    for name in sorted(given.keys() | wanted.keys()):
+    for name in wanted | given:
         one, other = (
             f"{leaf.dtype}{list(leaf.shape)}" if leaf is not None else "nothing"
             for leaf in (given.get(name), wanted.get(name))

@@ -134,7 +134,7 @@ def choose_device(name: str) -> None:
         return
     jax.config.update("jax_platforms", platform)
     try:
-        jax.devices()
+        jax.devices(platform)
     except RuntimeError as error:
         jax.config.update("jax_platforms", None)
         extra = f"; install {_EXTRAS[name]}" if name in _EXTRAS else ""

@@ -59,7 +59,7 @@ class AdaptedAgent:
             greedy: take the most probable action rather than a sampled one.
         """
         percept = self._percept._replace(
-            obs=jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), obs, self._percept.obs),
+            obs=jax.tree.map(lambda like, new: jnp.asarray(new, like.dtype), self._percept.obs, obs),
             reward=jnp.asarray(reward, self._percept.reward.dtype),
             start=jnp.asarray(start),
             time=jnp.zeros_like(self._percept.time) if start else self._percept.time,
@@ -212,14 +212,18 @@ class MetaAgent:
         path = Path(folder) / "config.json"
         if not path.is_file():
             raise checkpoint.CheckpointError(f"{folder} is not a metajax run: it has no config.json")
-        config = json.loads(path.read_text())
-        tasks = tasks or config["tasks"]
+        try:
+            config = json.loads(path.read_text())
+            algorithm, named_tasks, seed, num_tasks, given = (
+                config[name] for name in ("algorithm", "tasks", "seed", "num_tasks", "options")
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise checkpoint.CheckpointError(f"{path} is not a metajax configuration: {error!r}") from error
+        tasks = named_tasks if tasks is None else tasks
         if tasks is None:
             raise ConfigError("these tasks have no name; give them: MetaAgent.load(folder, tasks=…)")
-        options = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in config["options"].items()
-        }
-        agent = cls(config["algorithm"], tasks, seed=config["seed"], num_tasks=config["num_tasks"], **options)
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        agent = cls(algorithm, tasks, seed=seed, num_tasks=num_tasks, **options)
         agent._learner = checkpoint.load(Path(folder), agent._learner)
         return agent
 

@@ -189,7 +189,15 @@ def policy_gradient(
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
     micro_batch: int | None = None,
 ) -> Outer:
-    """One step along the policy gradient of replayed decisions; the arguments are those of `ppo`."""
+    """One step along the policy gradient of replayed decisions.
+
+    Args:
+        learning_rate: what `optimizer` is called with (1e-3).
+        value_coef: weight of the squared error of the value head, if the network has one.
+        entropy_coef: weight of the entropy bonus.
+        optimizer: any optax optimiser, as a function of the learning rate.
+        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+    """
     return ppo(
         learning_rate=learning_rate,
         epochs=1,

@@ -37,7 +37,7 @@ class Recipe(NamedTuple):
 
 ALGORITHMS = {
     "maml": Recipe(maml, mlp, OUTERS, num_tasks=20, num_iterations=100, min_eval_stages=6),
-    "promp": Recipe(promp, mlp, {}, num_tasks=40, num_iterations=300, min_eval_stages=6),
+    "promp": Recipe(promp, mlp, {}, num_tasks=40, num_iterations=150, min_eval_stages=6),
     "rl2": Recipe(rl2, gru, {"ppo": default_outer}, num_tasks=256, num_iterations=300, min_eval_stages=1),
 }
 

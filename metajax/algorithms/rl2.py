@@ -98,7 +98,14 @@ def rl2(
 
 
 def default_outer(*, learning_rate: float = 1e-3, epochs: int = 4, minibatches: int = 4, clip: float = 0.2) -> Outer:
-    """PPO as recurrent agents are usually trained: in minibatches, with gradients clipped to a norm of 0.5."""
+    """PPO as recurrent agents are usually trained: in minibatches, with gradients clipped to a norm of 0.5.
+
+    Args:
+        learning_rate: of Adam.
+        epochs: passes over the experience.
+        minibatches: steps a pass, each with its share of the tasks.
+        clip: the ratio's range around 1.
+    """
     return ppo(
         learning_rate=learning_rate,
         epochs=epochs,

@@ -1,0 +1,67 @@
+"""README's examples and commands, and the notebook, run."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from metajax import cli
+from metajax.recipes import build
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in re.findall(r"```(?:sh|bash)\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_runs(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {"num_iterations=300": "num_iterations=2", "learn(100)": "learn(2)"}
+    code = EXAMPLES[number]
+    for large, tiny in small.items():
+        code = code.replace(large, tiny)
+    exec(compile(code, f"README example {number + 1}", "exec"), {})
+
+
+def test_there_are_examples_of_an_own_task_and_an_own_algorithm():
+    assert any("TaskDistribution(" in example for example in EXAMPLES)
+    assert any("Algorithm(" in example for example in EXAMPLES)
+
+
+def test_the_two_commands_are_there():
+    assert "pip install uv && uv run metajax train" in COMMANDS
+    assert "uv run pytest" in COMMANDS
+    assert "uv run pytest" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "metajax train" in c])
+def test_a_training_command_is_understood(command):
+    words = shlex.split(command.partition("metajax train")[2], comments=True)
+    names = [word for word in words[:2] if not word.startswith("-")]
+    algorithm, tasks = (names + ["maml", "point"][len(names) :])[:2]
+    given = cli.parse(algorithm, tasks, words[len(names) :])
+    build(algorithm, tasks, {name: value for name, value in given.items() if name not in cli._RUN_OPTIONS})
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)|`((?:benchmarks|notebooks|metajax)/[\w./-]+)`", README))
+def test_a_file_that_readme_names_is_there(path):
+    assert (ROOT / (path[0] or path[1])).exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs_and_is_kept_without_output(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = "NUM_ITERATIONS, NUM_HELD_OUT = 1, 3\nSIZES = dict(num_tasks=2, num_episodes=2, horizon=4)"
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    client.execute()
+    images = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert images

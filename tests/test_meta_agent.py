@@ -1,0 +1,127 @@
+"""The shell for notebooks, and what it saves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax import CheckpointError, ConfigError, MetaAgent, TaskDistribution
+from metajax.envs.point import PointNavigation
+from metajax.tasks import pendulum
+
+TINY = {"num_tasks": 2, "num_episodes": 2, "horizon": 4, "outer": "gradient"}
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return MetaAgent("maml", "point", hidden=(4,), **TINY).learn(2)
+
+
+def test_learning_goes_on_where_it_was(learned):
+    in_one = MetaAgent("maml", "point", hidden=(4,), **TINY).learn(4)
+    in_two = MetaAgent("maml", "point", hidden=(4,), **TINY).learn(1).learn(3)
+    assert in_one.iteration == in_two.iteration == 4
+    for one, two in zip(jax.tree.leaves(in_one.params), jax.tree.leaves(in_two.params), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert [progress.iteration for progress in in_two.history] == [1, 4]
+
+
+def test_what_was_saved_is_loaded_and_goes_on(learned, tmp_path):
+    folder = learned.save(tmp_path / "run")
+    loaded = MetaAgent.load(folder)
+    for one, two in zip(jax.tree.leaves(learned.params), jax.tree.leaves(loaded.params), strict=True):
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(learned.evaluate(3).sampled, loaded.evaluate(3).sampled)
+    straight = MetaAgent("maml", "point", hidden=(4,), **TINY).learn(3)
+    for one, two in zip(jax.tree.leaves(straight.params), jax.tree.leaves(loaded.learn(1).params), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_checkpoint_of_another_network_names_the_first_difference(learned, tmp_path):
+    folder = learned.save(tmp_path / "run")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"hidden": [\n      4\n    ]', '"hidden": [\n      5\n    ]'))
+    message = r"float32\[4, 2\] at state/params/head/Dense_0/kernel, but this run's learner float32\[5, 2\]"
+    with pytest.raises(CheckpointError, match=message):
+        MetaAgent.load(folder)
+
+
+def test_a_foreign_folder_is_no_run(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is not a metajax run: it has no config\.json"):
+        MetaAgent.load(tmp_path)
+    (tmp_path / "config.json").write_text("not JSON")
+    with pytest.raises(CheckpointError, match="is not a metajax configuration"):
+        MetaAgent.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"name": "someone else\'s"}')
+    with pytest.raises(CheckpointError, match="is not a metajax configuration"):
+        MetaAgent.load(tmp_path)
+
+
+def test_a_run_without_checkpoints_says_so(learned, tmp_path):
+    folder = learned.save(tmp_path / "run")
+    for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        MetaAgent.load(folder)
+    (folder / "checkpoints").rmdir()
+    with pytest.raises(CheckpointError, match="it has no checkpoints folder"):
+        MetaAgent.load(folder)
+
+
+def test_evaluation_is_the_same_whatever_the_training_seed():
+    agents = [MetaAgent("maml", "point", seed=seed, hidden=(4,), inner_lr=0.0, **TINY).learn(1) for seed in (0, 1)]
+    agents[1]._learner = jax.tree.map(jnp.copy, agents[0]._learner)
+    np.testing.assert_array_equal(agents[0].evaluate(4).sampled, agents[1].evaluate(4).sampled)
+
+
+def test_an_adapted_agent_acts_on_what_it_learned_and_remembers(learned):
+    task = learned.tasks.sample(jax.random.key(3))
+    fresh, adapted = learned.adapt(task, num_stages=0), learned.adapt(task)
+    obs = [0.1, -0.2]
+    assert adapted.act(obs).shape == (2,)
+    assert not np.allclose(fresh.act(obs), adapted.act(obs))
+    np.testing.assert_array_equal(adapted.act(obs), adapted.act(obs))
+    assert not np.array_equal(adapted.act(obs, greedy=False), adapted.act(obs, greedy=False))
+    recurrent = MetaAgent("rl2", "bandit", num_tasks=4, hidden=4).learn(1)
+    arm = recurrent.adapt(recurrent.tasks.sample(jax.random.key(0)))
+    before = arm._memory
+    assert arm.act([1.0], start=True) in range(5)
+    arm.act([1.0], reward=1.0)
+    assert not np.array_equal(before, arm._memory)
+
+
+def test_actions_of_an_adapted_agent_are_in_the_environments_units():
+    agent = MetaAgent("maml", pendulum(horizon=5), num_tasks=2, num_episodes=2, init_std=50.0, outer="gradient").learn(
+        1
+    )
+    acting = agent.adapt(agent.tasks.sample(jax.random.key(0)))
+    actions = [acting.act([1.0, 0.0, 0.0], greedy=False).item() for _ in range(20)]
+    assert max(map(abs, actions)) == 2.0
+
+
+@pytest.mark.parametrize("call", ["adapt", "evaluate", "animate", "plot_adaptation"])
+def test_before_learning_the_missing_call_is_named(call, tmp_path):
+    agent = MetaAgent("maml", "point", hidden=(4,), **TINY)
+    arguments = {"adapt": [agent.tasks.sample(jax.random.key(0))], "animate": [tmp_path / "a.gif"]}.get(call, [])
+    with pytest.raises(ConfigError, match=r"needs a trained agent; call learn\(\) first"):
+        getattr(agent, call)(*arguments)
+
+
+def test_tasks_of_ones_own_learn_and_load_when_given_again(tmp_path):
+    env = PointNavigation("squared")
+    params = env.default_params.replace(max_steps_in_episode=4)
+    tasks = TaskDistribution(env, lambda key: params.replace(goal=jax.random.normal(key, (2,))))
+    agent = MetaAgent("maml", tasks, num_tasks=2, num_episodes=2, outer="gradient").learn(1)
+    folder = agent.save(tmp_path / "run")
+    with pytest.raises(ConfigError, match="these tasks have no name; give them"):
+        MetaAgent.load(folder)
+    assert MetaAgent.load(folder, tasks=tasks).iteration == 1
+    with pytest.raises(ConfigError, match="these tasks name no plane"):
+        agent.animate(tmp_path / "paths.gif")
+
+
+def test_the_figure_shows_means_and_references(learned):
+    axes = learned.plot_adaptation(4).axes[0]
+    means = np.asarray(learned.evaluate(4).sampled).mean((0, 2))
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), means, rtol=1e-5)
+    assert axes.get_xlabel() == "adaptations"
