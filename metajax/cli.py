@@ -245,10 +245,10 @@ def _draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
     from metajax import plots  # matplotlib is slow to import
 
     curve = plots.adaptation_curve(evaluation, agent.tasks.references, agent.title)
-    plots.save_figure(curve, folder / "adaptation.png")
+    curve.savefig(folder / "adaptation.png", dpi=120)
     iterations = [progress.iteration for progress in agent.history]
     metrics = [progress.metrics for progress in agent.history]
-    plots.save_figure(plots.training_curve(iterations, metrics, agent.title), folder / "training.png")
+    plots.training_curve(iterations, metrics, agent.title).savefig(folder / "training.png", dpi=120)
     if agent.tasks.plane:
         agent.animate(folder / "paths.gif")
 

@@ -64,6 +64,10 @@ def trust_region(
         shrink: the line search's factor (0.5).
         line_search_tries: steps tried before the parameters stay as they are (15).
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+
+    >>> outer = trust_region(max_kl=0.02)
+    >>> outer.init({"weight": jnp.zeros(3)})  # nothing to carry from one update to the next
+    ()
     """
     check_number("max_kl", max_kl, above=0)
     check_count("cg_steps", cg_steps)
@@ -131,6 +135,10 @@ def ppo(
         entropy_coef: weight of the entropy bonus.
         optimizer: any optax optimiser, as a function of the learning rate.
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+
+    >>> outer = ppo(learning_rate=3e-4, optimizer=lambda rate: optax.chain(optax.clip(1.0), optax.adamw(rate)))
+    >>> len(outer.init({"weight": jnp.zeros(3)}))
+    2
     """
     check_number("learning_rate", learning_rate, above=0)
     check_count("epochs", epochs)
@@ -168,7 +176,7 @@ def ppo(
             part = part._replace(weight=part.weight * scale, kl_weight=part.kl_weight * scale)
             (_, metrics), gradient = _sum(gradient_of, params, _chunks(part, micro_batch))
             updates, state = transform.update(gradient, state, params)
-            metrics["gradient_norm"] = optax.global_norm(gradient)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
             return (optax.apply_updates(params, updates), state), metrics
 
         def epoch(carry, number):
@@ -197,6 +205,9 @@ def policy_gradient(
         entropy_coef: weight of the entropy bonus.
         optimizer: any optax optimiser, as a function of the learning rate.
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+
+    >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)})
+    (EmptyState(), EmptyState())
     """
     return ppo(
         learning_rate=learning_rate,

@@ -4,19 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg", force=False)
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from metajax.evaluate import Evaluation, interval
 
 _LINES = {"sampled": ("#1f6fb4", "sampled actions"), "greedy": ("#d1495b", "most probable actions")}
-_COLOURS = plt.get_cmap("tab10").colors
+_COLOURS = colormaps["tab10"].colors
 
 
 class Paths(NamedTuple):
@@ -30,7 +27,8 @@ class Paths(NamedTuple):
 
 def adaptation_curve(evaluation: Evaluation, references: Sequence[tuple[str, float]], title: str) -> Figure:
     """Mean return over tasks after each number of adaptations, with its 95 % interval and the known references."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     for name, (colour, label) in _LINES.items():
         mean, width = interval(np.asarray(getattr(evaluation, name)).mean(-1))
         stages = np.arange(len(mean))
@@ -47,7 +45,8 @@ def adaptation_curve(evaluation: Evaluation, references: Sequence[tuple[str, flo
 
 def training_curve(iterations: Sequence[int], metrics: Sequence[dict[str, float]], title: str) -> Figure:
     """Training return before and after adaptation against meta-iterations."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     for name, colour in (("return_before", "0.5"), ("return_after", "#1f6fb4")):
         axes.plot(iterations, [entry[name] for entry in metrics], color=colour, label=name.replace("_", " "))
     axes.set(title=title, xlabel="meta-iterations", ylabel="return in training tasks")
@@ -61,9 +60,9 @@ def animate_paths(
 ) -> None:
     """Writes a GIF of the paths after each number of adaptations, side by side, one colour a task."""
     count = len(paths.adaptations)
-    figure, row_of_axes = plt.subplots(
-        1, count, figsize=(3.5 * count, 3.8), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(3.5 * count, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    row_of_axes = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)
     lines = []
     for stage, axes in enumerate(row_of_axes[0]):
         axes.set(title=f"adaptations: {paths.adaptations[stage]}", xlabel=plane[0][0], ylabel=plane[1][0])
@@ -92,11 +91,4 @@ def animate_paths(
             line.set_data(row[:shown, 0], row[:shown, 1])
         return []
 
-    FuncAnimation(figure, draw, frames=frames).save(path, writer=PillowWriter(fps=12), dpi=80)
-    plt.close(figure)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG and closes it."""
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    FuncAnimation(figure, draw, frames=frames).save(path, writer=PillowWriter(fps=12), dpi=70)

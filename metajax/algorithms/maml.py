@@ -73,6 +73,15 @@ def maml(
         inner_kl: penalty on the divergence of the policies before the last inner step from those that collected.
         remat: recompute the inner steps in the backward pass instead of storing them.
         outer: the outer loop, `trust_region()` by default.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> tasks = point()
+    >>> algorithm = maml(tasks.env, mlp(tasks.env), num_steps=100, inner_steps=2)
+    >>> state = algorithm.init(jax.random.key(0))
+    >>> batch = tasks.tasks(jax.random.key(1), 5)
+    >>> jax.eval_shape(algorithm.collect, jax.random.key(2), state, batch).reward.shape  # [N, K, B, T]
+    (5, 3, 20, 100)
     """
     check_count("num_steps", num_steps)
     check_count("num_episodes", num_episodes)

@@ -45,11 +45,13 @@ def promp(
         epochs: outer steps on the same experience (5).
         clip: the outer ratio's range around 1 (0.3).
 
-    >>> from metajax.tasks import point
+    >>> import jax
     >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
     >>> env = point().env
-    >>> algorithm = promp(env, mlp(env), num_episodes=2, num_steps=5)
-    >>> state = algorithm.init(jax.random.key(0))
+    >>> algorithm = promp(env, mlp(env), epochs=3)
+    >>> jax.eval_shape(algorithm.init, jax.random.key(0)).params["head"]["log_std"].shape
+    (2,)
     """
     return maml(
         env,

@@ -44,6 +44,13 @@ def rl2(
         discount: per step of the trial (0.99).
         lambda_: of the generalised advantage estimate (0.3).
         outer: the outer loop, by default `ppo` in minibatches with gradients clipped to a norm of 0.5.
+
+    >>> from metajax.networks import gru
+    >>> from metajax.tasks import bandit
+    >>> env = bandit(num_arms=3).env
+    >>> algorithm = rl2(env, gru(env, hidden=8), num_steps=10)
+    >>> algorithm.agent.memory(algorithm.init(jax.random.key(0)).params).shape
+    (8,)
     """
     check_count("num_steps", num_steps)
     check_count("num_episodes", num_episodes)

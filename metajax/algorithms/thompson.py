@@ -28,6 +28,15 @@ def thompson(env: Environment, *, prior: float = 1.0, resolution: int = 512) -> 
         env: a bandit, whose rewards are 0 or 1.
         prior: both parameters of the Beta prior of every arm (1, uniform).
         resolution: points of the grid on which the posteriors are integrated.
+
+    >>> from metajax.rollout import trial
+    >>> from metajax.tasks import bandit
+    >>> tasks = bandit(num_arms=2)
+    >>> task = tasks.env.default_params.replace(probs=jnp.array([0.0, 1.0]))
+    >>> sizes = {"num_stages": 1, "num_copies": 4, "num_steps": 10}
+    >>> played = trial(jax.random.key(0), thompson(tasks.env), (), tasks.env, task, **sizes)
+    >>> played.experience.action.shape
+    (1, 4, 10)
     """
     space = env.action_space(env.default_params)
     if is_continuous(space):

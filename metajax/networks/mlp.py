@@ -54,6 +54,11 @@ def mlp(
         head: what a box of actions gets: normal or tanh-normal; actions are in units of [-1, 1] if the box is bounded.
         init_std: the initial standard deviation of a continuous action.
         value: also estimate the value of a state, with a trunk of its own.
+
+    >>> from metajax.tasks import point
+    >>> params = mlp(point().env, hidden=(32,)).init(jax.random.key(0))
+    >>> params["policy_0"]["kernel"].shape
+    (2, 32)
     """
     for width in hidden:
         check_count("hidden", width)

@@ -33,6 +33,10 @@ def gru(env: Environment, *, hidden: int = 64, head: str = "normal", init_std: f
         hidden: width of the gated recurrent unit, whose state is the memory.
         head: what a box of actions gets: normal or tanh-normal.
         init_std: the initial standard deviation of a continuous action.
+
+    >>> from metajax.tasks import bandit
+    >>> gru(bandit().env, hidden=16).memory().shape
+    (16,)
     """
     check_count("hidden", hidden)
     check_head(env, head, init_std)
