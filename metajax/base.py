@@ -75,11 +75,15 @@ class Transition(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A policy: `init(key) -> params`, `memory() -> memory`, `apply(params, memory, percept) -> memory, Decision`."""
+    """A policy: `init(key) -> params`, `memory() -> memory`, `apply(params, memory, percept) -> memory, Decision`.
+
+    `value` says whether its decisions estimate values.
+    """
 
     init: Callable[[Array], PyTree]
     memory: Callable[[], PyTree]
     apply: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Decision]]
+    value: bool = False
 
 
 class Agent(NamedTuple):
@@ -130,7 +134,7 @@ class TaskDistribution(NamedTuple):
     @property
     def num_steps(self) -> int:
         """An episode's length in steps."""
-        return self.horizon or int(self.env.default_params.max_steps_in_episode)
+        return int(self.env.default_params.max_steps_in_episode) if self.horizon is None else self.horizon
 
     def tasks(self, key: Array, num_tasks: int, *, held_out: bool = False) -> PyTree:
         """`num_tasks` tasks with leading axis [N]; a task's key depends on its index alone, not on their number."""

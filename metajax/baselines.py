@@ -26,15 +26,19 @@ def linear_features(stage: Transition) -> Array:
 def linear_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
     """A ridge regression, fitted to the stage itself, of the discounted return on `linear_features`.
 
-    Solves (mean of f f' + 1e-5 I) w = mean of f G over the valid steps; with the mean in place of the sum the
-    ridge does not vanish in float32. The return is that of the episode, so the value after its last step is zero.
+    Solves (mean of f f' + 1e-5 I) w = mean of f G over the valid steps, for features f scaled to mean square 1: so the
+    ridge does not vanish in float32, whatever the observations' units and however many are alike. The return is that
+    of the episode, so the value after its last step is zero.
     """
     features = jnp.where(stage.valid[..., None], linear_features(stage), 0.0)
     target = jax.vmap(reward_to_go, (0, None))(stage.reward, discount)
     flat, flat_target = features.reshape(-1, features.shape[-1]), target.reshape(-1)
-    ridge = 1e-5 * jnp.sum(stage.valid) * jnp.eye(flat.shape[-1])
+    count, size = jnp.maximum(jnp.sum(stage.valid), 1), flat.shape[-1]
+    scale = jnp.sqrt(jnp.sum(flat**2, axis=0) / count)
+    flat = flat / jnp.where(scale > 0, scale, 1.0)
+    ridge = max(1e-5, 10 * size * float(jnp.finfo(flat.dtype).eps)) * count * jnp.eye(size)
     weights = jax.scipy.linalg.solve(flat.T @ flat + ridge, flat.T @ flat_target, assume_a="pos")
-    value = features @ weights
+    value = (flat @ weights).reshape(stage.reward.shape)
     ended = stage.terminated | stage.truncated
     return value, jnp.where(ended, 0.0, jnp.roll(value, -1, axis=-1))
 
@@ -43,6 +47,9 @@ def learned_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
     """The value that the network's own head gave when it acted."""
     del discount
     return stage.decision.value, stage.next_value
+
+
+BASELINES: dict[str, Baseline] = {"linear": linear_baseline, "learned": learned_baseline}
 
 
 def advantages(stage: Transition, baseline: Baseline, discount: float, lambda_: float) -> Array:

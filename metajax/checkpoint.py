@@ -15,10 +15,19 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, learner: Learner) -> None:
-    """Saves `learner` in a run folder, atomically, under the number of its meta-iteration; the last three are kept."""
+    """Saves `learner` in a run folder, atomically, under the number of its meta-iteration; the last three are kept.
+
+    One of the same number is replaced. Raises CheckpointError if the folder holds a later one.
+    """
     options = ocp.CheckpointManagerOptions(max_to_keep=3, enable_async_checkpointing=False)
+    number = int(learner.iteration)
     with ocp.CheckpointManager((folder / FOLDER).absolute(), options=options) as manager:
-        manager.save(int(learner.iteration), args=ocp.args.StandardSave(learner), force=True)
+        latest = manager.latest_step()
+        if latest is not None and latest > number:
+            raise CheckpointError(f"{folder} holds meta-iteration {latest}, this is {number}; choose another folder")
+        if latest == number:
+            manager.delete(number)
+        manager.save(number, args=ocp.args.StandardSave(learner), force=True)
 
 
 def load(folder: Path, template: Learner) -> Learner:

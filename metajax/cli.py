@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
+import metajax
 from metajax import record
 from metajax.errors import ConfigError, NonFiniteError, check_count, lookup
 from metajax.evaluate import Evaluation, interval
@@ -50,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0
+    if arguments[0] == "--version":
+        print(f"metajax {metajax.__version__}")
+        return 0
     try:
         command = lookup("command", arguments[0], COMMANDS)
         command(arguments[1:])
@@ -58,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was learned up to the last line of metrics is saved", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -149,11 +157,15 @@ def _train(algorithm: str, tasks: str, run: dict[str, Any], given: dict[str, Any
     check_count("log_every", run["log_every"])
     check_count("eval_tasks", run["eval_tasks"], at_least=2)
     folder = record.new_folder(Path(run["folder"]) if run["folder"] else _free_folder(algorithm, tasks))
-    record.write_json(folder / "config.json", agent.config | {"run": run} | record.environment())
+    agent.config["run"] = run
     _announce(console, agent, folder)
     steps = _compile(console, agent)
-    _learn(console, agent, num_iterations, run["log_every"], steps, folder)
-    agent.save(folder)
+    record.write_json(folder / "config.json", agent.config | record.environment())
+    try:
+        _learn(console, agent, num_iterations, run["log_every"], steps, folder)
+    finally:
+        if agent.iteration:
+            agent.save(folder)
     _evaluate(console, agent, run["eval_tasks"], folder)
     console.print(f"pictures, metrics and the checkpoint are in {folder}")
 
@@ -171,7 +183,7 @@ def _announce(console: Console, agent: MetaAgent, folder: Path) -> None:
     size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
     stages, copies, steps = agent.sizes
     console.print(f"[bold]{agent.title}[/bold], seed {agent.config['seed']}, in {folder}")
-    console.print(f"{jax.device_count()} device ({device.device_kind}), {size:,} parameters")
+    console.print(f"device: {device.device_kind}; {size:,} parameters")
     console.print(
         f"a meta-iteration: {agent.num_tasks} tasks x {stages} stages x {copies} episodes x {steps} steps "
         f"= {agent.num_tasks * stages * copies * steps:,} environment steps"
@@ -229,6 +241,7 @@ def _evaluate(console: Console, agent: MetaAgent, num_tasks: int, folder: Path) 
     console.print(table)
     for name, value in agent.tasks.references:
         console.print(f"{name}: {value:g}")
+    np.savez_compressed(folder / "evaluation.npz", **evaluation._asdict())
     record.write_json(
         folder / "evaluation.json",
         {
@@ -255,7 +268,7 @@ def _draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
 
 def algorithms_command(arguments: Sequence[str]) -> None:
     """Lists the algorithms."""
-    table = Table("algorithm", "what it is", "outer loops", "network")
+    table = Table(Column("algorithm", no_wrap=True), "what it is", "outer loops", "network")
     for name, recipe in ALGORITHMS.items():
         module = inspect.getmodule(recipe.algorithm)
         table.add_row(
@@ -266,7 +279,7 @@ def algorithms_command(arguments: Sequence[str]) -> None:
 
 def tasks_command(arguments: Sequence[str]) -> None:
     """Lists the task distributions."""
-    table = Table("tasks", "environment", "steps", "held-out tasks", "known returns")
+    table = Table(Column("tasks", no_wrap=True), "environment", "steps", "held-out tasks", "known returns")
     for name, factory in TASKS.items():
         tasks = factory()
         references = ", ".join(f"{who} {value:g}" for who, value in tasks.references)
@@ -275,6 +288,9 @@ def tasks_command(arguments: Sequence[str]) -> None:
 
 
 def _list(arguments: Sequence[str], table: Table) -> None:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return
     if arguments:
         raise ConfigError(f"this command takes no arguments; what is {arguments[0]!r}?")
     Console().print(table)

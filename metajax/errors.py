@@ -1,6 +1,8 @@
 """The errors metajax raises, and the checks of arguments that every factory makes before anything compiles."""
 
 import difflib
+import math
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -23,31 +25,41 @@ class NonFiniteError(FloatingPointError):
 
 def check_count(name: str, value: Any, at_least: int = 1) -> None:
     """Raises ConfigError unless `value` is a whole number of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    try:
+        whole = not isinstance(value, bool) and operator.index(value) >= at_least
+    except TypeError:
+        whole = False
+    if not whole:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {at_least}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raises ConfigError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} must be True or False")
+
+
 def check_number(
-    name: str, value: Any, *, above: float | None = None, at_least: float | None = None, at_most: float | None = None
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    finite: bool = True,
 ) -> None:
     """Raises ConfigError unless `value` is a number within the bounds; a traced value has none to check."""
     if isinstance(value, jax.core.Tracer):
         return
-    bounds = [
-        f"{sign} {bound}" for sign, bound in ((">", above), (">=", at_least), ("<=", at_most)) if bound is not None
-    ]
-    message = f"{name}={value!r} must be a number {' and '.join(bounds)}"
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str | bool) else float(value)
     except (TypeError, ValueError):
-        raise ConfigError(message) from None
-    inside = (
-        (above is None or number > above)
-        and (at_least is None or number >= at_least)
-        and (at_most is None or number <= at_most)
-    )
-    if isinstance(value, str | bool) or not inside:
-        raise ConfigError(message)
+        number = math.nan
+    inside = number > above or (above == -math.inf and number == above)
+    if not (inside and at_least <= number <= at_most and (math.isfinite(number) or not finite)):
+        bounds = ((">", above), (">=", at_least), ("<=", at_most))
+        limits = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
+        raise ConfigError(f"{name}={value!r} must be a {'finite ' if finite else ''}number {limits}".rstrip())
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:

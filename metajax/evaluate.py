@@ -1,12 +1,12 @@
 """Evaluation of any agent on tasks held out from training."""
 
 from functools import partial
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm
 
 from metajax.base import Agent, Array, Environment, Percept, PyTree
 from metajax.errors import check_count
@@ -80,4 +80,4 @@ def interval(values: Array, *, level: float = 0.95) -> tuple[Array, Array]:
     """
     values = np.asarray(values)
     error = values.std(0, ddof=1) / np.sqrt(len(values))
-    return values.mean(0), norm.ppf(0.5 + level / 2) * error
+    return values.mean(0), NormalDist().inv_cdf(0.5 + level / 2) * error

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax import checkpoint, record
-from metajax.base import Agent, Array, PyTree, TaskDistribution
+from metajax.base import Agent, Array, Environment, Percept, PyTree, TaskDistribution, Transition
 from metajax.errors import ConfigError, check_count
 from metajax.evaluate import Evaluation, evaluate
 from metajax.recipes import build
-from metajax.rollout import collect_trials, first_percept, to_space, trial
+from metajax.rollout import Trial, check_like, collect_trials, to_space, trial
 from metajax.train import Learner, Program, Progress, compile_program, new_learner, train
 
 _EVALUATION_SEED = 2**31 - 1  # no training seed reaches it
@@ -29,6 +29,38 @@ class Sizes(NamedTuple):
     num_steps: int
 
 
+class Compiled(NamedTuple):
+    """What is compiled once for an agent and an environment, whatever the task and the parameters."""
+
+    trial: Callable[..., Trial]  # (key, params, task, sizes)
+    evaluate: Callable[..., Evaluation]  # (key, params, tasks, sizes)
+    collect: Callable[..., Transition]  # (key, params, tasks, sizes)
+    act: Callable[..., tuple]  # (key, knowledge, memory, percept, greedy) -> memory, percept, action
+
+
+def compile_agent(agent: Agent, env: Environment) -> Compiled:
+    """The functions of `Compiled`, each compiled when it is first called."""
+
+    def of_sizes(function: Callable) -> Callable:
+        def run(key: Array, params: PyTree, tasks: PyTree, sizes: Sizes) -> PyTree:
+            return function(key, agent, params, env, tasks, **sizes._asdict())
+
+        return jax.jit(run, static_argnums=3)
+
+    def act(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept, greedy: bool) -> tuple:
+        memory, decision = agent.policy(knowledge, memory, percept)
+        action = decision.distribution.mode() if greedy else decision.distribution.sample(key)
+        percept = percept._replace(
+            action=action,
+            reward=jnp.zeros_like(percept.reward),
+            start=jnp.zeros_like(percept.start),
+            time=percept.time + 1,
+        )
+        return memory, percept, to_space(env.action_space(env.default_params), action)
+
+    return Compiled(of_sizes(trial), of_sizes(evaluate), of_sizes(collect_trials), jax.jit(act, static_argnums=4))
+
+
 class AdaptedAgent:
     """An agent that has adapted to one task: call `act` with what it observes.
 
@@ -36,36 +68,33 @@ class AdaptedAgent:
     episode starts.
     """
 
-    def __init__(self, agent: Agent, knowledge: PyTree, memory: PyTree, space: PyTree, percept: PyTree, key: Array):
+    def __init__(self, step: Callable[..., tuple], knowledge: PyTree, memory: PyTree, percept: Percept, key: Array):
         self.knowledge = knowledge
-        self._memory, self._percept, self._key = memory, percept, key
-
-        @partial(jax.jit, static_argnames="greedy")
-        def step(key: Array, memory: PyTree, percept: PyTree, greedy: bool) -> tuple:
-            memory, decision = agent.policy(knowledge, memory, percept)
-            action = decision.distribution.mode() if greedy else decision.distribution.sample(key)
-            percept = percept._replace(action=action, start=jnp.zeros_like(percept.start), time=percept.time + 1)
-            return memory, percept, to_space(space, action)
-
-        self._step = step
+        self._step, self._memory, self._percept, self._key = step, memory, percept, key
 
     def act(self, obs: Any, *, reward: float = 0.0, start: bool = False, greedy: bool = True) -> np.ndarray:
-        """The action, in the environment's units, at the observation `obs`.
+        """The action, in the environment's units, at the observation `obs`; the first call starts an episode.
 
         Args:
             obs: what the environment shows.
-            reward: what the previous action brought.
-            start: whether this is the first step of an episode.
+            reward: what the previous action of this agent brought.
+            start: whether this is the first step of another episode.
             greedy: take the most probable action rather than a sampled one.
         """
+        obs = (
+            jax.tree.map(jnp.asarray, obs)
+            if jax.tree.structure(obs) == jax.tree.structure(self._percept.obs)
+            else jnp.asarray(obs)
+        )
+        check_like("obs", self._percept.obs, obs)
         percept = self._percept._replace(
             obs=jax.tree.map(lambda like, new: jnp.asarray(new, like.dtype), self._percept.obs, obs),
-            reward=jnp.asarray(reward, self._percept.reward.dtype),
-            start=jnp.asarray(start),
-            time=jnp.zeros_like(self._percept.time) if start else self._percept.time,
+            reward=self._percept.reward + reward,
         )
+        if start:
+            percept = percept._replace(start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
         self._key, key = jax.random.split(self._key)
-        self._memory, self._percept, action = self._step(key, self._memory, percept, greedy)
+        self._memory, self._percept, action = self._step(key, self.knowledge, self._memory, percept, greedy)
         return np.asarray(action)
 
 
@@ -104,7 +133,7 @@ class MetaAgent:
             "tasks": tasks if isinstance(tasks, str) else None,
             "seed": seed,
             "num_tasks": self.num_tasks,
-            "options": options,
+            "options": {name: value.item() if hasattr(value, "item") else value for name, value in options.items()},
         }
         self.history: list[Progress] = []  # without the learners
         key_init, self._key = jax.random.split(jax.random.key(seed))
@@ -124,6 +153,10 @@ class MetaAgent:
     def program(self) -> Program:
         """Meta-training, compiled when it is first asked for."""
         return compile_program(self.algorithm, self.tasks, num_tasks=self.num_tasks)
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return compile_agent(self.algorithm.agent, self.tasks.env)
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -147,9 +180,14 @@ class MetaAgent:
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> "MetaAgent":
         """Learns for `num_iterations` more meta-iterations (by default the recipe's number) and returns itself."""
-        total = self.iteration + (self.recipe.num_iterations if num_iterations is None else num_iterations)
-        for progress in train(self.program, self._learner, self._key, num_iterations=total, log_every=log_every):
-            self._learner = progress.learner
+        num_iterations = self.recipe.num_iterations if num_iterations is None else num_iterations
+        check_count("num_iterations", num_iterations)
+        check_count("log_every", log_every)
+        total = self.iteration + num_iterations
+        # Training consumes what it is given; with a copy, an interruption leaves the agent as it was at the last log.
+        learner = jax.tree.map(jnp.copy, self._learner)
+        for progress in train(self.program, learner, self._key, num_iterations=total, log_every=log_every):
+            self._learner = jax.tree.map(jnp.copy, progress.learner)
             self.history.append(progress._replace(learner=None))
             on_progress(progress)
         return self
@@ -158,24 +196,23 @@ class MetaAgent:
         """The agent after as many adaptations to `task` as in training, or `num_stages` of them."""
         self._check_learned("adapt")
         num_stages = self.sizes.num_stages - 1 if num_stages is None else num_stages
+        check_count("num_stages", num_stages, at_least=0)
+        check_like("task", jax.eval_shape(self.tasks.sample, jax.random.key(0)), task)
         key_trial, key_act = jax.random.split(jax.random.key(seed))
         sizes = self.sizes._replace(num_stages=num_stages + 1)
-        agent, env = self.algorithm.agent, self.tasks.env
-        played = jax.jit(partial(trial, agent=agent, env=env, **sizes._asdict()))(
-            key_trial, params=self.params, task=task
-        )
+        played = self._compiled.trial(key_trial, self.params, task, sizes)
         knowledge = jax.tree.map(lambda leaf: leaf[-1], played.knowledge)
-        memory = jax.tree.map(lambda leaf: leaf[-1, 0], played.memory)
-        percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, task, 1))
-        return AdaptedAgent(agent, knowledge, memory, env.action_space(env.default_params), percept, key_act)
+        memory, percept = jax.tree.map(lambda leaf: leaf[-1, 0], (played.memory, played.percept))
+        percept = percept._replace(start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
+        return AdaptedAgent(self._compiled.act, knowledge, memory, percept, key_act)
 
     def evaluate(self, num_tasks: int = 1000) -> Evaluation:
         """Returns [N, K, B] in held-out tasks, the same ones and the same draws whatever the training seed."""
         self._check_learned("evaluate")
+        check_count("num_tasks", num_tasks, at_least=2)
         key_tasks, key = jax.random.split(jax.random.key(_EVALUATION_SEED))
         tasks = self.tasks.tasks(key_tasks, num_tasks, held_out=True)
-        run = partial(evaluate, agent=self.algorithm.agent, env=self.tasks.env, **self.evaluation_sizes._asdict())
-        return jax.device_get(jax.jit(run)(key, params=self.params, tasks=tasks))
+        return jax.device_get(self._compiled.evaluate(key, self.params, tasks, self.evaluation_sizes))
 
     def plot_adaptation(self, num_tasks: int = 200):
         """A figure of the return in held-out tasks after each number of adaptations."""
@@ -202,8 +239,8 @@ class MetaAgent:
         """Saves the whole learner and its configuration in a folder, from which `load` goes on."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        record.write_json(folder / "config.json", self.config | record.environment())
         checkpoint.save(folder, self._learner)
+        record.write_json(folder / "config.json", self.config | record.environment())
         return folder
 
     @classmethod
@@ -232,10 +269,7 @@ class MetaAgent:
 
         key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
         tasks = self.tasks.tasks(key_tasks, num_tasks, held_out=True)
-        collect = partial(
-            collect_trials, agent=self.algorithm.agent, env=self.tasks.env, **self.evaluation_sizes._asdict()
-        )
-        steps = jax.device_get(jax.jit(collect)(key, params=self.params, tasks=tasks))
+        steps = jax.device_get(self._compiled.collect(key, self.params, tasks, self.evaluation_sizes))
         stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
         points = steps.percept.obs[:, stages, :num_copies][..., [index for _, index in self.tasks.plane]]
         goals = np.asarray(tasks.goal) if hasattr(tasks, "goal") else None

@@ -79,6 +79,8 @@ def trust_region(
 
     def step(key: Array, params: PyTree, state: PyTree, replay: Replay, batch: Batch) -> tuple:
         del key
+        if batch.value_target is not None:
+            raise ConfigError("trust_region trains no value head; use the outer loop ppo or policy_gradient")
         flat, unravel = ravel_pytree(params)
         chunks = _chunks(batch, micro_batch)
 
@@ -129,7 +131,7 @@ def ppo(
     Args:
         learning_rate: what `optimizer` is called with (1e-3).
         epochs: passes over the experience (5, as in ProMP).
-        minibatches: steps a pass, each with its share of the tasks.
+        minibatches: steps a pass, each with its share of the tasks; those left over sit out that pass.
         clip: the ratio's range around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus.
@@ -143,7 +145,7 @@ def ppo(
     check_number("learning_rate", learning_rate, above=0)
     check_count("epochs", epochs)
     check_count("minibatches", minibatches)
-    check_number("clip", clip, above=0)
+    check_number("clip", clip, above=0, finite=False)
     check_number("value_coef", value_coef, at_least=0)
     check_number("entropy_coef", entropy_coef, at_least=0)
     check_micro_batch(micro_batch)

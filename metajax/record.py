@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import platform
 import sys
 from collections.abc import Mapping
@@ -45,6 +46,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds one line to a file of JSON lines."""
+    """Adds one line to a file of JSON lines; a number that is not finite becomes null."""
+    kept = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(kept) + "\n")

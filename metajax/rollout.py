@@ -159,11 +159,22 @@ def leading_axis(tasks: PyTree) -> int:
     return next(iter(sizes.values()))[0]
 
 
+def check_like(what: str, wanted: PyTree, given: PyTree) -> None:
+    """Raises ShapeError, naming the leaf, unless `given` has the structure and shapes of `wanted`."""
+    if jax.tree.structure(wanted) != jax.tree.structure(given):
+        raise ShapeError(f"{what} must be a {jax.tree.structure(wanted)}, not a {jax.tree.structure(given)}")
+    for (path, one), other in zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(given), strict=True):
+        if jnp.shape(one) != jnp.shape(other):
+            name = what + jax.tree_util.keystr(path)
+            raise ShapeError(f"{name} must have shape {jnp.shape(one)}, not {jnp.shape(other)}")
+
+
 def replay(key: Array, agent: Agent, params: PyTree, experience: Transition, *, last_only: bool = False) -> Decision:
     """What `agent` would decide, given `params`, at each recorded percept of one task, [K, B, T], differentiably.
 
     The agent begins anew, perceives the recorded percepts and adapts to the recorded stages [K, B, T]. With `last_only`
-    only the decisions of the last stage are returned, [1, B, T], and the others cost nothing but the adaptation.
+    only the decisions of the last stage are returned, [1, B, T], and the others cost nothing but the adaptation. The
+    key is not the one that collected: an agent that draws in `begin` or `adapt` draws anew.
     """
     key_begin, key_stages = jax.random.split(key)
     knowledge = agent.begin(key_begin, params)

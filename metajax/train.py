@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Algorithm, Array, PyTree, TaskDistribution
-from metajax.envs.contract import check_tasks
-from metajax.errors import NonFiniteError, check_count
+from metajax.envs.contract import check_tasks, traced
+from metajax.errors import ConfigError, NonFiniteError, check_count
 
 
 class Learner(NamedTuple):
@@ -84,12 +84,12 @@ def run(
             learner, total, count = carry
             learner, metrics = iterate(key, learner)
             skipped = metrics.pop("skipped")
-            total = jax.tree.map(lambda sum_, new: sum_ + jnp.where(skipped, 0.0, new), total, metrics)
+            total = {name: total[name] + jnp.where(skipped, 0.0, metrics[name]) for name in total}
             return learner, total, count + 1 - skipped
 
         shapes = dict(jax.eval_shape(iterate, key, learner)[1])
         del shapes["skipped"]
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        zero = {name: jnp.zeros(()) for name in shapes}
         learner, total, count = jax.lax.while_loop(go_on, step, (learner, zero, jnp.zeros(())))
         return learner, jax.tree.map(lambda value: value / count, total) | {"skipped": learner.skipped}
 
@@ -125,8 +125,9 @@ def compile_program(
     key, stop = jax.random.key(0), jnp.zeros((), int)
     learner = jax.eval_shape(lambda: new_learner(algorithm, key))
     batch = jax.eval_shape(lambda: tasks.tasks(key, num_tasks))
-    experience = jax.eval_shape(algorithm.collect, key, learner.state, batch)
+    experience = traced("collect", algorithm.collect, key, learner.state, batch)
     iterate = meta_iteration(algorithm, tasks, num_tasks)
+    _check_metrics(jax.eval_shape(iterate, key, learner)[1])
     advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=1).lower(key, learner, stop).compile()
     usage = advance.memory_analysis()
     memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
@@ -152,6 +153,8 @@ def train(
     """
     check_count("num_iterations", num_iterations)
     check_count("log_every", log_every)
+    zero = jnp.zeros((), int)
+    learner = learner._replace(skipped_in_a_row=zero, bad_task=zero - 1)  # what stopped it before is over
     done = int(learner.iteration)
     while done < num_iterations:
         stop = jnp.asarray(min(done + log_every, num_iterations))
@@ -159,6 +162,12 @@ def train(
         done = int(learner.iteration)
         yield Progress(learner, done, {name: float(value) for name, value in jax.device_get(metrics).items()})
         _raise_if_bad(learner, done, program.max_skipped)
+
+
+def _check_metrics(metrics: dict[str, Array]) -> None:
+    for name, value in metrics.items():
+        if value.shape != ():
+            raise ConfigError(f"the metric {name!r} of update must be one number, not of shape {value.shape}")
 
 
 def _raise_if_bad(learner: Learner, iteration: int, max_skipped: int) -> None:
@@ -176,4 +185,4 @@ def _raise_if_bad(learner: Learner, iteration: int, max_skipped: int) -> None:
 
 def _all_finite(tree: PyTree) -> Array:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, np.inexact)]
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]))

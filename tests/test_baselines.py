@@ -35,7 +35,8 @@ def test_linear_baseline_is_the_ridge_regression_on_the_valid_steps(stage):
     features = np.asarray(linear_features(stage), np.float64)[valid]
     rewards = np.asarray(stage.reward, np.float64)
     returns = np.stack([[0.9 ** np.arange(40 - t) @ row[t:] for t in range(40)] for row in rewards])[valid]
-    ridge = 1e-5 * valid.sum() * np.eye(features.shape[-1])
+    features = features / np.sqrt((features**2).mean(0))
+    ridge = 1.5e-5 * valid.sum() * np.eye(features.shape[-1])
     expected = features @ np.linalg.solve(features.T @ features + ridge, features.T @ returns)
     value, next_value = linear_baseline(stage, 0.9)
     np.testing.assert_allclose(np.asarray(value)[valid], expected, rtol=1e-2, atol=2e-2)
@@ -63,6 +64,14 @@ def test_advantages_are_zero_at_idle_steps_and_normalise(stage):
 
 def test_equal_advantages_normalise_to_zero():
     np.testing.assert_array_equal(normalize(jnp.full((2, 3), 4.0), jnp.ones((2, 3), bool)), np.zeros((2, 3)))
+
+
+def test_observations_alike_or_far_away_are_no_trouble(stage):
+    obs = stage.percept.obs
+    alike = jnp.concatenate([obs, obs, -obs, jnp.full_like(obs, 300.0)], axis=-1)
+    value, _ = linear_baseline(stage._replace(percept=stage.percept._replace(obs=alike)), 0.9)
+    valid = np.asarray(stage.valid)
+    np.testing.assert_allclose(value[valid], linear_baseline(stage, 0.9)[0][valid], rtol=0.05, atol=0.2)
 
 
 def test_observations_that_never_change_are_no_trouble():

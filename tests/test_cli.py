@@ -31,6 +31,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
         "config.json",
         "metrics.jsonl",
         "evaluation.json",
+        "evaluation.npz",
         "adaptation.png",
         "training.png",
         "paths.gif",
@@ -40,14 +41,16 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
         assert text in printed
     config = json.loads((folder / "config.json").read_text())
     assert config["options"] == {"lambda_": 0.9, "num_episodes": 2, "horizon": 4, "hidden": [4], "outer": "gradient"}
+    assert config["run"]["num_iterations"] == 3
     assert config["device"]["platform"] == "cpu"
+    assert np.load(folder / "evaluation.npz")["sampled"].shape == (3, 6, 2)
     assert {"jax", "metajax"} <= config["versions"].keys()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [2, 3]
     assert all(np.isfinite(line["return_after"]) for line in lines)
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert len(evaluation["sampled"]["mean"]) == 6
-    assert Image.open(folder / "paths.gif").n_frames == 40
+    assert Image.open(folder / "paths.gif").n_frames == 4  # equal frames are joined: one a step
     pixels = np.asarray(Image.open(folder / "adaptation.png").convert("L"))
     assert pixels.std() > 10
     loaded = MetaAgent.load(folder)
@@ -82,7 +85,7 @@ def test_a_second_run_gets_a_folder_of_its_own_and_bandits_no_paths(tmp_path):
         (["train", "mamml"], "unknown algorithm 'mamml'; did you mean maml"),
         (["train", "maml", "pont"], "unknown tasks 'pont'; did you mean point"),
         (["train", "maml", "point", "extra"], "what is 'extra'"),
-        (["train", "maml", "point", "--inner-lr", "-0.1"], "inner_lr=-0.1 must be a number >= 0"),
+        (["train", "maml", "point", "--inner-lr", "-0.1"], "inner_lr=-0.1 must be a finite number >= 0"),
         (["train", "maml", "point", "--num-tasks", "0"], "num_tasks=0 must be a whole number of at least 1"),
         (["train", "maml", "point", "--outer", "trop"], "unknown outer 'trop'; did you mean trpo"),
         (["train", "maml", "point", "--seed", "-1"], "seed=-1 must be a whole number from 0"),
@@ -126,12 +129,33 @@ def test_a_folder_in_use_or_not_writable_is_refused_before_compiling(tmp_path, c
         assert "cannot be written" in capsys.readouterr().err
 
 
+def test_ctrl_c_keeps_what_was_learned(tmp_path, capsys, monkeypatch):
+    append = cli.record.append_jsonl
+
+    def interrupted(path, record):
+        append(path, record)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.record, "append_jsonl", interrupted)
+    command = ["train", "maml", "point", *TINY, "--num-iterations", "5", "--log-every", "2", "--folder", "run"]
+    assert cli.main(command) == 130
+    assert "interrupted" in capsys.readouterr().err
+    loaded = MetaAgent.load(tmp_path / "run")
+    assert loaded.iteration == 2
+    straight = MetaAgent("maml", "point", num_tasks=2, num_episodes=2, horizon=4, hidden=(4,), outer="gradient").learn(
+        2
+    )
+    np.testing.assert_array_equal(loaded.params["head"]["log_std"], straight.params["head"]["log_std"])
+
+
 def test_lists_name_everything(capsys):
     assert cli.main(["tasks"]) == 0
     assert cli.main(["algorithms"]) == 0
     printed = capsys.readouterr().out
     for name in ("maml", "promp", "rl2", "trpo", "cartpole", "pendulum", "bandit", "point"):
         assert name in printed
+    assert cli.main(["tasks", "--help"]) == 0
+    assert cli.main(["--version"]) == 0
     assert cli.main([]) == 0
     assert "usage: metajax" in capsys.readouterr().out
 

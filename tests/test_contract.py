@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import struct
 
-from metajax import ConfigError, TaskDistribution, check_env
+from metajax import ConfigError, TaskDistribution, check_env, check_tasks, compile_program
 from metajax.algorithms import maml, rl2
 from metajax.envs.bandit import BernoulliBandit
 from metajax.envs.point import PointNavigation, PointState
@@ -74,6 +74,28 @@ def test_an_old_five_value_step_is_named():
 def test_a_missing_function_is_named():
     with pytest.raises(ConfigError, match="Plain has no name; an environment needs name, default_params, reset_env"):
         check_env(Plain())
+
+
+def test_a_time_limit_that_is_no_bool_is_named():
+    class Timeless(PointNavigation):
+        def is_truncated(self, state, params):
+            return state.time * 1.0
+
+    with pytest.raises(ConfigError, match=r"is_truncated must give one bool, not float32\[\]"):
+        check_env(Timeless())
+
+
+def test_a_function_in_place_of_tasks_is_named():
+    with pytest.raises(ConfigError, match="tasks must be a TaskDistribution, or a name"):
+        check_tasks(cartpole)
+    with pytest.raises(ConfigError, match="horizon=0"):
+        check_tasks(cartpole()._replace(horizon=0))
+
+
+def test_an_algorithm_for_other_tasks_is_named():
+    algorithm = maml(PointNavigation(), mlp(PointNavigation()))
+    with pytest.raises(ConfigError, match="collect cannot be traced"):
+        compile_program(algorithm, cartpole(), num_tasks=2)
 
 
 @struct.dataclass

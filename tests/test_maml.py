@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from metajax.algorithms import maml, promp
-from metajax.baselines import advantages, learned_baseline, linear_baseline
+from metajax.algorithms import maml, promp, rl2
+from metajax.baselines import advantages, linear_baseline
 from metajax.errors import ConfigError
-from metajax.networks import mlp
+from metajax.networks import gru, mlp
 from metajax.outer import policy_gradient, ppo, trust_region
 from metajax.rollout import replay
 from metajax.tasks import point
+from metajax.train import compile_program
 
 SIZES = {"num_steps": 5, "num_episodes": 3}
 
@@ -165,7 +166,7 @@ def test_a_learned_baseline_learns():
     tasks = point(horizon=5)
     network = mlp(tasks.env, hidden=(4,), value=True)
     outer = ppo(learning_rate=1e-2, epochs=10)
-    algorithm = maml(tasks.env, network, **SIZES, discount=0.5, baseline=learned_baseline, outer=outer)
+    algorithm = maml(tasks.env, network, **SIZES, discount=0.5, baseline="learned", outer=outer)
     state = algorithm.init(jax.random.key(0))
     collect, update = jax.jit(algorithm.collect), jax.jit(algorithm.update)
     values, returns = [], []
@@ -193,16 +194,31 @@ def test_promp_penalises_what_the_first_policy_does():
     assert moved[100.0] < 0.7 * moved[0.0]
 
 
+def test_networks_that_do_not_fit_the_method_are_named():
+    tasks = point(horizon=5)
+    with pytest.raises(ConfigError, match="maml adapts parameters, not a memory"):
+        maml(tasks.env, gru(tasks.env))
+    with pytest.raises(ConfigError, match="needs a network with a value head"):
+        maml(tasks.env, mlp(tasks.env), baseline="learned")
+    with pytest.raises(ConfigError, match="rl2 needs a network with a value head"):
+        rl2(tasks.env, mlp(tasks.env))
+    algorithm = maml(tasks.env, mlp(tasks.env, value=True), baseline="learned", num_steps=5)
+    with pytest.raises(ConfigError, match="trust_region trains no value head; use the outer loop ppo"):
+        compile_program(algorithm, tasks, num_tasks=2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inner_lr": -0.1}, r"inner_lr=-0\.1 must be a number >= 0"),
-        ({"inner_lr": "fast"}, "inner_lr='fast' must be a number"),
+        ({"first_order": "false"}, "first_order='false' must be True or False"),
+        ({"inner_lr": float("inf")}, "inner_lr=inf must be a finite number"),
+        ({"inner_lr": -0.1}, r"inner_lr=-0\.1 must be a finite number >= 0"),
+        ({"inner_lr": "fast"}, "inner_lr='fast' must be a finite number"),
         ({"inner_steps": -1}, "inner_steps=-1 must be a whole number of at least 0"),
         ({"num_episodes": 0}, "num_episodes=0 must be a whole number of at least 1"),
         ({"num_episodes": 2.5}, r"num_episodes=2\.5 must be a whole number"),
-        ({"discount": 1.5}, r"discount=1\.5 must be a number >= 0 and <= 1"),
-        ({"lambda_": float("nan")}, "lambda_=nan must be a number"),
+        ({"discount": 1.5}, r"discount=1\.5 must be a finite number >= 0 and <= 1"),
+        ({"lambda_": float("nan")}, "lambda_=nan must be a finite number"),
         ({"estimator": "reinforse"}, "did you mean reinforce"),
         ({"inner_kl": -1}, "inner_kl=-1"),
     ],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax import CheckpointError, ConfigError, MetaAgent, TaskDistribution
+from metajax import CheckpointError, ConfigError, MetaAgent, ShapeError, TaskDistribution
 from metajax.envs.point import PointNavigation
 from metajax.tasks import pendulum
 
@@ -66,6 +66,45 @@ def test_a_run_without_checkpoints_says_so(learned, tmp_path):
     (folder / "checkpoints").rmdir()
     with pytest.raises(CheckpointError, match="it has no checkpoints folder"):
         MetaAgent.load(folder)
+
+
+def test_saving_again_replaces_but_never_goes_back(learned, tmp_path):
+    folder = learned.save(learned.save(tmp_path / "run"))
+    assert MetaAgent.load(folder).iteration == 2
+    earlier = MetaAgent("maml", "point", hidden=(4,), **TINY).learn(1)
+    with pytest.raises(CheckpointError, match="holds meta-iteration 2, this is 1; choose another folder"):
+        earlier.save(folder)
+    assert MetaAgent.load(folder).iteration == 2
+
+
+def test_an_interruption_leaves_the_agent_as_it_was_at_the_last_log():
+    agent = MetaAgent("maml", "point", hidden=(4,), **TINY)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(4, log_every=2, on_progress=stop)
+    straight = MetaAgent("maml", "point", hidden=(4,), **TINY).learn(2)
+    assert agent.iteration == 2
+    for one, two in zip(jax.tree.leaves(agent.params), jax.tree.leaves(straight.params), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_wrong_arguments_are_named(learned):
+    with pytest.raises(ShapeError, match=r"task\.action_scale must have shape \(\), not \(2,\)|task"):
+        learned.adapt(learned.tasks.tasks(jax.random.key(0), 2))
+    with pytest.raises(ShapeError, match=r"obs must have shape \(2,\), not \(3,\)"):
+        learned.adapt(learned.tasks.sample(jax.random.key(0))).act([0.0, 0.0, 0.0])
+    for call in (
+        lambda: learned.learn(0),
+        lambda: learned.learn(2, log_every=0),
+        lambda: learned.adapt(learned.tasks.sample(jax.random.key(0)), num_stages=-1),
+        lambda: learned.evaluate(1),
+        lambda: MetaAgent("maml", "point", hidden=64),
+    ):
+        with pytest.raises(ConfigError, match="must be a"):
+            call()
 
 
 def test_evaluation_is_the_same_whatever_the_training_seed():

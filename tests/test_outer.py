@@ -129,7 +129,7 @@ def test_more_minibatches_than_tasks_are_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: trust_region(max_kl=0.0), r"max_kl=0\.0 must be a number > 0"),
+        (lambda: trust_region(max_kl=0.0), r"max_kl=0\.0 must be a finite number > 0"),
         (lambda: trust_region(fisher_fraction=1.5), r"fisher_fraction=1\.5"),
         (lambda: trust_region(cg_steps=0), "cg_steps=0"),
         (lambda: trust_region(micro_batch=0), "micro_batch=0"),

@@ -127,6 +127,18 @@ def test_several_in_a_row_stop_the_run_with_finite_parameters():
     assert_stops(progress, "3 updates in a row were not finite, the last in meta-iteration 5")
 
 
+def test_a_metric_that_is_not_one_number_is_named():
+    algorithm = small()
+
+    def update(key, state, experience):
+        return state, {"returns": experience.reward}
+
+    with pytest.raises(
+        ConfigError, match=r"metric 'returns' of update must be one number, not of shape \(2, 2, 2, 4\)"
+    ):
+        compile_program(algorithm._replace(update=update), TASKS, num_tasks=2)
+
+
 @pytest.mark.parametrize("wrong", [{"num_tasks": 0}, {"num_tasks": 2.0}, {"max_skipped": 0}])
 def test_wrong_numbers_are_named_before_compiling(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Agent, Algorithm, Array, Environment, Network, PyTree, Transition
-from metajax.baselines import Baseline, advantages, learned_baseline, linear_baseline, normalize
-from metajax.errors import check_choice, check_count, check_number
+from metajax.baselines import BASELINES, advantages, normalize
+from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
 from metajax.inner import gradient_step
 from metajax.losses import ESTIMATORS
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, trust_region
-from metajax.rollout import collect_trials, initial_memory, replay, unroll
+from metajax.rollout import collect_trials, replay, unroll
 
 
 class MAMLState(NamedTuple):
@@ -50,7 +50,7 @@ def maml(
     first_order: bool = False,
     discount: float = 0.99,
     lambda_: float = 1.0,
-    baseline: Baseline = linear_baseline,
+    baseline: str = "linear",
     inner_kl: float = 0.0,
     remat: bool = False,
     outer: Outer | None = None,
@@ -69,7 +69,7 @@ def maml(
         first_order: treat the inner gradients as constants.
         discount: per step (0.99).
         lambda_: of the generalised advantage estimate (1).
-        baseline: the values that returns are compared with.
+        baseline: what returns are compared with: linear in features of the stage, or learned by the network.
         inner_kl: penalty on the divergence of the policies before the last inner step from those that collected.
         remat: recompute the inner steps in the backward pass instead of storing them.
         outer: the outer loop, `trust_region()` by default.
@@ -89,23 +89,29 @@ def maml(
     check_number("inner_lr", inner_lr, at_least=0)
     check_number("extra_lr_scale", extra_lr_scale, at_least=0)
     check_choice("estimator", estimator, ESTIMATORS)
+    check_choice("baseline", baseline, BASELINES)
+    check_flag("first_order", first_order)
+    check_flag("remat", remat)
     check_number("discount", discount, at_least=0, at_most=1)
     check_number("lambda_", lambda_, at_least=0, at_most=1)
     check_number("inner_kl", inner_kl, at_least=0)
     check_fits(env, network)
+    if jax.tree.leaves(network.memory()):
+        raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
+    if baseline == "learned" and not network.value:
+        raise ConfigError("baseline='learned' needs a network with a value head, such as mlp(env, value=True)")
     outer = outer or trust_region()
-    objective = ESTIMATORS[estimator]
+    objective, value_of = ESTIMATORS[estimator], BASELINES[baseline]
     # Without a penalty the earlier stages only adapt, and their decisions need not be replayed.
     last_only = isinstance(inner_kl, int | float) and inner_kl == 0
 
     def adapt(key: Array, adapted: Adapted, stage: Transition) -> Adapted:
         del key
-        advantage = normalize(advantages(stage, baseline, discount, lambda_), stage.valid)
+        advantage = normalize(advantages(stage, value_of, discount, lambda_), stage.valid)
         behaviour = stage.decision.distribution.log_prob(stage.action)
 
         def loss(params: PyTree) -> Array:
-            memory = initial_memory(agent, adapted, stage.reward.shape[0])
-            decisions = unroll(partial(network.apply, params), memory, stage)[1]
+            decisions = unroll(partial(network.apply, params), network.memory(), stage)[1]
             value = objective(decisions.distribution.log_prob(stage.action), behaviour, advantage)
             return -jnp.sum(jnp.where(stage.valid, value, 0.0)) / jnp.sum(stage.valid)
 
@@ -152,14 +158,14 @@ def maml(
     def score(experience: Transition) -> Batch:
         """Every task counts the same, and within it every step of the last stage; earlier ones bear the penalty."""
         last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
-        estimate = jax.vmap(jax.vmap(lambda stage: advantages(stage, baseline, discount, lambda_)))(last)
+        estimate = jax.vmap(jax.vmap(lambda stage: advantages(stage, value_of, discount, lambda_)))(last)
         advantage = jax.vmap(jax.vmap(normalize))(estimate, last.valid)
         share = experience.valid / (len(last.valid) * experience.valid.sum((2, 3), keepdims=True))
         is_last = jnp.arange(inner_steps + 1)[:, None, None] == inner_steps
         batch = Batch(
             experience,
             advantage=advantage,
-            value_target=estimate + last.decision.value if baseline is learned_baseline else None,
+            value_target=estimate + last.decision.value if baseline == "learned" else None,
             weight=jnp.where(is_last, share, 0.0),
             kl_weight=jnp.where(is_last, 0.0, inner_kl * share),
         )

@@ -28,6 +28,8 @@ def promp(
     learning_rate: float = 1e-3,
     epochs: int = 5,
     clip: float = 0.3,
+    baseline: str = "linear",
+    micro_batch: int | None = None,
 ) -> Algorithm:
     """ProMP for `env` with the policy `network`.
 
@@ -44,6 +46,8 @@ def promp(
         learning_rate: of the outer Adam (1e-3).
         epochs: outer steps on the same experience (5).
         clip: the outer ratio's range around 1 (0.3).
+        baseline: what returns are compared with: linear in features of the stage, or learned by the network.
+        micro_batch: tasks differentiated at once; None: two on a CPU, all on an accelerator.
 
     >>> import jax
     >>> from metajax.networks import mlp
@@ -64,5 +68,6 @@ def promp(
         discount=discount,
         lambda_=lambda_,
         inner_kl=inner_kl,
-        outer=ppo(learning_rate=learning_rate, epochs=epochs, clip=clip),
+        baseline=baseline,
+        outer=ppo(learning_rate=learning_rate, epochs=epochs, clip=clip, micro_batch=micro_batch),
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.base import Agent, Algorithm, Array, Environment, Network, PyTree, Transition
-from metajax.errors import check_count, check_number
+from metajax.errors import ConfigError, check_count, check_number
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, ppo
 from metajax.rollout import collect_trials, replay
@@ -58,6 +58,8 @@ def rl2(
     check_number("discount", discount, at_least=0, at_most=1)
     check_number("lambda_", lambda_, at_least=0, at_most=1)
     check_fits(env, network)
+    if not network.value:
+        raise ConfigError("rl2 needs a network with a value head, such as gru")
     outer = outer or default_outer()
     agent = Agent(
         begin=lambda key, params: params,
@@ -104,20 +106,32 @@ def rl2(
     return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent)
 
 
-def default_outer(*, learning_rate: float = 1e-3, epochs: int = 4, minibatches: int = 4, clip: float = 0.2) -> Outer:
+def default_outer(
+    *,
+    learning_rate: float = 1e-3,
+    epochs: int = 4,
+    minibatches: int = 4,
+    clip: float = 0.2,
+    entropy_coef: float = 0.0,
+    micro_batch: int | None = None,
+) -> Outer:
     """PPO as recurrent agents are usually trained: in minibatches, with gradients clipped to a norm of 0.5.
 
     Args:
         learning_rate: of Adam.
         epochs: passes over the experience.
-        minibatches: steps a pass, each with its share of the tasks.
+        minibatches: steps a pass, each with its share of the tasks; those left over sit out that pass.
         clip: the ratio's range around 1.
+        entropy_coef: weight of the entropy bonus.
+        micro_batch: tasks differentiated at once; None: two on a CPU, all on an accelerator.
     """
     return ppo(
         learning_rate=learning_rate,
         epochs=epochs,
         minibatches=minibatches,
         clip=clip,
+        entropy_coef=entropy_coef,
+        micro_batch=micro_batch,
         optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)),
     )
 

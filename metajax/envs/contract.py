@@ -6,16 +6,22 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Environment, PyTree, TaskDistribution
-from metajax.errors import ConfigError
+from metajax.errors import ConfigError, check_count
 
 _NEEDED = ("name", "default_params", "reset_env", "step_env", "is_truncated", "action_space", "observation_space")
 
 
 def check_tasks(tasks: TaskDistribution) -> None:
     """Raises ConfigError unless the environment of `tasks` keeps the contract in a task of either split."""
+    if not isinstance(tasks, TaskDistribution):
+        raise ConfigError(f"tasks must be a TaskDistribution, or a name where one is asked for, not {tasks!r}")
+    if tasks.horizon is not None:
+        check_count("horizon", tasks.horizon)
+    elif not hasattr(tasks.env.default_params, "max_steps_in_episode"):
+        raise ConfigError(f"{tasks.env.name} sets no max_steps_in_episode; give TaskDistribution(horizon=…)")
     for split, sample in (("sample", tasks.sample), ("held_out", tasks.held_out)):
         if sample is not None:
-            check_env(tasks.env, _shapes(f"{split}(key)", sample, jax.random.key(0)))
+            check_env(tasks.env, traced(f"{split}(key)", sample, jax.random.key(0)))
 
 
 def check_env(env: Environment, task: PyTree | None = None) -> None:
@@ -32,13 +38,13 @@ def check_env(env: Environment, task: PyTree | None = None) -> None:
             )
     task = env.default_params if task is None else task
     key = jax.eval_shape(lambda: jax.random.key(0))
-    reset = _shapes("reset_env", env.reset_env, key, task)
+    reset = traced("reset_env", env.reset_env, key, task)
     _check_count(env, "reset_env", reset, ("observation", "state"))
     obs, state = reset
     space = env.action_space(env.default_params)
     _check_observation(env, obs)
     action = jax.eval_shape(space.sample, key)
-    stepped = _shapes("step_env", env.step_env, key, state, action, task)
+    stepped = traced("step_env", env.step_env, key, state, action, task)
     _check_count(env, "step_env", stepped, ("observation", "state", "reward", "terminated", "info"))
     _check_same(env, "observation", obs, stepped[0])
     _check_same(env, "state", state, stepped[1])
@@ -46,18 +52,21 @@ def check_env(env: Environment, task: PyTree | None = None) -> None:
         raise ConfigError(f"{env.name}: the reward of step_env must be one number, not {_describe(stepped[2])}")
     if stepped[3].shape != () or stepped[3].dtype != bool:
         raise ConfigError(f"{env.name}: terminated of step_env must be one bool, not {_describe(stepped[3])}")
+    truncated = traced("is_truncated", env.is_truncated, state, task)
+    if truncated.shape != () or truncated.dtype != bool:
+        raise ConfigError(f"{env.name}: is_truncated must give one bool, not {_describe(truncated)}")
     if hasattr(env, "step"):
-        whole = _shapes("step", env.step, key, state, action, task)
+        whole = traced("step", env.step, key, state, action, task)
         names = ("observation", "state", "reward", "terminated", "truncated", "info")
         _check_count(env, "step", whole, names)
 
 
-def _shapes(name: str, function: Callable, *arguments: PyTree) -> PyTree:
+def traced(name: str, function: Callable, *arguments: PyTree) -> PyTree:
     """The shapes of what `function` returns; any error becomes a ConfigError that names it."""
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"{name} cannot be traced: {reason}; it must be a pure function of arrays, its state a pytree of arrays "
             "(no Python numbers that change, no Python `if` on an array)"

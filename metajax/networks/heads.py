@@ -62,8 +62,9 @@ def check_fits(env: Environment, network: Network) -> None:
     try:
         distribution = jax.eval_shape(decide, jax.random.key(0)).distribution
     except Exception as error:
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"the network cannot read the observations {observed or percept.obs.shape} of {env.name}: {error}; "
+            f"the network cannot read the observations {observed or percept.obs.shape} of {env.name}: {reason}; "
             "build it for this environment"
         ) from error
     mode = jax.eval_shape(lambda d: d.mode(), distribution)

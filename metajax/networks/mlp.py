@@ -1,11 +1,13 @@
 """The feed-forward policy."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
-from metajax.errors import check_choice, check_count
+from metajax.errors import ConfigError, check_choice, check_count, check_flag
 from metajax.networks.heads import ACTIVATIONS, Head, check_head, flat_obs
 from metajax.rollout import first_percept
 
@@ -60,8 +62,11 @@ def mlp(
     >>> params["policy_0"]["kernel"].shape
     (2, 32)
     """
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise ConfigError(f"hidden={hidden!r} must be a sequence of widths, such as (64, 64)")
     for width in hidden:
         check_count("hidden", width)
+    check_flag("value", value)
     check_choice("activation", activation, ACTIVATIONS)
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
@@ -71,4 +76,4 @@ def mlp(
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
         return memory, module.apply({"params": params}, percept.obs)
 
-    return Network(lambda key: module.init(key, obs)["params"], tuple, apply)
+    return Network(lambda key: module.init(key, obs)["params"], tuple, apply, value)

@@ -49,4 +49,4 @@ def gru(env: Environment, *, hidden: int = 64, head: str = "normal", init_std: f
     def memory() -> Array:
         return jnp.zeros(hidden)
 
-    return Network(lambda key: module.init(key, memory(), percept)["params"], memory, apply)
+    return Network(lambda key: module.init(key, memory(), percept)["params"], memory, apply, value=True)

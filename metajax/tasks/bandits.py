@@ -33,7 +33,7 @@ def bandit(*, num_arms: int = 5, horizon: int = 10) -> TaskDistribution:
 
     references = [("random", horizon / 2), ("arms known", horizon * num_arms / (num_arms + 1))]
     if (num_arms, horizon) in BAYES_OPTIMAL:
-        references.insert(1, ("Bayes-optimal", BAYES_OPTIMAL[num_arms, horizon]))
+        references.insert(1, ("Bayes-optimal in one episode", BAYES_OPTIMAL[num_arms, horizon]))
     return TaskDistribution(
         env,
         sample,
