@@ -26,9 +26,10 @@ def linear_features(stage: Transition) -> Array:
 def linear_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
     """A ridge regression, fitted to the stage itself, of the discounted return on `linear_features`.
 
-    Solves (mean of f f' + 1e-5 I) w = mean of f G over the valid steps, for features f scaled to mean square 1: so the
-    ridge does not vanish in float32, whatever the observations' units and however many are alike. The return is that
-    of the episode, so the value after its last step is zero.
+    Solves (mean of f f' + ridge I) w = mean of f G over the valid steps, for features f scaled to mean square 1, so the
+    observations' units do not matter. The ridge is 1e-5, or 10 D times the floating-point epsilon where that is more
+    (in float32 from D = 9 features on), which keeps the system definite however many observations are alike. The
+    return is that of the episode, so the value after its last step is zero.
     """
     features = jnp.where(stage.valid[..., None], linear_features(stage), 0.0)
     target = jax.vmap(reward_to_go, (0, None))(stage.reward, discount)

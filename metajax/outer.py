@@ -59,8 +59,8 @@ def trust_region(
         max_kl: mean divergence of the new policy from the old (0.01).
         cg_steps: conjugate-gradient steps (10).
         damping: added to the Fisher matrix (1e-5).
-        fisher_fraction: share of the tasks that the Fisher matrix is averaged over (1 in the paper; a fifth learns no
-            worse, several times faster); the gradient and the line search see all of them.
+        fisher_fraction: share of the tasks that the Fisher matrix is averaged over (1 in the paper; a fifth takes a
+            third of the time); the gradient and the line search see all of them.
         shrink: the line search's factor (0.5).
         line_search_tries: steps tried before the parameters stay as they are (15).
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.

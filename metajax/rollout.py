@@ -113,7 +113,6 @@ def trial(
     num_stages: int,
     num_copies: int,
     num_steps: int,
-    greedy: bool = False,
 ) -> Trial:
     """An agent in one task: `num_stages` episodes in each of `num_copies` copies, adapting after all but the last."""
     key_begin, key_stages = jax.random.split(key)
@@ -124,9 +123,7 @@ def trial(
         knowledge, memory, percept = carry
         key_rollout, key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))
         policy = partial(agent.policy, knowledge)
-        next_memory, next_percept, experience = rollout(
-            key_rollout, env, task, policy, memory, percept, num_steps, greedy=greedy
-        )
+        next_memory, next_percept, experience = rollout(key_rollout, env, task, policy, memory, percept, num_steps)
         adapted = jax.lax.cond(
             number < num_stages - 1, lambda: agent.adapt(key_adapt, knowledge, experience), lambda: knowledge
         )

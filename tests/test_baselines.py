@@ -36,7 +36,7 @@ def test_linear_baseline_is_the_ridge_regression_on_the_valid_steps(stage):
     rewards = np.asarray(stage.reward, np.float64)
     returns = np.stack([[0.9 ** np.arange(40 - t) @ row[t:] for t in range(40)] for row in rewards])[valid]
     features = features / np.sqrt((features**2).mean(0))
-    ridge = 1.5e-5 * valid.sum() * np.eye(features.shape[-1])
+    ridge = max(1e-5, 10 * 12 * np.finfo(np.float32).eps) * valid.sum() * np.eye(features.shape[-1])
     expected = features @ np.linalg.solve(features.T @ features + ridge, features.T @ returns)
     value, next_value = linear_baseline(stage, 0.9)
     np.testing.assert_allclose(np.asarray(value)[valid], expected, rtol=1e-2, atol=2e-2)
