@@ -23,7 +23,7 @@ from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.envs.contract import check_env, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError
 from metajax.evaluate import Evaluation, evaluate, interval
-from metajax.networks import gru, mlp
+from metajax.networks import memory_policy, mlp
 from metajax.outer import Batch, Outer, policy_gradient, ppo, trust_region
 from metajax.returns import gae, reward_to_go
 from metajax.rollout import collect_trials, replay, rollout, trial
@@ -69,12 +69,12 @@ __all__ = [
     "compile_program",
     "evaluate",
     "gae",
-    "gru",
     "interval",
     "learned_baseline",
     "linear_baseline",
     "maml",
     "mask_logits",
+    "memory_policy",
     "mlp",
     "new_learner",
     "policy_gradient",

@@ -77,13 +77,18 @@ class Transition(NamedTuple):
 class Network(NamedTuple):
     """A policy: `init(key) -> params`, `memory() -> memory`, `apply(params, memory, percept) -> memory, Decision`.
 
-    `value` says whether its decisions estimate values.
+    `value` says whether its decisions estimate values. `unroll(params, memory, percepts, valid) -> memory, decisions`
+    is `apply` over a whole sequence [T], a memory of None standing for the fresh one; a step that is not `valid` leaves
+    the memory as it is. A network without it is applied step by step. `context` is how many steps the memory reaches
+    back, None if there is no limit.
     """
 
     init: Callable[[Array], PyTree]
     memory: Callable[[], PyTree]
     apply: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Decision]]
     value: bool = False
+    unroll: Callable[[PyTree, PyTree | None, Percept, Array], tuple[PyTree, Decision]] | None = None
+    context: int | None = None
 
 
 class Agent(NamedTuple):
@@ -91,13 +96,16 @@ class Agent(NamedTuple):
 
     `begin(key, params) -> knowledge` once per task; `memory(knowledge) -> memory` once per copy of the environment;
     `policy(knowledge, memory, percept) -> memory, Decision` every step; `adapt(key, knowledge, stage) -> knowledge`
-    after every stage, from a `Transition` with axes [B, T].
+    after every stage, from a `Transition` with axes [B, T]. An agent that adapts by remembering alone, so that its
+    knowledge never changes, may give `unroll(knowledge, percepts, valid) -> decisions`: its decisions at all percepts
+    [T] of a whole trial, in parallel over time where its memory allows.
     """
 
     begin: Callable[[Array, PyTree], PyTree]
     memory: Callable[[PyTree], PyTree]
     policy: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Decision]]
     adapt: Callable[[Array, PyTree, Transition], PyTree]
+    unroll: Callable[[PyTree, Percept, Array], Decision] | None = None
 
 
 class Algorithm(NamedTuple):

@@ -34,10 +34,14 @@ class Batch(NamedTuple):
 
 
 class Outer(NamedTuple):
-    """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`."""
+    """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`.
+
+    `values` says whether it trains a value head.
+    """
 
     init: Callable[[PyTree], PyTree]
     step: Callable[[Array, PyTree, PyTree, Replay, Batch], tuple[PyTree, PyTree, Metrics]]
+    values: bool = True
 
 
 def trust_region(
@@ -112,7 +116,7 @@ def trust_region(
         }
         return unravel(flat + search.fraction * full_step), state, metrics
 
-    return Outer(lambda params: (), step)
+    return Outer(lambda params: (), step, values=False)
 
 
 def ppo(

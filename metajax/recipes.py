@@ -14,9 +14,9 @@ from metajax.algorithms import maml, promp, rl2
 from metajax.algorithms.rl2 import default_outer
 from metajax.base import Algorithm, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
-from metajax.errors import ConfigError, check_choice, lookup
-from metajax.networks import gru, mlp
-from metajax.outer import OUTERS, Outer
+from metajax.errors import ConfigError, check_choice, check_count, lookup
+from metajax.networks import memory_policy, mlp
+from metajax.outer import OUTERS, Outer, trust_region
 from metajax.tasks import TASKS
 
 
@@ -38,7 +38,14 @@ class Recipe(NamedTuple):
 ALGORITHMS = {
     "maml": Recipe(maml, mlp, OUTERS, num_tasks=20, num_iterations=100, min_eval_stages=6),
     "promp": Recipe(promp, mlp, {}, num_tasks=40, num_iterations=150, min_eval_stages=6),
-    "rl2": Recipe(rl2, gru, {"ppo": default_outer}, num_tasks=256, num_iterations=300, min_eval_stages=1),
+    "rl2": Recipe(
+        rl2,
+        memory_policy,
+        {"ppo": default_outer, "trpo": partial(trust_region, micro_batch=64)},
+        num_tasks=256,
+        num_iterations=300,
+        min_eval_stages=1,
+    ),
 }
 
 _DECIDED = {"env", "network", "num_steps", "outer"}  # arguments that the recipe itself fills in
@@ -92,6 +99,10 @@ def build(algorithm: str, tasks: Tasks, given: Mapping[str, Any]) -> Built:
 
     distribution = call(TASKS[tasks]) if isinstance(tasks, str) else tasks
     check_tasks(distribution)
+    if "context" in _options_of(recipe.network) and "context" not in given:
+        num_episodes = given.get("num_episodes", known["num_episodes"].default)
+        check_count("num_episodes", num_episodes)
+        given["context"] = num_episodes * distribution.num_steps
     network = call(recipe.network, distribution.env)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps}
     if recipe.outers:

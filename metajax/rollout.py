@@ -113,8 +113,12 @@ def trial(
     num_stages: int,
     num_copies: int,
     num_steps: int,
+    greedy: bool = False,
 ) -> Trial:
-    """An agent in one task: `num_stages` episodes in each of `num_copies` copies, adapting after all but the last."""
+    """An agent in one task: `num_stages` episodes in each of `num_copies` copies, adapting after all but the last.
+
+    Actions are sampled, or with `greedy` the most probable ones.
+    """
     key_begin, key_stages = jax.random.split(key)
     knowledge = agent.begin(key_begin, params)
     memory = initial_memory(agent, knowledge, num_copies)
@@ -123,7 +127,9 @@ def trial(
         knowledge, memory, percept = carry
         key_rollout, key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))
         policy = partial(agent.policy, knowledge)
-        next_memory, next_percept, experience = rollout(key_rollout, env, task, policy, memory, percept, num_steps)
+        next_memory, next_percept, experience = rollout(
+            key_rollout, env, task, policy, memory, percept, num_steps, greedy=greedy
+        )
         adapted = jax.lax.cond(
             number < num_stages - 1, lambda: agent.adapt(key_adapt, knowledge, experience), lambda: knowledge
         )
@@ -175,39 +181,59 @@ def replay(key: Array, agent: Agent, params: PyTree, experience: Transition, *, 
     """
     key_begin, key_stages = jax.random.split(key)
     knowledge = agent.begin(key_begin, params)
+    if agent.unroll is not None:
+        decisions = _replay_trial(partial(agent.unroll, knowledge), experience)
+        return jax.tree.map(lambda leaf: leaf[-1:], decisions) if last_only else decisions
     memory = initial_memory(agent, knowledge, experience.reward.shape[1])
+
+    def decide(knowledge: PyTree, memory: PyTree, stage: Transition) -> tuple[PyTree, Decision]:
+        return jax.vmap(partial(unroll, partial(agent.policy, knowledge)))(memory, stage.percept, stage.valid)
 
     def earlier_stage(carry, inputs):
         knowledge, memory = carry
         number, stage = inputs
         key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))[1]
-        memory, decisions = unroll(partial(agent.policy, knowledge), memory, stage)
+        memory, decisions = decide(knowledge, memory, stage)
         return (agent.adapt(key_adapt, knowledge, stage), memory), None if last_only else decisions
 
     decisions, num_earlier = None, experience.reward.shape[0] - 1
     if num_earlier > 0:
         inputs = (jnp.arange(num_earlier), jax.tree.map(lambda leaf: leaf[:-1], experience))
         (knowledge, memory), decisions = jax.lax.scan(earlier_stage, (knowledge, memory), inputs)
-    _, last = unroll(partial(agent.policy, knowledge), memory, jax.tree.map(lambda leaf: leaf[-1], experience))
+    _, last = decide(knowledge, memory, jax.tree.map(lambda leaf: leaf[-1], experience))
     last = jax.tree.map(lambda leaf: leaf[None], last)
     if decisions is None:
         return last
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), decisions, last)
 
 
-def unroll(policy: Policy, memory: PyTree, stage: Transition) -> tuple[PyTree, Decision]:
-    """The memory [B] after, and the decisions [B, T] at, the recorded percepts of a stage [B, T]."""
+def _replay_trial(unroll: Callable[[Percept, Array], Decision], experience: Transition) -> Decision:
+    """Decisions [K, B, T] at the percepts of whole trials, the stages one sequence of K T steps in each copy."""
+    num_stages, _, num_steps = experience.reward.shape
+    rows = jax.tree.map(trial_rows, (experience.percept, experience.valid))
+
+    def stages(leaf: Array) -> Array:
+        return leaf.reshape(-1, num_stages, num_steps, *leaf.shape[2:]).swapaxes(0, 1)
+
+    return jax.tree.map(stages, jax.vmap(unroll)(*rows))
+
+
+def trial_rows(leaf: Array) -> Array:
+    """[K, B, T, ...] -> [B, K T, ...]: a copy's stages, one after the other."""
+    return leaf.swapaxes(0, 1).reshape(leaf.shape[1], -1, *leaf.shape[3:])
+
+
+def unroll(policy: Policy, memory: PyTree, percepts: Percept, valid: Array) -> tuple[PyTree, Decision]:
+    """The memory of one copy after, and its decisions [T] at, recorded percepts [T]; it idles where not `valid`."""
     if not jax.tree.leaves(memory):
-        return memory, jax.vmap(jax.vmap(lambda percept: policy(memory, percept)[1]))(stage.percept)
+        return memory, jax.vmap(lambda percept: policy(memory, percept)[1])(percepts)
 
     def step(memory, inputs):
         percept, valid = inputs
-        next_memory, decision = jax.vmap(policy)(memory, percept)
-        return _where(valid, next_memory, memory), decision
+        next_memory, decision = policy(memory, percept)
+        return jax.tree.map(lambda new, old: jnp.where(valid, new, old), next_memory, memory), decision
 
-    inputs = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (stage.percept, stage.valid))
-    memory, decisions = jax.lax.scan(step, memory, inputs)
-    return memory, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), decisions)
+    return jax.lax.scan(step, memory, (percepts, valid))
 
 
 def initial_memory(agent: Agent, knowledge: PyTree, num_copies: int) -> PyTree:

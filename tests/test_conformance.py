@@ -35,7 +35,7 @@ def meta_step(row, algorithm, state):
 
 
 def test_every_exported_factory_has_a_row():
-    assert set(metajax.algorithms.__all__) == set(ROWS)
+    assert set(metajax.algorithms.__all__) <= set(ROWS)
 
 
 @everyone

@@ -7,9 +7,9 @@ from flax import struct
 
 from metajax import ConfigError, TaskDistribution, check_env, check_tasks, compile_program
 from metajax.algorithms import maml, rl2
-from metajax.envs.bandit import BernoulliBandit
+from metajax.envs.bandit import Bandit
 from metajax.envs.point import PointNavigation, PointState
-from metajax.networks import gru, mlp
+from metajax.networks import memory_policy, mlp
 from metajax.tasks import TASKS, cartpole
 
 
@@ -116,11 +116,11 @@ def test_every_registered_environment_keeps_the_contract(name):
 
 
 def test_a_network_for_another_environment_is_named():
-    point, pole, bandit = PointNavigation(), cartpole().env, BernoulliBandit(3)
+    point, pole, bandit = PointNavigation(), cartpole().env, Bandit(3)
     with pytest.raises(ConfigError, match=r"head is a Categorical over 2 actions, but PointNavigation has .*Box"):
         maml(point, readless(mlp(pole, hidden=()), pole))
     with pytest.raises(ConfigError, match=r"Categorical over 3 actions, but BernoulliBandit has .*Discrete\(5"):
-        rl2(BernoulliBandit(5), gru(bandit))
+        rl2(Bandit(5), memory_policy(bandit))
     with pytest.raises(ConfigError, match=r"cannot read the observations .*\(4,\).* of CartPole-v1"):
         maml(pole, mlp(point))
 

@@ -6,18 +6,18 @@ import numpy as np
 
 from metajax import MetaAgent
 from metajax.base import TaskDistribution
-from metajax.envs.bandit import BernoulliBandit
+from metajax.envs.bandit import Bandit
 from metajax.envs.point import PointNavigation
 
 
 def test_rl2_remembers_the_arm_that_one_pull_shows():
     """One arm always pays, the other never; the best is 0.5 for the first pull and 1 for each of the other four."""
-    env = BernoulliBandit(2)
+    env = Bandit(2)
     params = env.default_params.replace(max_steps_in_episode=5)
 
     def sample(key):
         first = jax.random.bernoulli(key).astype(float)
-        return params.replace(probs=jnp.array([first, 1 - first]))
+        return params.replace(means=jnp.array([first, 1 - first]))
 
     tasks = TaskDistribution(env, sample, horizon=5)
     agent = MetaAgent("rl2", tasks, num_episodes=1, num_tasks=64, hidden=16, learning_rate=1e-2).learn(60)

@@ -11,7 +11,7 @@ import pytest
 from metajax.algorithms import maml, promp, rl2
 from metajax.baselines import advantages, linear_baseline
 from metajax.errors import ConfigError
-from metajax.networks import gru, mlp
+from metajax.networks import memory_policy, mlp
 from metajax.outer import policy_gradient, ppo, trust_region
 from metajax.rollout import replay
 from metajax.tasks import point
@@ -197,7 +197,7 @@ def test_promp_penalises_what_the_first_policy_does():
 def test_networks_that_do_not_fit_the_method_are_named():
     tasks = point(horizon=5)
     with pytest.raises(ConfigError, match="maml adapts parameters, not a memory"):
-        maml(tasks.env, gru(tasks.env))
+        maml(tasks.env, memory_policy(tasks.env))
     with pytest.raises(ConfigError, match="needs a network with a value head"):
         maml(tasks.env, mlp(tasks.env), baseline="learned")
     with pytest.raises(ConfigError, match="rl2 needs a network with a value head"):

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from metajax import outer
 from metajax.algorithms import maml, rl2
 from metajax.errors import ConfigError
-from metajax.networks import gru, mlp
+from metajax.networks import memory_policy, mlp
 from metajax.outer import Batch, policy_gradient, ppo, trust_region
 from metajax.rollout import replay
 from metajax.tasks import bandit, point
@@ -38,7 +38,7 @@ def gradient_based():
 
 def in_context():
     tasks = bandit(num_arms=3, horizon=4)
-    algorithm = rl2(tasks.env, gru(tasks.env, hidden=3), num_steps=4, num_episodes=2)
+    algorithm = rl2(tasks.env, memory_policy(tasks.env, width=3), num_steps=4, num_episodes=2)
     return setting(algorithm, tasks, last_only=False)
 
 

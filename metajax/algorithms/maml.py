@@ -9,7 +9,6 @@ The meta-gradient goes through the steps, second derivatives included, but not t
 trajectories.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from metajax.inner import gradient_step
 from metajax.losses import ESTIMATORS
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, trust_region
-from metajax.rollout import collect_trials, replay, unroll
+from metajax.rollout import collect_trials, replay
 
 
 class MAMLState(NamedTuple):
@@ -111,7 +110,7 @@ def maml(
         behaviour = stage.decision.distribution.log_prob(stage.action)
 
         def loss(params: PyTree) -> Array:
-            decisions = unroll(partial(network.apply, params), network.memory(), stage)[1]
+            decisions = jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1]))(stage.percept)
             value = objective(decisions.distribution.log_prob(stage.action), behaviour, advantage)
             return -jnp.sum(jnp.where(stage.valid, value, 0.0)) / jnp.sum(stage.valid)
 

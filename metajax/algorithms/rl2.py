@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.base import Agent, Algorithm, Array, Environment, Network, PyTree, Transition
-from metajax.errors import ConfigError, check_count, check_number
+from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
+from metajax.baselines import BASELINES, advantages
+from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, ppo
-from metajax.rollout import collect_trials, replay
+from metajax.rollout import collect_trials, replay, trial_rows, unroll
+
+CREDITS = ("trial", "episode")
 
 
 class RL2State(NamedTuple):
@@ -30,26 +33,37 @@ def rl2(
     num_episodes: int = 2,
     num_copies: int = 1,
     discount: float = 0.99,
-    lambda_: float = 0.3,
+    lambda_: float = 0.95,
+    credit: str = "trial",
+    baseline: str | None = None,
+    bptt_steps: int | None = None,
     outer: Outer | None = None,
 ) -> Algorithm:
-    """RL² for `env` with the recurrent policy `network`, which has a value head.
+    """RL² for `env` with a policy that remembers, such as `memory_policy`.
 
     Args:
         env: the environment; its parameters are the task.
-        network: the policy and value, whose parameters are the meta-parameters.
+        network: the policy, whose parameters are the meta-parameters; it says what a percept shows and when the memory
+            begins anew.
         num_steps: longest episode, in environment steps.
         num_episodes: episodes a trial (2).
         num_copies: trials of a task, each with a memory of its own (1).
         discount: per step of the trial (0.99).
-        lambda_: of the generalised advantage estimate (0.3).
+        lambda_: of the generalised advantage estimate (0.95; Duan et al. take 0.3, with which long trials, whose reward
+            is far off, were not learned).
+        credit: how far an action is credited, to the end of its trial or of its episode: whether values bootstrap
+            through the ends of episodes (trial).
+        baseline: learned (the network's value) or linear (fitted to every batch); None: learned, if the network has a
+            value and the outer loop trains it.
+        bptt_steps: the gradient goes back through the memory no further than this many steps, a divisor of the trial;
+            None: to its beginning. Either way the memory is computed anew, never that of an older policy.
         outer: the outer loop, by default `ppo` in minibatches with gradients clipped to a norm of 0.5.
 
-    >>> from metajax.networks import gru
+    >>> from metajax.networks import memory_policy
     >>> from metajax.tasks import bandit
     >>> env = bandit(num_arms=3).env
-    >>> algorithm = rl2(env, gru(env, hidden=8), num_steps=10)
-    >>> algorithm.agent.memory(algorithm.init(jax.random.key(0)).params).shape
+    >>> algorithm = rl2(env, memory_policy(env, width=8), num_steps=10)
+    >>> algorithm.agent.memory(algorithm.init(jax.random.key(0)).params)[0].shape
     (8,)
     """
     check_count("num_steps", num_steps)
@@ -57,15 +71,41 @@ def rl2(
     check_count("num_copies", num_copies)
     check_number("discount", discount, at_least=0, at_most=1)
     check_number("lambda_", lambda_, at_least=0, at_most=1)
+    check_choice("credit", credit, CREDITS)
     check_fits(env, network)
-    if not network.value:
-        raise ConfigError("rl2 needs a network with a value head, such as gru")
     outer = outer or default_outer()
+    learned = network.value and outer.values
+    baseline = ("learned" if learned else "linear") if baseline is None else baseline
+    check_choice("baseline", baseline, BASELINES)
+    if baseline == "learned" and not learned:
+        lacking = "the outer loop trains no value head" if network.value else "the network has no value head"
+        raise ConfigError(f"baseline='learned', but {lacking}; use baseline='linear'")
+    _check_lengths(network, num_episodes * num_steps, bptt_steps)
+
+    def remember(params: PyTree, memory: PyTree | None, percepts: Percept, valid: Array) -> tuple[PyTree, Decision]:
+        if network.unroll is not None:
+            return network.unroll(params, memory, percepts, valid)
+        memory = network.memory() if memory is None else memory
+        return unroll(lambda memory, percept: network.apply(params, memory, percept), memory, percepts, valid)
+
+    def decide(params: PyTree, percepts: Percept, valid: Array) -> Decision:
+        if bptt_steps is None:
+            return remember(params, None, percepts, valid)[1]
+
+        def chunk(memory: PyTree, inputs: tuple[Percept, Array]) -> tuple[PyTree, Decision]:
+            memory, decisions = remember(params, memory, *inputs)
+            return jax.lax.stop_gradient(memory), decisions
+
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, bptt_steps, *leaf.shape[1:]), (percepts, valid))
+        decisions = jax.lax.scan(chunk, network.memory(), chunks)[1]
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), decisions)
+
     agent = Agent(
         begin=lambda key, params: params,
         memory=lambda params: network.memory(),
         policy=network.apply,
         adapt=lambda key, params, stage: params,
+        unroll=decide,
     )
 
     def init(key: Array) -> RL2State:
@@ -90,20 +130,44 @@ def rl2(
         return RL2State(params, outer_state), metrics
 
     def score(experience: Transition) -> Batch:
-        """Every step of every episode counts the same."""
-        value, valid = experience.decision.value, experience.valid
-        estimate = trial_advantages(experience.reward, value, valid, discount, lambda_)
-        centred = jnp.where(valid, estimate - jnp.sum(estimate * valid) / valid.sum(), 0.0)
+        """Every step of every episode counts the same.
+
+        Rewards are divided by what a reward of 1 at every step of a trial would be worth, so that a network's values
+        are of order 1 however long the trial; otherwise their gradient at first drowns the policy's.
+        """
+        scale = jnp.sum(discount ** jnp.arange(num_episodes * num_steps))
+        experience = experience._replace(reward=experience.reward / scale)
+        valid = experience.valid
+        if credit == "trial":
+            estimate = jax.vmap(lambda one: _over_trials(one, baseline, discount, lambda_))(experience)
+        else:
+            of_task = jax.vmap(lambda stage: advantages(stage, BASELINES[baseline], discount, lambda_))
+            estimate = jax.vmap(of_task)(experience)
         weight = valid / valid.sum()
+        centred = jnp.where(valid, estimate - jnp.sum(weight * estimate), 0.0)
         return Batch(
             experience,
             advantage=centred / (jnp.sqrt(jnp.sum(weight * centred**2)) + 1e-8),
-            value_target=estimate + value,
+            value_target=estimate + experience.decision.value if baseline == "learned" else None,
             weight=weight,
             kl_weight=jnp.zeros_like(weight),
         )
 
     return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent)
+
+
+def _check_lengths(network: Network, trial_steps: int, bptt_steps: int | None) -> None:
+    if network.context is not None and network.context < trial_steps:
+        raise ConfigError(
+            f"context={network.context} of the network's memory must be at least the num_episodes x num_steps = "
+            f"{trial_steps} steps of a trial"
+        )
+    if bptt_steps is None:
+        return
+    check_count("bptt_steps", bptt_steps)
+    if trial_steps % bptt_steps:
+        near = [size for size in range(1, trial_steps + 1) if trial_steps % size == 0]
+        raise ConfigError(f"bptt_steps={bptt_steps} must divide the {trial_steps} steps of a trial; use one of {near}")
 
 
 def default_outer(
@@ -112,8 +176,8 @@ def default_outer(
     epochs: int = 4,
     minibatches: int = 4,
     clip: float = 0.2,
-    entropy_coef: float = 0.0,
-    micro_batch: int | None = None,
+    entropy_coef: float = 0.01,
+    micro_batch: int = 64,
 ) -> Outer:
     """PPO as recurrent agents are usually trained: in minibatches, with gradients clipped to a norm of 0.5.
 
@@ -122,8 +186,8 @@ def default_outer(
         epochs: passes over the experience.
         minibatches: steps a pass, each with its share of the tasks; those left over sit out that pass.
         clip: the ratio's range around 1.
-        entropy_coef: weight of the entropy bonus.
-        micro_batch: tasks differentiated at once; None: two on a CPU, all on an accelerator.
+        entropy_coef: weight of the entropy bonus (0.01; without it a bandit's policy settles too early).
+        micro_batch: tasks differentiated at once (64): a loop over time wants them wide.
     """
     return ppo(
         learning_rate=learning_rate,
@@ -136,28 +200,32 @@ def default_outer(
     )
 
 
+def _over_trials(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
+    """Advantages [K, B, T] in one task, its stages [K, B, T] taken as one row of K T steps a copy."""
+    shape = experience.reward.shape
+    rows = jax.tree.map(trial_rows, experience)
+    rows = rows._replace(percept=rows.percept._replace(time=jnp.cumsum(rows.valid, axis=-1) - rows.valid))
+    value, _ = BASELINES[baseline](rows, discount)
+    estimate = jax.vmap(trial_advantages, (0, 0, 0, None, None))(rows.reward, value, rows.valid, discount, lambda_)
+    return estimate.reshape(shape[1], shape[0], shape[2]).swapaxes(0, 1)
+
+
 def trial_advantages(reward: Array, value: Array, valid: Array, discount: float, lambda_: float) -> Array:
-    """Generalised advantage estimates [N, K, B, T] over trials: values bootstrap through the ends of episodes.
+    """Generalised advantage estimates of the steps [L] of one trial: values bootstrap through the ends of episodes.
 
     Idle steps are passed over: the step after an episode's last is the first of the next episode. The trial's end is
     an end.
+
+    >>> trial_advantages(jnp.ones(3), jnp.zeros(3), jnp.array([True, False, True]), 0.5, 1.0).tolist()
+    [1.5, 1.5, 1.0]
     """
 
-    def one(reward: Array, value: Array, valid: Array) -> Array:
-        def step(carry, inputs):
-            later, next_value = carry
-            reward, value, valid = inputs
-            advantage = reward + discount * next_value - value + discount * lambda_ * later
-            carry = (jnp.where(valid, advantage, later), jnp.where(valid, value, next_value))
-            return carry, advantage
+    def step(carry, inputs):
+        later, next_value = carry
+        reward, value, valid = inputs
+        advantage = reward + discount * next_value - value + discount * lambda_ * later
+        carry = (jnp.where(valid, advantage, later), jnp.where(valid, value, next_value))
+        return carry, advantage
 
-        zero = jnp.zeros((), value.dtype)
-        return jax.lax.scan(step, (zero, zero), (reward, value, valid), reverse=True)[1]
-
-    num_tasks, num_episodes, num_copies, num_steps = reward.shape
-
-    def rows(leaf: Array) -> Array:
-        return leaf.swapaxes(1, 2).reshape(num_tasks * num_copies, num_episodes * num_steps)
-
-    estimate = jax.vmap(one)(rows(reward), rows(value), rows(valid))
-    return estimate.reshape(num_tasks, num_copies, num_episodes, num_steps).swapaxes(1, 2)
+    zero = jnp.zeros((), value.dtype)
+    return jax.lax.scan(step, (zero, zero), (reward, value, valid), reverse=True)[1]

@@ -1,52 +1,85 @@
-"""Recurrent policies."""
+"""Gated recurrent memories: Flax's cells, whose input products leave the loop when a whole sequence is known.
+
+A memory is a layer from features [D] to features [W] that remembers. `initial()` is its state before anything;
+`step(state, x, reset)` is one step, the state forgotten first where `reset` holds; `unroll(state, x, reset, valid)` is
+a whole sequence [T], with `step`'s results: a step that is not `valid` leaves the state as it is. A state of None is
+the initial one.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
-from metajax.errors import check_count
-from metajax.networks.heads import Head, check_head, flat_obs
-from metajax.rollout import first_percept, is_continuous
+from metajax.base import Array
 
 
-class _GRU(nn.Module):
-    space: PyTree
-    hidden: int
-    head: str
-    init_std: float
+class GRU(nn.Module):
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078)."""
 
-    @nn.compact
-    def __call__(self, memory: Array, percept: Percept) -> tuple[Array, Decision]:
-        action = percept.action if is_continuous(self.space) else jax.nn.one_hot(percept.action, self.space.n)
-        features = jnp.concatenate([flat_obs(percept.obs), action, percept.reward[None], percept.start[None]])
-        memory, features = nn.GRUCell(self.hidden, name="gru")(memory, features)
-        distribution = Head(self.space, self.head, self.init_std, name="head")(features)
-        return memory, Decision(distribution, nn.Dense(1, name="value")(features)[0])
+    width: int
+
+    def setup(self) -> None:
+        self.cell = nn.GRUCell(self.width)
+
+    def initial(self) -> Array:
+        return jnp.zeros(self.width)
+
+    def step(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        return self.cell(jnp.where(reset, 0.0, state), x)
+
+    def unroll(self, state: Array | None, x: Array, reset: Array, valid: Array) -> tuple[Array, Array]:
+        gates = self.cell.variables["params"]
+        inputs = _products(gates, ("ir", "iz", "in"), x)
+        kernel = jnp.concatenate([gates[name]["kernel"] for name in ("hr", "hz", "hn")], axis=1)
+        bias = gates["hn"]["bias"]
+
+        def step(state: Array, inputs: tuple) -> tuple[Array, Array]:
+            inputs, reset, valid = inputs
+            before = jnp.where(reset, 0.0, state)
+            input_r, input_z, input_n = jnp.split(inputs, 3)
+            hidden_r, hidden_z, hidden_n = jnp.split(before @ kernel, 3)
+            keep = nn.sigmoid(input_z + hidden_z)
+            new = nn.tanh(input_n + nn.sigmoid(input_r + hidden_r) * (hidden_n + bias))
+            out = (1 - keep) * new + keep * before
+            return jnp.where(valid, out, state), out
+
+        return jax.lax.scan(step, self.initial() if state is None else state, (inputs, reset, valid))
 
 
-def gru(env: Environment, *, hidden: int = 64, head: str = "normal", init_std: float = 1.0) -> Network:
-    """A recurrent policy for `env` that sees observation, previous action and reward, and the start of an episode.
+class LSTM(nn.Module):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997); its state is the cell and the output."""
 
-    Args:
-        env: gives the action space, and the observation's shape.
-        hidden: width of the gated recurrent unit, whose state is the memory.
-        head: what a box of actions gets: normal or tanh-normal.
-        init_std: the initial standard deviation of a continuous action.
+    width: int
 
-    >>> from metajax.tasks import bandit
-    >>> gru(bandit().env, hidden=16).memory().shape
-    (16,)
-    """
-    check_count("hidden", hidden)
-    check_head(env, head, init_std)
-    module = _GRU(env.action_space(env.default_params), hidden, head, init_std)
-    percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
+    def setup(self) -> None:
+        self.cell = nn.OptimizedLSTMCell(self.width)
 
-    def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
-        return module.apply({"params": params}, memory, percept)
+    def initial(self) -> tuple[Array, Array]:
+        return jnp.zeros(self.width), jnp.zeros(self.width)
 
-    def memory() -> Array:
-        return jnp.zeros(hidden)
+    def step(self, state: tuple[Array, Array], x: Array, reset: Array) -> tuple[tuple[Array, Array], Array]:
+        return self.cell(jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), state), x)
 
-    return Network(lambda key: module.init(key, memory(), percept)["params"], memory, apply, value=True)
+    def unroll(self, state: tuple | None, x: Array, reset: Array, valid: Array) -> tuple[tuple, Array]:
+        gates = self.cell.variables["params"]
+        inputs = _products(gates, ("ii", "if", "ig", "io"), x)
+        kernel = jnp.concatenate([gates[name]["kernel"] for name in ("hi", "hf", "hg", "ho")], axis=1)
+        bias = jnp.concatenate([gates[name]["bias"] for name in ("hi", "hf", "hg", "ho")])
+
+        def step(state: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], Array]:
+            inputs, reset, valid = inputs
+            cell, hidden = jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), state)
+            put, keep, new, show = jnp.split(inputs + hidden @ kernel + bias, 4)
+            cell = nn.sigmoid(keep) * cell + nn.sigmoid(put) * nn.tanh(new)
+            out = nn.sigmoid(show) * nn.tanh(cell)
+            return jax.tree.map(lambda after, before: jnp.where(valid, after, before), (cell, out), state), out
+
+        return jax.lax.scan(step, self.initial() if state is None else state, (inputs, reset, valid))
+
+
+def _products(gates: dict, names: tuple[str, ...], x: Array) -> Array:
+    """What the gates `names` make of inputs [T, D], side by side: [T, W of all]."""
+    kernel = jnp.concatenate([gates[name]["kernel"] for name in names], axis=1)
+    if "bias" not in gates[names[0]]:
+        return x @ kernel
+    return x @ kernel + jnp.concatenate([gates[name]["bias"] for name in names])

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from metajax.base import TaskDistribution
-from metajax.tasks.bandits import bandit
+from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
+from metajax.tasks.grids import dark_room, grid, key_to_door
+from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.point import point
+from metajax.tasks.tabular import tabular_mdp
 
 TASKS: dict[str, Callable[..., TaskDistribution]] = {
     "point": point,
@@ -22,6 +25,16 @@ TASKS: dict[str, Callable[..., TaskDistribution]] = {
     "mountain-car": mountain_car,
     "mountain-car-continuous": mountain_car_continuous,
     "bandit": bandit,
+    "gaussian-bandit": gaussian_bandit,
+    "dependent-bandit": dependent_bandit,
+    "tabular-mdp": tabular_mdp,
+    "grid": grid,
+    "dark-room": dark_room,
+    "key-to-door": key_to_door,
+    "t-maze": t_maze,
+    "t-maze-active": partial(t_maze, active=True),
+    "two-step": two_step,
+    "harlow": harlow,
 }
 
 __all__ = [
@@ -29,8 +42,17 @@ __all__ = [
     "acrobot",
     "bandit",
     "cartpole",
+    "dark_room",
+    "dependent_bandit",
+    "gaussian_bandit",
+    "grid",
+    "harlow",
+    "key_to_door",
     "mountain_car",
     "mountain_car_continuous",
     "pendulum",
     "point",
+    "t_maze",
+    "tabular_mdp",
+    "two_step",
 ]

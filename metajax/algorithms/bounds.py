@@ -1,0 +1,53 @@
+"""The two ends of every scale: acting at random, and acting as one who knows the task."""
+
+import jax.numpy as jnp
+
+from metajax.base import Agent, Decision, Environment, Percept, PyTree
+from metajax.distributions import Categorical, Normal
+from metajax.errors import ConfigError
+from metajax.rollout import is_continuous
+
+
+def uniform(env: Environment) -> Agent:
+    """Acts at random: any of the actions, or standard normal ones in a box (uniform in no unit of it).
+
+    >>> from metajax.tasks import bandit
+    >>> uniform(bandit().env).memory(())
+    ()
+    """
+    space = env.action_space(env.default_params)
+    if is_continuous(space):
+        distribution = Normal(jnp.zeros(space.shape), jnp.zeros(space.shape))
+    else:
+        distribution = Categorical(jnp.zeros(space.n))
+    return _reactive(lambda percept: distribution)
+
+
+def task_known(env: Environment) -> Agent:
+    """Takes the best action in an environment of which the task is laid open, as `metajax.envs.revealed.reveal` does.
+
+    Args:
+        env: the revealed environment; the one underneath gives `action_values(task, obs, time) -> [A]`.
+
+    >>> from metajax.envs.revealed import reveal
+    >>> from metajax.tasks import bandit
+    >>> agent = task_known(reveal(bandit()).env)
+    """
+    values = getattr(getattr(env, "env", None), "action_values", None)
+    if values is None:
+        raise ConfigError(
+            f"task_known needs a revealed environment that gives action_values, not {env.name}; use reveal(tasks).env"
+        )
+
+    def decide(percept: Percept) -> Categorical:
+        worth = values(percept.obs["task"], percept.obs["obs"], percept.time)
+        return Categorical(jnp.where(worth >= worth.max(), 0.0, jnp.log(1e-30)))
+
+    return _reactive(decide)
+
+
+def _reactive(decide) -> Agent:
+    def policy(knowledge: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
+        return memory, Decision(decide(percept), jnp.zeros(()))
+
+    return Agent(lambda key, params: (), lambda knowledge: (), policy, lambda key, knowledge, stage: knowledge)

@@ -1,0 +1,56 @@
+"""Any environment with the task laid open, for those who are to know it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+
+from metajax.base import Array, Environment, PyTree, TaskDistribution
+
+
+class Revealed(NamedTuple):
+    """`env`, of which every observation is a dictionary of its own observation `obs` and the task's parameters `task`.
+
+    What an agent reaches here bounds what any can reach by exploring.
+    """
+
+    env: Environment
+
+    @property
+    def name(self) -> str:
+        return f"Revealed{self.env.name}"
+
+    @property
+    def default_params(self) -> PyTree:
+        return self.env.default_params
+
+    def reset_env(self, key: Array, params: PyTree) -> tuple[PyTree, PyTree]:
+        obs, state = self.env.reset_env(key, params)
+        return self._observe(obs, params), state
+
+    def step_env(self, key: Array, state: PyTree, action: Array, params: PyTree) -> tuple:
+        obs, *rest = self.env.step_env(key, state, action, params)
+        return self._observe(obs, params), *rest
+
+    def is_truncated(self, state: PyTree, params: PyTree) -> Array:
+        return self.env.is_truncated(state, params)
+
+    def action_space(self, params: PyTree | None = None) -> Any:
+        return self.env.action_space(params)
+
+    def observation_space(self, params: PyTree) -> spaces.Dict:
+        return spaces.Dict({"obs": self.env.observation_space(params), "task": None})
+
+    def _observe(self, obs: PyTree, params: PyTree) -> dict[str, PyTree]:
+        return {"obs": obs, "task": jax.tree.map(jnp.asarray, params)}
+
+
+def reveal(tasks: TaskDistribution) -> TaskDistribution:
+    """`tasks` with every task shown in the observations.
+
+    >>> from metajax.tasks import bandit
+    >>> reveal(bandit()).env.name
+    'RevealedBernoulliBandit'
+    """
+    return tasks._replace(env=Revealed(tasks.env))

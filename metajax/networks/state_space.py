@@ -1,0 +1,145 @@
+"""Linear recurrences: memories whose whole sequence is computed in parallel over time.
+
+`initial`, `step` and `unroll` are those of the memories in `recurrent.py`.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array
+
+
+def linear_recurrence(
+    decay: Array, inputs: Array, initial: Array, multiply: Callable[[Array, Array], Array] = jnp.multiply
+) -> Array:
+    """h_t = decay_t * h_{t-1} + inputs_t for every step [T, ...], starting from `initial` [...].
+
+    On a CPU in a loop; on an accelerator by an associative scan, in a number of steps logarithmic in T.
+
+    >>> linear_recurrence(jnp.array([0.5, 0.5]), jnp.array([1.0, 2.0]), jnp.array(4.0)).tolist()
+    [3.0, 3.5]
+    """
+    if jax.default_backend() == "cpu":
+        return _by_loop(decay, inputs, initial, multiply)
+    return _by_association(decay, inputs, initial, multiply)
+
+
+def _by_loop(decay: Array, inputs: Array, initial: Array, multiply: Callable) -> Array:
+    def step(state: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        state = multiply(pair[0], state) + pair[1]
+        return state, state
+
+    return jax.lax.scan(step, initial, (decay, inputs))[1]
+
+
+def _by_association(decay: Array, inputs: Array, initial: Array, multiply: Callable) -> Array:
+    def join(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
+        return multiply(late[0], early[0]), multiply(late[0], early[1]) + late[1]
+
+    decays, states = jax.lax.associative_scan(join, (decay, inputs))
+    return states + multiply(decays, initial[None])
+
+
+def complex_product(a: Array, b: Array) -> Array:
+    """The product of complex numbers kept as real and imaginary parts, [..., 2]: complex scans compile slowly."""
+    return jnp.stack([a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]], -1)
+
+
+class RGLRU(nn.Module):
+    """Real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427), diagonal.
+
+    a_t = a^(8 r_t), h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t), gates r_t, i_t = sigmoid of x_t, a in (0.9, 0.999).
+    """
+
+    width: int
+
+    def setup(self) -> None:
+        self.gates = nn.Dense(2 * self.width)
+        self.out = nn.Dense(self.width)
+        self.rate = self.param("rate", _init_rate, (self.width,))
+
+    def initial(self) -> Array:
+        return jnp.zeros(self.width)
+
+    def step(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        decay, inputs = self._terms(x)
+        state = jnp.where(reset, 0.0, decay) * state + inputs
+        return state, self.out(state)
+
+    def unroll(self, state: Array | None, x: Array, reset: Array, valid: Array) -> tuple[Array, Array]:
+        decay, inputs = self._terms(x)
+        decay, inputs = _masked(decay, inputs, reset[:, None], valid[:, None], 1.0)
+        states = linear_recurrence(decay, inputs, self.initial() if state is None else state)
+        return states[-1], self.out(states)
+
+    def _terms(self, x: Array) -> tuple[Array, Array]:
+        recurrence, admission = jnp.split(nn.sigmoid(self.gates(x)), 2, axis=-1)
+        log_decay = -8.0 * nn.softplus(self.rate) * recurrence
+        return jnp.exp(log_decay), jnp.sqrt(-jnp.expm1(2 * log_decay)) * admission * x
+
+
+class S5(nn.Module):
+    """Diagonal state space (Smith et al. 2022, arXiv:2208.04933) with resets (Lu et al. 2023, arXiv:2303.03982).
+
+    dh/dt = L h + B x with diagonal complex L, held over steps of a learned length; y = 2 Re(C h) + D x, gated. W / 2
+    complex states, each with its conjugate.
+    """
+
+    width: int
+
+    def setup(self) -> None:
+        size = self.width // 2
+        self.log_decay = self.param("log_decay", lambda key: jnp.full(size, jnp.log(0.5)))
+        self.frequency = self.param("frequency", lambda key: jnp.pi * jnp.arange(size, dtype=float))
+        self.log_step = self.param(
+            "log_step", lambda key: jax.random.uniform(key, (size,), minval=jnp.log(1e-3), maxval=jnp.log(1e-1))
+        )
+        self.read = nn.Dense(2 * size, use_bias=False)
+        self.write = nn.Dense(self.width, use_bias=False)
+        self.skip = self.param("skip", nn.initializers.normal(1.0), (self.width,))
+        self.gate = nn.Dense(self.width)
+
+    def initial(self) -> Array:
+        return jnp.zeros((self.width // 2, 2))
+
+    def step(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        decay, inputs = self._terms(x)
+        state = complex_product(jnp.where(reset, 0.0, decay), state) + inputs
+        return state, self._show(state, x)
+
+    def unroll(self, state: Array | None, x: Array, reset: Array, valid: Array) -> tuple[Array, Array]:
+        decay, inputs = self._terms(x)
+        one = jnp.array([1.0, 0.0])
+        decay, inputs = _masked(decay, inputs, reset[:, None, None], valid[:, None, None], one)
+        states = linear_recurrence(decay, inputs, self.initial() if state is None else state, complex_product)
+        return states[-1], self._show(states, x)
+
+    def _terms(self, x: Array) -> tuple[Array, Array]:
+        """exp(L dt) and (exp(L dt) - 1) / L B x, the zero-order hold, as [..., W / 2, 2]."""
+        step = jnp.exp(self.log_step)
+        rate = jnp.stack([-jnp.exp(self.log_decay), self.frequency], -1)
+        size, angle = jnp.exp(rate[:, 0] * step), rate[:, 1] * step
+        decay = jnp.stack([size * jnp.cos(angle), size * jnp.sin(angle)], -1)
+        inverse = rate * jnp.array([1.0, -1.0]) / jnp.sum(rate**2, -1, keepdims=True)
+        scale = complex_product(decay - jnp.array([1.0, 0.0]), inverse)
+        inputs = self.read(x).reshape(*x.shape[:-1], -1, 2)
+        return decay, complex_product(scale, inputs)
+
+    def _show(self, state: Array, x: Array) -> Array:
+        out = nn.gelu(2 * self.write(state.reshape(*state.shape[:-2], -1)) + self.skip * x)
+        return out * nn.sigmoid(self.gate(out))
+
+
+def _init_rate(key: Array, shape: tuple[int, ...]) -> Array:
+    """softplus^-1(-log a) for a uniform in (0.9, 0.999), so that a gate of 1/8 decays by a."""
+    decay = jax.random.uniform(key, shape, minval=0.9, maxval=0.999)
+    return jnp.log(jnp.expm1(-jnp.log(decay)))
+
+
+def _masked(decay: Array, inputs: Array, reset: Array, valid: Array, one: Array | float) -> tuple[Array, Array]:
+    """Terms [T, ...] of a recurrence that forgets at a `reset` and stands still where not `valid`."""
+    decay = jnp.where(reset, 0.0, jnp.broadcast_to(decay, inputs.shape))
+    return jnp.where(valid, decay, one), jnp.where(valid, inputs, 0.0)

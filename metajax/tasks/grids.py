@@ -1,0 +1,110 @@
+"""Rooms with a hidden goal: VariBAD's grid navigation, the dark room, and key to door."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Array, PyTree, TaskDistribution
+from metajax.envs.grid import Grid
+from metajax.errors import check_count
+
+
+def grid_goals(size: int) -> list[tuple[int, int]]:
+    """The cells of a room of `size` x `size` but the four in the corner where the start is."""
+    return [(row, column) for row in range(size) for column in range(size) if row > 1 or column > 1]
+
+
+def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
+    """Grid navigation (Zintgraf et al. 2020, arXiv:1910.08348): 1 for a step that ends on the goal, else -0.1.
+
+    The start is in a corner, the goal, uniform, outside of the four cells around it; nothing ends an episode. The
+    observation is the cell, one-hot, where VariBAD's is its coordinates.
+
+    Args:
+        size: cells along a side.
+        horizon: steps of an episode.
+
+    >>> grid().tasks(jax.random.key(0), 3).goal.shape
+    (3, 2)
+    """
+    check_count("size", size, at_least=3)
+    check_count("horizon", horizon)
+    env, cells = Grid(size), np.array(grid_goals(size))
+    template = env.default_params.replace(step_reward=-0.1, max_steps_in_episode=horizon)
+
+    def sample(key: Array) -> PyTree:
+        return template.replace(goal=jax.random.choice(key, jnp.asarray(cells)))
+
+    known = _known(cells.sum(1), horizon, 1.0, -0.1)
+    return TaskDistribution(
+        env, sample, horizon=horizon, references=(("goal known", known),), split=f"the same {len(cells)} goals"
+    )
+
+
+def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
+    """The dark room (Laskin et al. 2022, arXiv:2210.14215): 1 for every step that ends on the hidden goal, else 0.
+
+    The start is in the middle, the goal in any other cell; nothing ends an episode.
+
+    Args:
+        size: cells along a side.
+        horizon: steps of an episode.
+    """
+    env, cells = _middle_room(size, horizon)
+    template = env.default_params.replace(start=jnp.full(2, size // 2), key=jnp.full(2, size // 2))
+    template = template.replace(max_steps_in_episode=horizon)
+
+    def sample(key: Array) -> PyTree:
+        return template.replace(goal=jax.random.choice(key, jnp.asarray(cells)))
+
+    known = _known(np.abs(cells - size // 2).sum(1), horizon, 1.0, 0.0)
+    return TaskDistribution(
+        env, sample, horizon=horizon, references=(("goal known", known),), split=f"the same {len(cells)} goals"
+    )
+
+
+def key_to_door(*, size: int = 9, horizon: int = 50) -> TaskDistribution:
+    """Dark key to door (Laskin et al. 2022, arXiv:2210.14215): 1 for the hidden key, then 1 for the hidden door.
+
+    The start is in the middle, key and door in two other cells; the door ends the episode.
+
+    Args:
+        size: cells along a side.
+        horizon: steps of an episode.
+    """
+    env, cells = _middle_room(size, horizon)
+    template = env.default_params.replace(
+        start=jnp.full(2, size // 2), key_reward=1.0, goal_ends=True, max_steps_in_episode=horizon
+    )
+
+    def sample(key: Array) -> PyTree:
+        key_cell, door = jax.random.choice(key, jnp.asarray(cells), (2,), replace=False)
+        return template.replace(key=key_cell, goal=door)
+
+    pairs = np.abs(cells[:, None] - cells).sum(-1) + np.abs(cells - size // 2).sum(1)[:, None]
+    apart = ~np.eye(len(cells), dtype=bool)
+    in_time = (np.abs(cells - size // 2).sum(1) <= horizon).mean() + (pairs <= horizon)[apart].mean()
+    return TaskDistribution(
+        env,
+        sample,
+        horizon=horizon,
+        references=(("key and door known", float(in_time)),),
+        split="other draws of the same pairs of cells",
+    )
+
+
+def _middle_room(size: int, horizon: int) -> tuple[Grid, np.ndarray]:
+    """A room, and all its cells but the middle one."""
+    check_count("size", size, at_least=3)
+    check_count("horizon", horizon)
+    middle = (size // 2, size // 2)
+    cells = [(row, column) for row in range(size) for column in range(size) if (row, column) != middle]
+    return Grid(size), np.array(cells)
+
+
+def _known(distances: Sequence[int], horizon: int, goal_reward: float, step_reward: float) -> float:
+    """Mean return of going straight to a known goal and staying there."""
+    on_goal = np.maximum(horizon - np.maximum(distances, 1) + 1, 0)
+    return float(np.mean(on_goal * goal_reward + (horizon - on_goal) * step_reward))

@@ -1,0 +1,217 @@
+"""The best that can be earned without being told the task: exact expected returns, by dynamic programming in NumPy."""
+
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+
+from metajax.errors import ConfigError, check_count, check_number
+
+_MAX_STATES = 40_000_000
+_MAX_SEARCHED = 2_000_000
+
+
+def bernoulli_optimum(num_arms: int, horizon: int, *, prior: tuple[float, float] = (1.0, 1.0)) -> float:
+    """Bayes-optimal return of `horizon` pulls of Bernoulli arms with a Beta `prior`.
+
+    Two and three arms by backward induction over the counts of every arm, more of them over sorted counts, which have
+    to be few: ConfigError says when there are too many.
+
+    >>> round(bernoulli_optimum(2, 10), 4)
+    6.0218
+    """
+    check_count("num_arms", num_arms)
+    check_count("horizon", horizon)
+    for value in prior:
+        check_number("prior", value, above=0)
+    if num_arms <= 3 and (horizon + 1) ** (2 * num_arms - 1) <= _MAX_STATES:
+        return _by_counts(num_arms, horizon, prior)
+    if horizon > 14:
+        raise ConfigError(f"num_arms={num_arms} with horizon={horizon} has too many states for an exact optimum")
+    return _by_sorted_counts(num_arms, horizon, prior)
+
+
+def _by_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -> float:
+    """Backward induction over arrays with the axes won_1, lost_1, ..., won_k; the last arm's losses are the rest."""
+    axes = 2 * num_arms - 1
+    later = np.zeros((horizon + 1,) * axes)
+    for pulls in range(horizon - 1, -1, -1):
+        size = pulls + 1
+        counts = np.meshgrid(*[np.arange(size)] * axes, indexing="ij", sparse=True)
+        rest = np.maximum(pulls - sum(counts), 0)
+        best = np.full((size,) * axes, -np.inf)
+        for arm in range(num_arms):
+            won, lost = counts[2 * arm], counts[2 * arm + 1] if arm < num_arms - 1 else rest
+            chance = (prior[0] + won) / (sum(prior) + won + lost)
+            if_won = _shifted(later, 2 * arm, size)
+            if_lost = _shifted(later, 2 * arm + 1 if arm < num_arms - 1 else None, size)
+            np.maximum(best, chance * (1 + if_won) + (1 - chance) * if_lost, out=best)
+        later = best
+    return float(later.ravel()[0])
+
+
+def _shifted(values: np.ndarray, axis: int | None, size: int) -> np.ndarray:
+    """The first `size` entries of `values` along every axis, from the second on along `axis`."""
+    return values[tuple(slice(int(number == axis), size + int(number == axis)) for number in range(values.ndim))]
+
+
+def _by_sorted_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -> float:
+    """Backward induction over the sorted counts of the arms pulled so far; those never pulled are alike."""
+
+    @cache
+    def value(pulled: tuple[tuple[int, int], ...], left: int) -> float:
+        if left == 0:
+            return 0.0
+        choices = set(pulled) | ({(0, 0)} if len(pulled) < num_arms else set())
+        return max(pull(pulled, arm, left) for arm in choices)
+
+    def pull(pulled: tuple[tuple[int, int], ...], arm: tuple[int, int], left: int) -> float:
+        others = list(pulled)
+        if arm in others:
+            others.remove(arm)
+        won, lost = arm
+        chance = (prior[0] + won) / (sum(prior) + won + lost)
+        if_won, if_lost = (tuple(sorted([*others, after])) for after in ((won + 1, lost), (won, lost + 1)))
+        return chance * (1 + value(if_won, left - 1)) + (1 - chance) * value(if_lost, left - 1)
+
+    return value((), horizon)
+
+
+def dependent_optimum(horizon: int) -> float:
+    """Bayes-optimal return of `horizon` pulls of two arms of which the probabilities, uniform, sum to 1.
+
+    Either arm tells the same, so the best is to pull the likelier one: after t pulls of which s speak for arm 1, s is
+    uniform on 0 … t and arm 1 pays with probability (s + 1) / (t + 2).
+
+    >>> round(dependent_optimum(10), 4)
+    6.8336
+    """
+    check_count("horizon", horizon)
+    total = 0.0
+    for pulls in range(horizon):
+        chance = (np.arange(pulls + 1) + 1) / (pulls + 2)
+        total += np.maximum(chance, 1 - chance).mean()
+    return float(total)
+
+
+def two_step_optimum(num_rounds: int, *, common: float = 0.8, pay: float = 0.9, reversal: float = 0.025) -> float:
+    """Bayes-optimal return of the two-step task, of which the good state changes after a round with `reversal`.
+
+    Whatever is chosen, a round is a reading of the good state that is right with probability `pay`; so the best is to
+    aim at the likelier state. Backward induction over a grid of 4,001 beliefs, between which it interpolates.
+    """
+    belief = np.linspace(0, 1, 4001)  # that state 1 is the good one
+    aimed = np.maximum(belief, 1 - belief)
+    reaches_good = aimed * common + (1 - aimed) * (1 - common)
+    reward = reaches_good * pay + (1 - reaches_good) * (1 - pay)
+    value = np.zeros_like(belief)
+    for _ in range(num_rounds):
+        later = 0.0
+        for right in (pay, 1 - pay):  # the reading speaks for state 1 with this probability if that is the good one
+            chance = belief * right + (1 - belief) * (1 - right)
+            posterior = belief * right / chance
+            after = posterior * (1 - reversal) + (1 - posterior) * reversal
+            later = later + chance * np.interp(after, belief, value)
+        value = reward + later
+    return float(np.interp(0.5, belief, value))
+
+
+def grid_optimum(
+    cells: Iterable[tuple[int, int]],
+    *,
+    size: int,
+    start: tuple[int, int],
+    horizon: int,
+    num_episodes: int,
+    goal_reward: float = 1.0,
+    step_reward: float = -0.1,
+) -> float:
+    """Bayes-optimal return of episodes in a room of which the goal is one of `cells`, all alike, and never ends them.
+
+    Before the goal is found nothing is learned but where it is not, so the best is a walk fixed in advance, up to the
+    goal. Branch and bound over walks: the bound lets every cell be found as soon as its distance and the other cells
+    allow. ConfigError if that search grows too long.
+    """
+    cells = [tuple(cell) for cell in cells]
+    search = _Search(cells, size, start, horizon, num_episodes, goal_reward, step_reward)
+    return search.run() / len(cells)
+
+
+class _Search:
+    """A depth-first search of walks; values are sums over the goal cells."""
+
+    def __init__(self, cells, size, start, horizon, num_episodes, goal_reward, step_reward):
+        self.cells, self.size, self.start, self.horizon = frozenset(cells), size, start, horizon
+        self.num_episodes, self.goal_reward, self.step_reward = num_episodes, goal_reward, step_reward
+        self.best, self.visited = -np.inf, {}
+        self.known = {cell: self.earned(max(_distance(start, cell), 1)) for cell in cells}
+
+    def earned(self, time: int) -> float:
+        """Return of an episode in which the goal is first stood on after `time` steps, at least 1, and kept."""
+        if time > self.horizon:
+            return self.horizon * self.step_reward
+        return (time - 1) * self.step_reward + (self.horizon - time + 1) * self.goal_reward
+
+    def found(self, cell: tuple[int, int], episode: int, time: int) -> float:
+        """Return of the trial if the goal is `cell` and is found in `episode` after `time` steps."""
+        nothing = self.horizon * self.step_reward
+        return episode * nothing + self.earned(time) + (self.num_episodes - 1 - episode) * self.known[cell]
+
+    def run(self) -> float:
+        self.walk(self.start, 0, 0, self.cells, 0.0)
+        return self.best
+
+    def walk(self, at: tuple[int, int], episode: int, time: int, left: frozenset, value: float) -> None:
+        if time == self.horizon:
+            at, episode, time = self.start, episode + 1, 0
+        if not left or episode == self.num_episodes:
+            total = value + len(left) * self.num_episodes * self.horizon * self.step_reward
+            self.best = max(self.best, total)
+            return
+        if value + self.bound(at, episode, time, left) <= self.best + 1e-9:
+            return
+        state = (at, episode, time, left)
+        if self.visited.get(state, -np.inf) >= value:
+            return
+        self.visited[state] = value
+        if len(self.visited) > _MAX_SEARCHED:
+            raise ConfigError(f"the room of size={self.size} is too large to search for its optimum")
+        for after in self.neighbours(at, left):
+            gain = self.found(after, episode, time + 1) if after in left else 0.0
+            self.walk(after, episode, time + 1, left - {after}, value + gain)
+
+    def neighbours(self, at: tuple[int, int], left: frozenset) -> list[tuple[int, int]]:
+        """Cells a step away and this one, the unvisited ones first, of these the farthest from the start.
+
+        What is left for the next episode then lies near the start, where it can be found on the shortest way.
+        """
+        around = [(at[0] + down, at[1] + right) for down, right in ((0, 0), (-1, 0), (0, 1), (1, 0), (0, -1))]
+        around = [cell for cell in around if max(cell) < self.size and min(cell) >= 0]
+        return sorted(around, key=lambda cell: (cell not in left, -_distance(self.start, cell)))
+
+    def bound(self, at: tuple[int, int], episode: int, time: int, left: frozenset) -> float:
+        """No walk earns more from here.
+
+        In this episode a new cell is found at most every step, and no sooner than its distance; any other cell is found
+        on the shortest way in the next episode.
+        """
+        nothing, later_episodes = self.horizon * self.step_reward, self.num_episodes - 1 - episode
+        arrivals, rest = [], []
+        for cell in left:
+            arrivals.append(time + max(_distance(at, cell), 1))
+            # What is earned beside the value of knowing the goal in all later episodes, if it is not found in this one.
+            if later_episodes:
+                late = self.found(cell, episode + 1, max(_distance(self.start, cell), 1))
+            else:
+                late = self.num_episodes * nothing
+            rest.append(late - later_episodes * self.known[cell])
+        total, slot = sum(rest) + later_episodes * sum(self.known[cell] for cell in left), time
+        for arrival, late in zip(sorted(arrivals), sorted(rest), strict=True):
+            slot = max(arrival, slot + 1)
+            if slot <= self.horizon:
+                total += max(0.0, episode * nothing + self.earned(slot) - late)
+        return total
+
+
+def _distance(one: tuple[int, int], other: tuple[int, int]) -> int:
+    return abs(one[0] - other[0]) + abs(one[1] - other[1])
