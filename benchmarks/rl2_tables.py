@@ -245,11 +245,12 @@ def scores(row: Row, returns: np.ndarray) -> list[Score]:
 def train_row(name: str, memory: str, seeds: int, num_tasks: int, num_iterations: int | None) -> dict[str, Any]:
     """Trains and evaluates a row; returns what is kept of it."""
     row = ROWS[name]
-    options = {**row.options, "num_episodes": row.num_episodes, "memory": memory, **row.training}
+    total = row.num_iterations if num_iterations is None else num_iterations
+    options = {**row.options, "num_episodes": row.num_episodes, "memory": memory, "anneal_iterations": total}
+    options |= row.training
     built = build("rl2", row.tasks, options)
     compiled = compile_row(row, built, seeds, row.num_tasks)
     learner, seconds, curve, reached = compiled.learner, 0.0, [], [None] * seeds
-    total = row.num_iterations if num_iterations is None else num_iterations
     every = max(1, total // 20)
     for stop in [*range(every, total, every), total]:
         start = time.perf_counter()

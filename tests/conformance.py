@@ -63,14 +63,11 @@ ROWS = {
         CELLS,
         rate="discount",
     ),
+    "rl2-transformer": Row(partial(rl2_with, "transformer"), BANDIT, (2, 2, 6), BLOCKS, rate="discount"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
     "task_known": Row(lambda: task_known(SHOWN.env), SHOWN, (2, 2, 6)),
     "psrl": Row(lambda: psrl(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
     "beb": Row(lambda: beb(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
-}
-ROWS |= {
-    f"rl2-{memory}": Row(partial(rl2_with, memory), BANDIT, (2, 2, 6), BLOCKS, rate="discount")
-    for memory in ("rg-lru", "transformer")
 }
 ROWS |= {
     name: Row(partial(getattr(algorithms, name), BANDIT.env), BANDIT, (2, 2, 6))

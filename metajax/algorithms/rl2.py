@@ -147,7 +147,8 @@ def rl2(
         centred = jnp.where(valid, estimate - jnp.sum(weight * estimate), 0.0)
         return Batch(
             experience,
-            advantage=centred / (jnp.sqrt(jnp.sum(weight * centred**2)) + 1e-8),
+            # Once all trials are alike, what is left are the value's errors: not to be blown up to deviation 1.
+            advantage=centred / jnp.maximum(jnp.sqrt(jnp.sum(weight * centred**2)), 1e-3),
             value_target=estimate + experience.decision.value if baseline == "learned" else None,
             weight=weight,
             kl_weight=jnp.zeros_like(weight),
@@ -173,6 +174,7 @@ def _check_lengths(network: Network, trial_steps: int, bptt_steps: int | None) -
 def default_outer(
     *,
     learning_rate: float = 1e-3,
+    anneal_iterations: int | None = None,
     epochs: int = 4,
     minibatches: int = 4,
     clip: float = 0.2,
@@ -183,12 +185,19 @@ def default_outer(
 
     Args:
         learning_rate: of Adam.
+        anneal_iterations: meta-iterations after which the learning rate has fallen to zero, linearly; None: it never
+            falls.
         epochs: passes over the experience.
         minibatches: steps a pass, each with its share of the tasks; those left over sit out that pass.
         clip: the ratio's range around 1.
         entropy_coef: weight of the entropy bonus (0.01; without it a bandit's policy settles too early).
         micro_batch: tasks differentiated at once (64): a loop over time wants them wide.
     """
+    rate = learning_rate
+    if anneal_iterations is not None:
+        check_number("learning_rate", learning_rate, above=0)
+        check_count("anneal_iterations", anneal_iterations)
+        rate = optax.linear_schedule(learning_rate, 0.0, anneal_iterations * epochs * minibatches)
     return ppo(
         learning_rate=learning_rate,
         epochs=epochs,
@@ -196,7 +205,7 @@ def default_outer(
         clip=clip,
         entropy_coef=entropy_coef,
         micro_batch=micro_batch,
-        optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)),
+        optimizer=lambda _: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)),
     )
 
 
