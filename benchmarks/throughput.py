@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from metajax import MetaAgent, record
 from metajax.algorithms import maml
-from metajax.networks import mlp
+from metajax.networks import MEMORIES, mlp
 from metajax.outer import policy_gradient, ppo, trust_region
 from metajax.recipes import build
 from metajax.rollout import first_percept, replay, rollout
@@ -124,17 +124,49 @@ def add_maml(bench: Bench) -> None:
 
 
 def add_rl2(bench: Bench) -> None:
-    """Acting, and one gradient over what was acted, of a GRU 64 in 256 bandit trials of 100 pulls."""
-    tasks, _, algorithm, _ = build("rl2", "bandit", {"num_episodes": 1, "horizon": 100})
-    batch = tasks.tasks(jax.random.key(0), 256)
-    state = algorithm.init(jax.random.key(1))
-    experience = bench.add("RL2: acting", algorithm.collect, jax.random.key(2), state, batch)
+    """Environment, acting, a gradient and a whole update, of every memory in 256 bandit trials of 100 pulls."""
+    num_tasks, micro_batch = 256, 64
+    for memory in MEMORIES:
+        options = {"num_episodes": 1, "horizon": 100, "memory": memory}
+        tasks, _, algorithm, _ = build("rl2", "bandit", options)
+        batch = tasks.tasks(jax.random.key(0), num_tasks)
+        state = algorithm.init(jax.random.key(1))
+        if memory == "gru":
+            bench.add("RL2: environment alone", partial(pull_all, tasks.env), batch)
+        experience = bench.add(f"RL2 {memory}: acting", algorithm.collect, jax.random.key(2), state, batch)
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, micro_batch, *leaf.shape[1:]), experience)
 
-    def loss(params, experience):
-        decisions = jax.vmap(lambda one: replay(jax.random.key(0), algorithm.agent, params, one))(experience)
-        return decisions.distribution.log_prob(experience.action).mean() + decisions.value.mean()
+        def loss(params, chunk, agent=algorithm.agent):
+            decisions = jax.vmap(lambda one: replay(jax.random.key(0), agent, params, one))(chunk)
+            return decisions.distribution.log_prob(chunk.action).mean() + decisions.value.mean()
 
-    bench.add("RL2: one gradient", jax.grad(loss), state.params, experience)
+        def gradient(params, chunks, loss=loss):
+            """In micro-batches, as an update takes it."""
+            return jax.lax.map(lambda chunk: jax.grad(loss)(params, chunk), chunks)
+
+        bench.add(f"RL2 {memory}: one gradient", gradient, state.params, chunks)
+        bench.add(f"RL2 {memory}: update, 4 epochs", algorithm.update, jax.random.key(4), state, experience)
+    for horizon in (50, 200):  # the same context: a cost a step that grew with what is remembered would show
+        options = {"num_episodes": 1, "horizon": horizon, "memory": "transformer", "context": 200}
+        tasks, _, algorithm, _ = build("rl2", "bandit", options)
+        batch = tasks.tasks(jax.random.key(0), num_tasks)
+        state = algorithm.init(jax.random.key(1))
+        bench.add(f"RL2 transformer, context 200: acting {horizon}", algorithm.collect, jax.random.key(2), state, batch)
+
+
+def pull_all(env, batch):
+    """100 pulls of arm 1 in every task."""
+
+    def one(key, task):
+        _, start = env.reset_env(key, task)
+
+        def step(state, number):
+            stepped = env.step_env(jax.random.fold_in(key, number), state, 1, task)
+            return stepped[1], stepped[2]
+
+        return jax.lax.scan(step, start, jnp.arange(100))[1]
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(0), 256), batch)
 
 
 def add_product(bench: Bench) -> float:
@@ -208,7 +240,18 @@ def ratios(seconds: dict[str, list[float]], flops: dict[str, float], product_flo
         "TRPO with all tasks' Fisher over a fifth's": median(
             lambda a, b: a / b, "meta-iteration: TRPO, Fisher of all tasks", "meta-iteration: TRPO, Fisher of a fifth"
         ),
-        "RL2 gradient over acting": median(lambda a, b: a / b, "RL2: one gradient", "RL2: acting"),
+        "RL2 gradient over acting": median(lambda a, b: a / b, "RL2 gru: one gradient", "RL2 gru: acting"),
+        "RL2 acting speed over the environment's": median(
+            lambda a, b: a / b, "RL2: environment alone", "RL2 gru: acting"
+        ),
+        "RL2 share of learning in a training step": median(
+            lambda act, update: update / (act + update), "RL2 gru: acting", "RL2 gru: update, 4 epochs"
+        ),
+        "RL2 transformer: time of a late step over an early one's": median(
+            lambda a, b: (b / 200) / (a / 50),
+            "RL2 transformer, context 200: acting 50",
+            "RL2 transformer, context 200: acting 200",
+        ),
     }
 
 

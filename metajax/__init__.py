@@ -6,7 +6,7 @@ first asked for.
 
 import importlib
 
-from metajax.algorithms import maml, promp, rl2, thompson
+from metajax.algorithms import maml, promp, rl2
 from metajax.base import (
     Agent,
     Algorithm,
@@ -22,7 +22,7 @@ from metajax.baselines import advantages, learned_baseline, linear_baseline
 from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.envs.contract import check_env, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError
-from metajax.evaluate import Evaluation, evaluate, interval
+from metajax.evaluate import Evaluation, Score, evaluate, interval, score
 from metajax.networks import memory_policy, mlp
 from metajax.outer import Batch, Outer, policy_gradient, ppo, trust_region
 from metajax.returns import gae, reward_to_go
@@ -58,6 +58,7 @@ __all__ = [
     "Percept",
     "Program",
     "Progress",
+    "Score",
     "ShapeError",
     "TanhNormal",
     "TaskDistribution",
@@ -84,7 +85,7 @@ __all__ = [
     "reward_to_go",
     "rl2",
     "rollout",
-    "thompson",
+    "score",
     "train",
     "trial",
     "trust_region",

@@ -31,17 +31,22 @@ def linear_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
     (in float32 from D = 9 features on), which keeps the system definite however many observations are alike. The
     return is that of the episode, so the value after its last step is zero.
     """
-    features = jnp.where(stage.valid[..., None], linear_features(stage), 0.0)
     target = jax.vmap(reward_to_go, (0, None))(stage.reward, discount)
+    value = linear_fit(stage, target)
+    ended = stage.terminated | stage.truncated
+    return value, jnp.where(ended, 0.0, jnp.roll(value, -1, axis=-1))
+
+
+def linear_fit(stage: Transition, target: Array) -> Array:
+    """The ridge regression of `target` [B, T] on `linear_features`, at every step [B, T]; see `linear_baseline`."""
+    features = jnp.where(stage.valid[..., None], linear_features(stage), 0.0)
     flat, flat_target = features.reshape(-1, features.shape[-1]), target.reshape(-1)
     count, size = jnp.maximum(jnp.sum(stage.valid), 1), flat.shape[-1]
     scale = jnp.sqrt(jnp.sum(flat**2, axis=0) / count)
     flat = flat / jnp.where(scale > 0, scale, 1.0)
     ridge = max(1e-5, 10 * size * float(jnp.finfo(flat.dtype).eps)) * count * jnp.eye(size)
     weights = jax.scipy.linalg.solve(flat.T @ flat + ridge, flat.T @ flat_target, assume_a="pos")
-    value = (flat @ weights).reshape(stage.reward.shape)
-    ended = stage.terminated | stage.truncated
-    return value, jnp.where(ended, 0.0, jnp.roll(value, -1, axis=-1))
+    return (flat @ weights).reshape(stage.reward.shape)
 
 
 def learned_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:

@@ -198,6 +198,9 @@ class MetaAgent:
         num_stages = self.sizes.num_stages - 1 if num_stages is None else num_stages
         check_count("num_stages", num_stages, at_least=0)
         check_like("task", jax.eval_shape(self.tasks.sample, jax.random.key(0)), task)
+        num_steps, context = (num_stages + 1) * self.sizes.num_steps, self.network.context
+        if context is not None and num_steps > context:
+            raise ConfigError(f"num_stages={num_stages} and acting make {num_steps} steps, beyond context={context}")
         key_trial, key_act = jax.random.split(jax.random.key(seed))
         sizes = self.sizes._replace(num_stages=num_stages + 1)
         played = self._compiled.trial(key_trial, self.params, task, sizes)

@@ -119,6 +119,11 @@ def trust_region(
     return Outer(lambda params: (), step, values=False)
 
 
+class PPOState(NamedTuple):
+    optimizer: PyTree
+    iteration: Array  # meta-iterations done
+
+
 def ppo(
     *,
     learning_rate: float = 1e-3,
@@ -127,6 +132,7 @@ def ppo(
     clip: float = 0.3,
     value_coef: float = 0.5,
     entropy_coef: float = 0.0,
+    entropy_schedule: optax.Schedule = lambda iteration: 1.0,
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
     micro_batch: int | None = None,
 ) -> Outer:
@@ -139,11 +145,12 @@ def ppo(
         clip: the ratio's range around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus.
+        entropy_schedule: what share of it counts, as a function of the meta-iteration.
         optimizer: any optax optimiser, as a function of the learning rate.
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
 
     >>> outer = ppo(learning_rate=3e-4, optimizer=lambda rate: optax.chain(optax.clip(1.0), optax.adamw(rate)))
-    >>> len(outer.init({"weight": jnp.zeros(3)}))
+    >>> len(outer.init({"weight": jnp.zeros(3)}).optimizer)
     2
     """
     check_number("learning_rate", learning_rate, above=0)
@@ -155,21 +162,22 @@ def ppo(
     check_micro_batch(micro_batch)
     transform = optimizer(learning_rate)
 
-    def loss(params: PyTree, chunk: Batch, replay: Replay) -> tuple[Array, Metrics]:
+    def loss(params: PyTree, chunk: Batch, replay: Replay, bonus: Array) -> tuple[Array, Metrics]:
         decisions, old = _decide(replay, params, chunk), _recorded(chunk)
         behaviour, log_prob = _behaviour(old), decisions.distribution.log_prob(old.action)
         surrogate = jnp.sum(chunk.weight * clipped_surrogate(log_prob, behaviour, chunk.advantage, clip))
         kl = old.decision.distribution.kl(decisions.distribution)
         entropy = jnp.sum(chunk.weight * decisions.distribution.entropy())
-        total = -surrogate + jnp.sum(chunk.kl_weight * kl) - entropy_coef * entropy
+        total = -surrogate + jnp.sum(chunk.kl_weight * kl) - bonus * entropy
         metrics = {"surrogate": surrogate, "kl": jnp.sum(chunk.weight * kl), "entropy": entropy}
         if chunk.value_target is not None:
             metrics["value_loss"] = 0.5 * jnp.sum(chunk.weight * (decisions.value - chunk.value_target) ** 2)
             total = total + value_coef * metrics["value_loss"]
         return total, metrics
 
-    def step(key: Array, params: PyTree, state: PyTree, replay: Replay, batch: Batch) -> tuple:
-        gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay), has_aux=True)
+    def step(key: Array, params: PyTree, state: PPOState, replay: Replay, batch: Batch) -> tuple:
+        bonus = entropy_coef * entropy_schedule(state.iteration)
+        gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, bonus), has_aux=True)
         num_tasks = batch.weight.shape[0]
         if minibatches > num_tasks:
             raise ConfigError(f"minibatches={minibatches} must be at most the {num_tasks} tasks of a meta-iteration")
@@ -189,10 +197,11 @@ def ppo(
             order = jax.random.permutation(jax.random.fold_in(key, number), num_tasks)
             return jax.lax.scan(minibatch, carry, order[: size * minibatches].reshape(minibatches, size))
 
-        (params, state), metrics = jax.lax.scan(epoch, (params, state), jnp.arange(epochs))
+        (params, optimizer), metrics = jax.lax.scan(epoch, (params, state.optimizer), jnp.arange(epochs))
+        state = PPOState(optimizer, state.iteration + 1)
         return params, state, jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
 
-    return Outer(transform.init, step)
+    return Outer(lambda params: PPOState(transform.init(params), jnp.zeros((), int)), step)
 
 
 def policy_gradient(
@@ -212,7 +221,7 @@ def policy_gradient(
         optimizer: any optax optimiser, as a function of the learning rate.
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
 
-    >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)})
+    >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer
     (EmptyState(), EmptyState())
     """
     return ppo(

@@ -8,22 +8,50 @@ from metajax import MetaAgent
 from metajax.base import TaskDistribution
 from metajax.envs.bandit import Bandit
 from metajax.envs.point import PointNavigation
+from metajax.tasks import t_maze
+
+
+def sure_arms(horizon, chance=0.5):
+    """One of two arms always pays, the other never; the first is the one with probability `chance`."""
+    env = Bandit(2)
+    params = env.default_params.replace(max_steps_in_episode=horizon)
+
+    def sample(key):
+        first = jax.random.bernoulli(key, chance).astype(float)
+        return params.replace(means=jnp.array([first, 1 - first]))
+
+    return TaskDistribution(env, sample, horizon=horizon)
+
+
+def learned(tasks, num_episodes, num_iterations, **options):
+    """Returns [N, K] of the most probable actions in 400 held-out tasks."""
+    options = {"num_tasks": 64, "width": 16, "learning_rate": 1e-2} | options
+    agent = MetaAgent("rl2", tasks, num_episodes=num_episodes, **options).learn(num_iterations)
+    return agent.evaluate(400).greedy[:, :, 0]
 
 
 def test_rl2_remembers_the_arm_that_one_pull_shows():
-    """One arm always pays, the other never; the best is 0.5 for the first pull and 1 for each of the other four."""
-    env = Bandit(2)
-    params = env.default_params.replace(max_steps_in_episode=5)
-
-    def sample(key):
-        first = jax.random.bernoulli(key).astype(float)
-        return params.replace(means=jnp.array([first, 1 - first]))
-
-    tasks = TaskDistribution(env, sample, horizon=5)
-    agent = MetaAgent("rl2", tasks, num_episodes=1, num_tasks=64, hidden=16, learning_rate=1e-2).learn(60)
-    returns = agent.evaluate(400).greedy[:, 0, 0]
+    """The best is 0.5 for the first pull and 1 for each of the other four."""
+    returns = learned(sure_arms(5), 1, 60)[:, 0]
     assert returns.mean() > 4.3
     assert returns.mean() < 4.5 + 4 * returns.std() / 20
+
+
+def test_the_last_reward_of_an_episode_is_seen_in_the_next():
+    """An episode is one pull; what it paid is perceived in the next episode alone."""
+    first, second = learned(sure_arms(1), 2, 60).T
+    assert abs(first.mean() - 0.5) < 0.1
+    assert second.mean() > 0.97
+
+
+def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
+    """Of the arms to the likelier one throughout; of a T-maze to the corridor walked and the arm guessed."""
+    blind = learned(sure_arms(5, chance=0.75), 1, 40, memory_reset="step", show=())[:, 0]
+    assert abs(blind.mean() - 3.75) < 4 * blind.std() / 20
+    maze = t_maze(length=3)
+    remembered, forgotten = (learned(maze, 1, 60, memory_reset=when)[:, 0] for when in ("trial", "step"))
+    assert remembered.mean() > 0.97
+    assert abs(forgotten.mean() - 0.5) < 4 * forgotten.std() / 20
 
 
 def test_maml_gains_where_tasks_differ_and_not_where_they_do_not():

@@ -33,6 +33,7 @@ def test_options_reach_their_factories():
     assert experience.reward.shape == (4, 2, 2, 7)
     assert "clip" in options("maml", "point", "ppo")
     assert "clip" not in options("maml", "point", "trpo")
+    assert "entropy_coef" in options("maml", "point", "ppo")
 
 
 def test_a_task_distribution_stands_in_for_a_name():

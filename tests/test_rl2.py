@@ -21,7 +21,7 @@ def tasks():
     return bandit(num_arms=3, horizon=6)
 
 
-def seen_by_the_outer_loop(tasks, network=None, **options):
+def seen_by_the_outer_loop(tasks, network=None, *, num_tasks=4, **options):
     """The batch that an outer loop is given, and the experience it comes from."""
     batches = []
 
@@ -33,7 +33,7 @@ def seen_by_the_outer_loop(tasks, network=None, **options):
     network = network or memory_policy(tasks.env, width=8)
     algorithm = rl2(tasks.env, network, num_steps=tasks.num_steps, num_episodes=3, outer=outer, **options)
     state = algorithm.init(key(0))
-    experience = algorithm.collect(key(1), state, tasks.tasks(key(2), 4))
+    experience = algorithm.collect(key(1), state, tasks.tasks(key(2), num_tasks))
     algorithm.update(key(3), state, experience)
     return batches[0], experience
 
@@ -87,10 +87,26 @@ def test_the_baseline_is_learned_where_the_outer_loop_trains_a_value(tasks):
 def test_the_linear_baseline_explains_what_time_explains(tasks):
     """Every pull pays 1: the return to come is a function of the time in the trial, so nothing is an advantage."""
     sure = tasks._replace(sample=lambda key: tasks.sample(key).replace(means=jnp.ones(3)))
-    experience = jax.tree.map(lambda leaf: leaf[0], seen_by_the_outer_loop(sure)[1])
+    experience = seen_by_the_outer_loop(sure)[1]
     linear, learned = (_over_trials(experience, name, 1.0, 1.0) for name in ("linear", "learned"))
     assert np.abs(linear).max() < 0.05
     assert np.abs(learned).max() > 5
+
+
+@pytest.mark.parametrize("tasks", [cartpole(horizon=40)], ids=["cartpole"])
+def test_the_linear_baseline_leaves_an_action_the_credit_for_what_comes_later(tasks):
+    """It is fitted to all trials at once, and what it is fitted to passes over idle steps as the advantage does."""
+    experience = seen_by_the_outer_loop(tasks, num_tasks=32)[1]
+    valid = np.asarray(experience.valid)[0, :, 0]
+    assert not valid.all()
+
+    def first_advantage(reward):
+        return _over_trials(experience._replace(reward=reward), "linear", 0.99, 1.0)[0, 0, 0, 0]
+
+    slope = jax.grad(first_advantage)(experience.reward)
+    undiscounted = slope[0, :, 0, 0] / 0.99 ** np.array([0, valid[0].sum(), valid[:2].sum()])
+    assert (np.asarray(undiscounted) > 0.7).all()
+    assert (np.asarray(undiscounted) < 1).all()
 
 
 @pytest.mark.parametrize("memory", ["gru", "transformer"])

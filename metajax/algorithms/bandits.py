@@ -110,6 +110,8 @@ def thompson(
     check_number("alpha", alpha, above=0)
     check_number("beta", beta, above=0)
     check_count("resolution", resolution)
+    if posterior == "beta":
+        _check_bernoulli(env)
     unit = (jnp.arange(resolution) + 0.5) / resolution
 
     def log_density(counts: Counts) -> Array:
@@ -151,6 +153,7 @@ def gittins(
     check_number("alpha", alpha, above=0)
     check_number("beta", beta, above=0)
     check_count("resolution", resolution, at_least=2)
+    _check_bernoulli(env)
     table = jnp.asarray(gittins_indices(horizon, alpha, beta, resolution))
 
     def score(counts: Counts) -> Array:
@@ -188,6 +191,12 @@ def _zero_of(falling: np.ndarray, at: np.ndarray) -> np.ndarray:
     above = np.take_along_axis(falling, last[None], 0)[0]
     below = np.take_along_axis(falling, last[None] + 1, 0)[0]
     return at[last] + (at[1] - at[0]) * np.clip(above / np.maximum(above - below, 1e-9), 0, 1)
+
+
+def _check_bernoulli(env: Environment) -> None:
+    discrete = not is_continuous(env.action_space(env.default_params))
+    if discrete and getattr(env, "reward", "bernoulli") != "bernoulli":
+        raise ConfigError(f"this agent needs rewards of 0 and 1, unlike those of {env.name}")
 
 
 def _counting(env: Environment, choose: Callable[[Counts], Array]) -> Agent:

@@ -9,7 +9,7 @@ from metajax.rollout import is_continuous
 
 
 def uniform(env: Environment) -> Agent:
-    """Acts at random: any of the actions, or standard normal ones in a box (uniform in no unit of it).
+    """Acts at random: any of the actions alike; in a box, standard normal ones, which the box's bounds clip.
 
     >>> from metajax.tasks import bandit
     >>> uniform(bandit().env).memory(())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
-from metajax.baselines import BASELINES, advantages
+from metajax.baselines import BASELINES, advantages, linear_fit
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, ppo
@@ -133,22 +133,20 @@ def rl2(
         """Every step of every episode counts the same.
 
         Rewards are divided by what a reward of 1 at every step of a trial would be worth, so that a network's values
-        are of order 1 however long the trial; otherwise their gradient at first drowns the policy's.
+        do not grow with the trial; otherwise their gradient at first drowns the policy's.
         """
         scale = jnp.sum(discount ** jnp.arange(num_episodes * num_steps))
         experience = experience._replace(reward=experience.reward / scale)
         valid = experience.valid
-        if credit == "trial":
-            estimate = jax.vmap(lambda one: _over_trials(one, baseline, discount, lambda_))(experience)
-        else:
-            of_task = jax.vmap(lambda stage: advantages(stage, BASELINES[baseline], discount, lambda_))
-            estimate = jax.vmap(of_task)(experience)
+        over = {"trial": _over_trials, "episode": _over_episodes}[credit]
+        estimate = over(experience, baseline, discount, lambda_)
         weight = valid / valid.sum()
+        # Once all trials are alike, what is left are the value's errors: not to be blown up to deviation 1.
+        least = 0.03 * jnp.sqrt(jnp.sum(weight * experience.reward**2)) + 1e-8
         centred = jnp.where(valid, estimate - jnp.sum(weight * estimate), 0.0)
         return Batch(
             experience,
-            # Once all trials are alike, what is left are the value's errors: not to be blown up to deviation 1.
-            advantage=centred / jnp.maximum(jnp.sqrt(jnp.sum(weight * centred**2)), 1e-3),
+            advantage=centred / jnp.maximum(jnp.sqrt(jnp.sum(weight * centred**2)), least),
             value_target=estimate + experience.decision.value if baseline == "learned" else None,
             weight=weight,
             kl_weight=jnp.zeros_like(weight),
@@ -167,8 +165,10 @@ def _check_lengths(network: Network, trial_steps: int, bptt_steps: int | None) -
         return
     check_count("bptt_steps", bptt_steps)
     if trial_steps % bptt_steps:
-        near = [size for size in range(1, trial_steps + 1) if trial_steps % size == 0]
-        raise ConfigError(f"bptt_steps={bptt_steps} must divide the {trial_steps} steps of a trial; use one of {near}")
+        fitting = [size for size in range(1, trial_steps + 1) if trial_steps % size == 0]
+        raise ConfigError(
+            f"bptt_steps={bptt_steps} must divide the {trial_steps} steps of a trial; use one of {fitting}"
+        )
 
 
 def default_outer(
@@ -178,45 +178,69 @@ def default_outer(
     epochs: int = 4,
     minibatches: int = 4,
     clip: float = 0.2,
+    value_coef: float = 1.0,
     entropy_coef: float = 0.01,
-    micro_batch: int = 64,
+    micro_batch: int | None = None,
 ) -> Outer:
     """PPO as recurrent agents are usually trained: in minibatches, with gradients clipped to a norm of 0.5.
 
     Args:
         learning_rate: of Adam.
-        anneal_iterations: meta-iterations after which the learning rate has fallen to zero, linearly; None: it never
-            falls.
+        anneal_iterations: meta-iterations after which the learning rate and the entropy bonus have fallen to zero,
+            linearly; None: they stay.
         epochs: passes over the experience.
         minibatches: steps a pass, each with its share of the tasks; those left over sit out that pass.
         clip: the ratio's range around 1.
+        value_coef: weight of the value's squared error, in shares of the trial (1).
         entropy_coef: weight of the entropy bonus (0.01; without it a bandit's policy settles too early).
-        micro_batch: tasks differentiated at once (64): a loop over time wants them wide.
+        micro_batch: tasks differentiated at once, wide, as a loop over time wants them; None: 64 on a CPU, all on an
+            accelerator.
     """
-    rate = learning_rate
+    rate, falling = learning_rate, {}
     if anneal_iterations is not None:
+        for name, count in (("anneal_iterations", anneal_iterations), ("epochs", epochs), ("minibatches", minibatches)):
+            check_count(name, count)
         check_number("learning_rate", learning_rate, above=0)
-        check_count("anneal_iterations", anneal_iterations)
         rate = optax.linear_schedule(learning_rate, 0.0, anneal_iterations * epochs * minibatches)
+        falling["entropy_schedule"] = optax.linear_schedule(1.0, 0.0, anneal_iterations)
     return ppo(
         learning_rate=learning_rate,
         epochs=epochs,
         minibatches=minibatches,
         clip=clip,
+        value_coef=value_coef,
         entropy_coef=entropy_coef,
-        micro_batch=micro_batch,
+        **falling,
+        micro_batch=64 if micro_batch is None and jax.default_backend() == "cpu" else micro_batch,
         optimizer=lambda _: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)),
     )
 
 
 def _over_trials(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
-    """Advantages [K, B, T] in one task, its stages [K, B, T] taken as one row of K T steps a copy."""
-    shape = experience.reward.shape
-    rows = jax.tree.map(trial_rows, experience)
-    rows = rows._replace(percept=rows.percept._replace(time=jnp.cumsum(rows.valid, axis=-1) - rows.valid))
-    value, _ = BASELINES[baseline](rows, discount)
+    """Advantages [N, K, B, T], every trial one row of K T steps; the linear baseline is fitted to all rows at once."""
+    num_tasks, num_stages, num_copies, num_steps = experience.reward.shape
+    rows = jax.tree.map(lambda leaf: _flat(jax.vmap(trial_rows)(leaf), 2), experience)
+    if baseline == "linear":
+        to_come = jax.vmap(trial_advantages, (0, None, 0, None, None))(
+            rows.reward, jnp.zeros_like(rows.reward[0]), rows.valid, discount, 1.0
+        )
+        time_in_trial = jnp.cumsum(rows.valid, axis=-1) - rows.valid
+        value = linear_fit(rows._replace(percept=rows.percept._replace(time=time_in_trial)), to_come)
+    else:
+        value = rows.decision.value
     estimate = jax.vmap(trial_advantages, (0, 0, 0, None, None))(rows.reward, value, rows.valid, discount, lambda_)
-    return estimate.reshape(shape[1], shape[0], shape[2]).swapaxes(0, 1)
+    return estimate.reshape(num_tasks, num_copies, num_stages, num_steps).swapaxes(1, 2)
+
+
+def _over_episodes(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
+    """Advantages [N, K, B, T], every episode a row of its own."""
+    rows = jax.tree.map(lambda leaf: _flat(leaf, 3), experience)
+    return advantages(rows, BASELINES[baseline], discount, lambda_).reshape(experience.reward.shape)
+
+
+def _flat(leaf: Array, axes: int) -> Array:
+    """The first axes as one."""
+    return leaf.reshape(-1, *leaf.shape[axes:])
 
 
 def trial_advantages(reward: Array, value: Array, valid: Array, discount: float, lambda_: float) -> Array:

@@ -78,10 +78,10 @@ def beb(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0, bonu
 def _planning(env: Environment, num_steps: int, model: Model) -> Agent:
     """An agent that follows the best plan for the `model` of what it has counted; all copies count together."""
     check_count("num_steps", num_steps)
-    space, shape = env.action_space(env.default_params), env.observation_space(env.default_params).shape
-    if is_continuous(space) or len(shape) != 1:
-        raise ConfigError(f"this agent needs states observed one-hot and a discrete action space, unlike {env.name}")
-    num_states, num_actions = shape[0], space.n
+    space, num_states = env.action_space(env.default_params), getattr(env, "num_states", None)
+    if is_continuous(space) or num_states is None:
+        raise ConfigError(f"this agent needs num_states states, observed one-hot, and actions, unlike {env.name}")
+    num_actions = space.n
 
     def plan(key: Array, moves: Array, pulls: Array, total: Array) -> Counted:
         transition, reward = model(key, moves, pulls, total)

@@ -71,11 +71,14 @@ class Grid(environment.Environment[GridState, GridParams]):
         return jnp.all(state.position == params.goal) & state.has_key & params.goal_ends
 
     def action_values(self, task: GridParams, obs: Array, time: Array) -> Array:
-        """Minus the steps [A] still to go after each action, where the goal is known and needs no key."""
-        del time
+        """Minus the steps [A] still to go after each action, to the key and then to the goal.
+
+        Who has always acted so has the key in hand once there was time to fetch it.
+        """
         cell = jnp.stack([jnp.argmax(obs[: self.size]), jnp.argmax(obs[self.size :])])
+        target = jnp.where(time < jnp.abs(task.key - task.start).sum(), task.key, task.goal)
         after = jnp.clip(cell + MOVES, 0, self.size - 1)
-        return -jnp.abs(after - task.goal).sum(-1)
+        return -jnp.abs(after - target).sum(-1)
 
     def _observe(self, state: GridState) -> Array:
         return jax.nn.one_hot(state.position, self.size).reshape(-1)

@@ -1,6 +1,7 @@
 """T-maze: a cue at the beginning says which way to turn at the end of a corridor (Bakker 2001; Ni et al. 2023,
 arXiv:2307.03864)."""
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
@@ -69,6 +70,11 @@ class TMaze(environment.Environment[TMazeState, TMazeParams]):
 
     def is_terminated(self, state: TMazeState, params: TMazeParams) -> Array:
         return jnp.zeros((), bool)
+
+    def action_values(self, task: TMazeParams, obs: Array, time: Array) -> Array:
+        """One for walking to the junction and for the right arm there, zero for the other actions, [A]."""
+        del time
+        return jnp.where(obs[1] > 0, jax.nn.one_hot(2 + task.arm, 4), jax.nn.one_hot(1, 4))
 
     def _observe(self, state: TMazeState, params: TMazeParams) -> Array:
         cue = jnp.where(state.place == -int(self.active), 2.0 * params.arm - 1.0, 0.0)

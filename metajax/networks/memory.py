@@ -137,8 +137,9 @@ class _Policy(nn.Module):
 
 
 def _check_width(memory: str, width: int, heads: int) -> None:
-    """Attention turns pairs of a head's features, S5 has a complex state for every two."""
-    unit = {"linear-attention": heads, "transformer": 2 * heads, "gtrxl": 2 * heads, "s5": 2}.get(memory, 1)
+    """A block's MLP is half as wide, S5 has a complex state for two features, attention turns pairs in a head."""
+    units = {"rg-lru": 2, "s5": 2, "linear-attention": 2 * heads, "transformer": 2 * heads, "gtrxl": 2 * heads}
+    unit = units.get(memory, 1)
     if width % unit:
         raise ConfigError(f"width={width} of {memory} must be a multiple of {unit}; use {-(-width // unit) * unit}")
 
@@ -160,8 +161,8 @@ def memory_policy(
 
     Args:
         env: gives the action space, and the observation's shape.
-        memory: gru, lstm, rg-lru, s5, linear-attention, transformer or gtrxl, of about as many parameters each for the
-            same `width` (gtrxl, whose gates have 12 width² more a layer, excepted).
+        memory: gru, lstm, rg-lru, s5, linear-attention, transformer or gtrxl, at the same `width` each with 1 to 1.8
+            times the GRU's parameters (gtrxl with 12 width² more a layer, for its gates).
         width: features of a layer.
         layers: layers of memory, one upon the other.
         heads: of either kind of attention; they divide the width.

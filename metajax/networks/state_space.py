@@ -51,7 +51,7 @@ def complex_product(a: Array, b: Array) -> Array:
 class RGLRU(nn.Module):
     """Real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427), diagonal.
 
-    a_t = a^(8 r_t), h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t), gates r_t, i_t = sigmoid of x_t, a in (0.9, 0.999).
+    a_t = a^r_t, h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t), gates r_t, i_t of x_t; at first a is in (0.9, 0.999).
     """
 
     width: int
@@ -134,9 +134,9 @@ class S5(nn.Module):
 
 
 def _init_rate(key: Array, shape: tuple[int, ...]) -> Array:
-    """softplus^-1(-log a) for a uniform in (0.9, 0.999), so that a gate of 1/8 decays by a."""
+    """softplus^-1(-log(a) / 8) for a uniform in (0.9, 0.999): an open gate decays by a."""
     decay = jax.random.uniform(key, shape, minval=0.9, maxval=0.999)
-    return jnp.log(jnp.expm1(-jnp.log(decay)))
+    return jnp.log(jnp.expm1(-jnp.log(decay) / 8.0))
 
 
 def _masked(decay: Array, inputs: Array, reset: Array, valid: Array, one: Array | float) -> tuple[Array, Array]:

@@ -59,6 +59,9 @@ def gaussian_bandit(*, num_arms: int = 5, horizon: int = 50, noise_std: float = 
         num_arms: arms to choose from.
         horizon: pulls.
         noise_std: standard deviation of the noise.
+
+    >>> round(dict(gaussian_bandit(num_arms=2, horizon=10).references)["arms known"], 2)
+    5.64
     """
     check_count("horizon", horizon)
     check_number("noise_std", noise_std, above=0)
@@ -82,6 +85,9 @@ def dependent_bandit(*, horizon: int = 100) -> TaskDistribution:
 
     Args:
         horizon: pulls.
+
+    >>> float(dependent_bandit().sample(jax.random.key(0)).means.sum())
+    1.0
     """
     check_count("horizon", horizon)
     env = Bandit(2)

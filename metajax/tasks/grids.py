@@ -51,6 +51,9 @@ def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
     Args:
         size: cells along a side.
         horizon: steps of an episode.
+
+    >>> dark_room().references
+    (('goal known', 16.5),)
     """
     env, cells = _middle_room(size, horizon)
     template = env.default_params.replace(start=jnp.full(2, size // 2), key=jnp.full(2, size // 2))
@@ -73,6 +76,9 @@ def key_to_door(*, size: int = 9, horizon: int = 50) -> TaskDistribution:
     Args:
         size: cells along a side.
         horizon: steps of an episode.
+
+    >>> key_to_door().references
+    (('key and door known', 2.0),)
     """
     env, cells = _middle_room(size, horizon)
     template = env.default_params.replace(

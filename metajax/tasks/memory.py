@@ -43,12 +43,16 @@ def two_step(
 
     Args:
         num_rounds: choices in an episode.
-        common: probability that a choice leads to its own second-stage state.
-        pay: probability that the good state pays, and that the other one does not.
+        common: probability that a choice leads to its own second-stage state, at least a half.
+        pay: probability that the good state pays, and that the other one does not, at least a half.
         reversal: probability that the good state changes after a round.
+
+    >>> two_step(num_rounds=5).sample(jax.random.key(0)).good.shape
+    (5,)
     """
-    for name, value in (("common", common), ("pay", pay), ("reversal", reversal)):
-        check_number(name, value, above=0, at_most=1)
+    check_number("common", common, at_least=0.5, at_most=1)
+    check_number("pay", pay, at_least=0.5, at_most=1)
+    check_number("reversal", reversal, at_least=0, at_most=1)
     env = TwoStep(num_rounds)
     template = env.default_params.replace(common=common, pay=pay)
 
@@ -78,6 +82,9 @@ def harlow(*, num_features: int = 8, num_rounds: int = 6) -> TaskDistribution:
     Args:
         num_features: standard normal features of an object.
         num_rounds: choices in an episode.
+
+    >>> harlow().references
+    (('random', 3.0), ('Bayes-optimal in one episode', 5.5))
     """
     check_count("num_rounds", num_rounds)
     env = Harlow(num_features)

@@ -99,7 +99,12 @@ def two_step_optimum(num_rounds: int, *, common: float = 0.8, pay: float = 0.9, 
 
     Whatever is chosen, a round is a reading of the good state that is right with probability `pay`; so the best is to
     aim at the likelier state. Backward induction over a grid of 4,001 beliefs, between which it interpolates.
+    `common` and `pay` are at least a half.
     """
+    check_count("num_rounds", num_rounds)
+    check_number("common", common, at_least=0.5, at_most=1)
+    check_number("pay", pay, at_least=0.5, at_most=1)
+    check_number("reversal", reversal, at_least=0, at_most=1)
     belief = np.linspace(0, 1, 4001)  # that state 1 is the good one
     aimed = np.maximum(belief, 1 - belief)
     reaches_good = aimed * common + (1 - aimed) * (1 - common)
@@ -109,7 +114,7 @@ def two_step_optimum(num_rounds: int, *, common: float = 0.8, pay: float = 0.9, 
         later = 0.0
         for right in (pay, 1 - pay):  # the reading speaks for state 1 with this probability if that is the good one
             chance = belief * right + (1 - belief) * (1 - right)
-            posterior = belief * right / chance
+            posterior = np.where(chance > 0, belief * right / np.maximum(chance, 1e-12), belief)
             after = posterior * (1 - reversal) + (1 - posterior) * reversal
             later = later + chance * np.interp(after, belief, value)
         value = reward + later
@@ -133,6 +138,8 @@ def grid_optimum(
     allow. ConfigError if that search grows too long.
     """
     cells = [tuple(cell) for cell in cells]
+    if not cells or any(min(cell) < 0 or max(cell) >= size for cell in cells):
+        raise ConfigError(f"cells={cells} must be one or more (row, column) within a room of size={size}")
     search = _Search(cells, size, start, horizon, num_episodes, goal_reward, step_reward)
     return search.run() / len(cells)
 
