@@ -69,7 +69,7 @@ def test_a_second_run_gets_a_folder_of_its_own_and_bandits_no_paths(tmp_path):
         "1",
         "--eval-tasks",
         "2",
-        "--hidden",
+        "--width",
         "3",
     ]
     assert cli.main(command) == 0

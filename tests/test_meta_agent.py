@@ -121,7 +121,7 @@ def test_an_adapted_agent_acts_on_what_it_learned_and_remembers(learned):
     assert not np.allclose(fresh.act(obs), adapted.act(obs))
     np.testing.assert_array_equal(adapted.act(obs), adapted.act(obs))
     assert not np.array_equal(adapted.act(obs, greedy=False), adapted.act(obs, greedy=False))
-    recurrent = MetaAgent("rl2", "bandit", num_tasks=4, hidden=4).learn(1)
+    recurrent = MetaAgent("rl2", "bandit", num_tasks=4, width=4).learn(1)
     arm = recurrent.adapt(recurrent.tasks.sample(jax.random.key(0)))
     before = arm._memory
     assert arm.act([1.0], start=True) in range(5)
