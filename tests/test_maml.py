@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from metajax.algorithms import maml, promp, rl2
+from metajax.algorithms import maml, promp
 from metajax.baselines import advantages, linear_baseline
 from metajax.errors import ConfigError
 from metajax.networks import memory_policy, mlp
@@ -200,8 +200,6 @@ def test_networks_that_do_not_fit_the_method_are_named():
         maml(tasks.env, memory_policy(tasks.env))
     with pytest.raises(ConfigError, match="needs a network with a value head"):
         maml(tasks.env, mlp(tasks.env), baseline="learned")
-    with pytest.raises(ConfigError, match="rl2 needs a network with a value head"):
-        rl2(tasks.env, mlp(tasks.env))
     algorithm = maml(tasks.env, mlp(tasks.env, value=True), baseline="learned", num_steps=5)
     with pytest.raises(ConfigError, match="trust_region trains no value head; use the outer loop ppo"):
         compile_program(algorithm, tasks, num_tasks=2)
