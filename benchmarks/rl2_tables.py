@@ -192,7 +192,7 @@ class Compiled(NamedTuple):
 
     learner: PyTree
     advance: Callable[[PyTree, int], tuple[PyTree, dict[str, Array]]]
-    evaluate: Callable[[PyTree, int, int], np.ndarray]  # (learner, draw, number of tasks) -> returns [S, N, K]
+    evaluate: Callable[..., np.ndarray]  # (learner, draw, number of tasks, greedy) -> returns [S, N, K]
     seconds: float
     steps: int  # environment steps of a meta-iteration of one seed
     parameters: int
@@ -210,11 +210,11 @@ def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
     seconds = time.perf_counter() - start
 
     @partial(jax.jit, static_argnums=(2, 3))
-    def returns(learner: PyTree, key: Array, num_tasks: int, greedy: bool) -> tuple:
+    def returns(learner: PyTree, key: Array, num_tasks: int, greedy: bool) -> Array:
         key_tasks, key_play = jax.random.split(key)
         tasks = built.tasks.tasks(key_tasks, num_tasks, held_out=True)
 
-        def one(state: PyTree) -> tuple:
+        def one(state: PyTree) -> Array:
             params = built.algorithm.params(state)
             sizes = {"num_stages": row.num_episodes, "num_copies": 1, "num_steps": built.tasks.num_steps}
             played = evaluate(

@@ -110,12 +110,15 @@ def score(returns: Array, *, random: float, reference: float, ceiling: float | N
         reference: what counts as 1.
         ceiling: what no agent can exceed, by default the reference.
 
+    Raises ConfigError for fewer than two returns, and where the reference is that of acting at random.
+
     >>> score(jnp.array([8.0, 10.0]), random=5.0, reference=10.0)
     Score(mean=0.8, error=0.2, leaks=False)
     """
     if reference == random:
         raise ConfigError(f"reference={reference} must differ from random={random} for a score")
     values = np.asarray(returns, float)
+    check_count("number of returns", values.size, at_least=2)
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
     ceiling, span = reference if ceiling is None else ceiling, reference - random
     return Score(float((mean - random) / span), float(error / abs(span)), bool(mean > ceiling + 4 * error))

@@ -50,3 +50,24 @@ def gae(
         return advantage, advantage
 
     return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)[1]
+
+
+def trial_advantages(reward: Array, value: Array, valid: Array, discount: float, lambda_: float) -> Array:
+    """Generalised advantage estimates of the steps [L] of one trial: values bootstrap through the ends of episodes.
+
+    Idle steps are passed over: the step after an episode's last is the first of the next episode. The trial's end is
+    an end.
+
+    >>> trial_advantages(jnp.ones(3), jnp.zeros(3), jnp.array([True, False, True]), 0.5, 1.0).tolist()
+    [1.5, 1.5, 1.0]
+    """
+
+    def step(carry, inputs):
+        later, next_value = carry
+        reward, value, valid = inputs
+        advantage = reward + discount * next_value - value + discount * lambda_ * later
+        carry = (jnp.where(valid, advantage, later), jnp.where(valid, value, next_value))
+        return carry, advantage
+
+    zero = jnp.zeros((), value.dtype)
+    return jax.lax.scan(step, (zero, zero), (reward, value, valid), reverse=True)[1]

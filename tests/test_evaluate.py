@@ -66,3 +66,5 @@ def test_a_score_is_between_random_and_the_reference_and_tells_of_leaks():
     assert costs.mean == pytest.approx(0.8, abs=0.02)
     with pytest.raises(ConfigError, match=r"reference=5\.0 must differ from random=5\.0"):
         score(returns, random=5.0, reference=5.0)
+    with pytest.raises(ConfigError, match="number of returns=1 must be a whole number of at least 2"):
+        score(returns[:1], random=5.0, reference=10.0)

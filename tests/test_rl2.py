@@ -7,11 +7,12 @@ import pytest
 from jax.random import key
 
 from metajax.algorithms import rl2
-from metajax.algorithms.rl2 import _over_trials, default_outer, trial_advantages
+from metajax.algorithms.rl2 import _over_trials, default_outer
 from metajax.errors import ConfigError
 from metajax.networks import MEMORIES, memory_policy, mlp
 from metajax.outer import Outer, trust_region
 from metajax.recipes import build
+from metajax.returns import trial_advantages
 from metajax.rollout import replay
 from metajax.tasks import bandit, cartpole
 

@@ -15,9 +15,8 @@ from metajax.baselines import BASELINES, advantages, linear_fit
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, ppo
+from metajax.returns import trial_advantages
 from metajax.rollout import collect_trials, replay, trial_rows, unroll
-
-CREDITS = ("trial", "episode")
 
 
 class RL2State(NamedTuple):
@@ -49,8 +48,7 @@ def rl2(
         num_episodes: episodes a trial (2).
         num_copies: trials of a task, each with a memory of its own (1).
         discount: per step of the trial (0.99).
-        lambda_: of the generalised advantage estimate (0.95; Duan et al. take 0.3, with which long trials, whose reward
-            is far off, were not learned).
+        lambda_: of the generalised advantage estimate (0.95; 0.3 in Duan et al.).
         credit: how far an action is credited, to the end of its trial or of its episode: whether values bootstrap
             through the ends of episodes (trial).
         baseline: learned (the network's value) or linear (fitted to every batch); None: learned, if the network has a
@@ -138,8 +136,7 @@ def rl2(
         scale = jnp.sum(discount ** jnp.arange(num_episodes * num_steps))
         experience = experience._replace(reward=experience.reward / scale)
         valid = experience.valid
-        over = {"trial": _over_trials, "episode": _over_episodes}[credit]
-        estimate = over(experience, baseline, discount, lambda_)
+        estimate = CREDITS[credit](experience, baseline, discount, lambda_)
         weight = valid / valid.sum()
         # Once all trials are alike, what is left are the value's errors: not to be blown up to deviation 1.
         least = 0.03 * jnp.sqrt(jnp.sum(weight * experience.reward**2)) + 1e-8
@@ -243,22 +240,4 @@ def _flat(leaf: Array, axes: int) -> Array:
     return leaf.reshape(-1, *leaf.shape[axes:])
 
 
-def trial_advantages(reward: Array, value: Array, valid: Array, discount: float, lambda_: float) -> Array:
-    """Generalised advantage estimates of the steps [L] of one trial: values bootstrap through the ends of episodes.
-
-    Idle steps are passed over: the step after an episode's last is the first of the next episode. The trial's end is
-    an end.
-
-    >>> trial_advantages(jnp.ones(3), jnp.zeros(3), jnp.array([True, False, True]), 0.5, 1.0).tolist()
-    [1.5, 1.5, 1.0]
-    """
-
-    def step(carry, inputs):
-        later, next_value = carry
-        reward, value, valid = inputs
-        advantage = reward + discount * next_value - value + discount * lambda_ * later
-        carry = (jnp.where(valid, advantage, later), jnp.where(valid, value, next_value))
-        return carry, advantage
-
-    zero = jnp.zeros((), value.dtype)
-    return jax.lax.scan(step, (zero, zero), (reward, value, valid), reverse=True)[1]
+CREDITS = {"trial": _over_trials, "episode": _over_episodes}

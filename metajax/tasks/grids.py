@@ -1,13 +1,11 @@
 """Rooms with a hidden goal: VariBAD's grid navigation, the dark room, and key to door."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.envs.grid import Grid
+from metajax.envs.grid import Grid, GridParams
 from metajax.errors import check_count
 
 
@@ -33,14 +31,7 @@ def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
     check_count("horizon", horizon)
     env, cells = Grid(size), np.array(grid_goals(size))
     template = env.default_params.replace(step_reward=-0.1, max_steps_in_episode=horizon)
-
-    def sample(key: Array) -> PyTree:
-        return template.replace(goal=jax.random.choice(key, jnp.asarray(cells)))
-
-    known = _known(cells.sum(1), horizon, 1.0, -0.1)
-    return TaskDistribution(
-        env, sample, horizon=horizon, references=(("goal known", known),), split=f"the same {len(cells)} goals"
-    )
+    return _hidden_goal(env, template, cells)
 
 
 def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
@@ -56,16 +47,9 @@ def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
     (('goal known', 16.5),)
     """
     env, cells = _middle_room(size, horizon)
-    template = env.default_params.replace(start=jnp.full(2, size // 2), key=jnp.full(2, size // 2))
-    template = template.replace(max_steps_in_episode=horizon)
-
-    def sample(key: Array) -> PyTree:
-        return template.replace(goal=jax.random.choice(key, jnp.asarray(cells)))
-
-    known = _known(np.abs(cells - size // 2).sum(1), horizon, 1.0, 0.0)
-    return TaskDistribution(
-        env, sample, horizon=horizon, references=(("goal known", known),), split=f"the same {len(cells)} goals"
-    )
+    middle = jnp.full(2, size // 2)
+    template = env.default_params.replace(start=middle, key=middle, max_steps_in_episode=horizon)
+    return _hidden_goal(env, template, cells)
 
 
 def key_to_door(*, size: int = 9, horizon: int = 50) -> TaskDistribution:
@@ -110,7 +94,16 @@ def _middle_room(size: int, horizon: int) -> tuple[Grid, np.ndarray]:
     return Grid(size), np.array(cells)
 
 
-def _known(distances: Sequence[int], horizon: int, goal_reward: float, step_reward: float) -> float:
-    """Mean return of going straight to a known goal and staying there."""
-    on_goal = np.maximum(horizon - np.maximum(distances, 1) + 1, 0)
-    return float(np.mean(on_goal * goal_reward + (horizon - on_goal) * step_reward))
+def _hidden_goal(env: Grid, template: GridParams, cells: np.ndarray) -> TaskDistribution:
+    """Tasks whose goal is any of `cells`; who knows it goes straight there and stays."""
+
+    def sample(key: Array) -> PyTree:
+        return template.replace(goal=jax.random.choice(key, jnp.asarray(cells)))
+
+    horizon = template.max_steps_in_episode
+    distance = np.abs(cells - np.asarray(template.start)).sum(1)
+    on_goal = np.maximum(horizon - np.maximum(distance, 1) + 1, 0)
+    known = np.mean(on_goal * template.goal_reward + (horizon - on_goal) * template.step_reward)
+    return TaskDistribution(
+        env, sample, horizon=horizon, references=(("goal known", float(known)),), split=f"the same {len(cells)} goals"
+    )
