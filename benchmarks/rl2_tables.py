@@ -200,13 +200,12 @@ class Compiled(NamedTuple):
 
 def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
     """Compiles training, so that only it is timed later."""
-    keys_init = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    keys_train = jax.vmap(jax.random.key)(jnp.arange(seeds) + 1000)
-    learner = jax.jit(jax.vmap(partial(new_learner, built.algorithm)))(keys_init)
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    learner = jax.jit(jax.vmap(partial(new_learner, built.algorithm)))(keys)
     iterate = meta_iteration(built.algorithm, built.tasks, num_tasks)
-    advance = jax.vmap(run(iterate, max_skipped=10), in_axes=(0, 0, None))
+    advance = jax.vmap(run(iterate, max_skipped=10), in_axes=(0, None))
     start = time.perf_counter()
-    compiled = jax.jit(advance, donate_argnums=1).lower(keys_train, learner, jnp.zeros((), int)).compile()
+    compiled = jax.jit(advance, donate_argnums=0).lower(learner, jnp.zeros((), int)).compile()
     seconds = time.perf_counter() - start
 
     @partial(jax.jit, static_argnums=(2, 3))
@@ -231,7 +230,7 @@ def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
     steps = num_tasks * row.num_episodes * built.tasks.num_steps
 
     def go_on(learner: PyTree, stop: int) -> tuple[PyTree, dict[str, Array]]:
-        return compiled(keys_train, learner, jnp.asarray(stop))
+        return compiled(learner, jnp.asarray(stop))
 
     return Compiled(learner, go_on, measure, seconds, steps, parameters)
 

@@ -128,7 +128,9 @@ class TaskDistribution(NamedTuple):
     `sample(key) -> task` draws a training task, `held_out(key) -> task` a test task (the same distribution unless
     given: with a continuous prior a fresh draw is a task never seen). `horizon` is an episode's length in steps (by
     default the environment's own limit). `references` are known returns (name, return) of policies; `plane` names the
-    two entries of the observation that a path is drawn in, ((name, index), (name, index)).
+    two entries of the observation that a path is drawn in, ((name, index), (name, index)). `success(task, steps)` says
+    which steps [..., T] of a `Transition` succeed. `version` goes up when the same name and options mean other tasks:
+    results of two versions are never put side by side.
     """
 
     env: Environment
@@ -138,6 +140,8 @@ class TaskDistribution(NamedTuple):
     references: tuple[tuple[str, float], ...] = ()
     plane: tuple[tuple[str, int], ...] = ()
     split: str = "fresh draws from the training distribution, which is continuous"
+    success: Callable[[PyTree, Transition], Array] | None = None
+    version: int = 1
 
     @property
     def num_steps(self) -> int:

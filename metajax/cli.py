@@ -1,47 +1,68 @@
-"""The command line: metajax train | tasks | algorithms."""
+"""The command line: metajax train | resume | evaluate | table | report | bench | algorithms | tasks | doctor."""
 
-import dataclasses
 import inspect
 import os
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 import metajax
-from metajax import record
-from metajax.errors import ConfigError, NonFiniteError, check_count, lookup
-from metajax.evaluate import Evaluation, interval
+from metajax import checkpoint, console, record, runs, sweep
+from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
+from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count, check_number, lookup
+from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
-from metajax.recipes import ALGORITHMS, Option, options
+from metajax.recipes import ALGORITHMS, Option
 from metajax.tasks import TASKS
-from metajax.train import Progress as TrainingProgress
+from metajax.train import debug
 
 _DEVICES = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
-_RUN_OPTIONS = {
+_DEVICE = {"device": Option(str, "auto", "auto, cpu, gpu or tpu")}
+_EVALUATION = {
+    "eval_tasks": Option(int, 1000, "held-out tasks to evaluate on"),
+    "success_at": Option(str, "any", "an episode succeeds at any of its steps, or at its end"),
+}
+_RUN = {
     "seed": Option(int, 0, "of everything drawn in training"),
     "num_iterations": Option(int | None, None, "meta-iterations; by default what the algorithm's recipe says"),
     "num_tasks": Option(int | None, None, "tasks a meta-iteration; by default what the algorithm's recipe says"),
     "log_every": Option(int, 10, "meta-iterations between two lines of metrics"),
-    "eval_tasks": Option(int, 1000, "held-out tasks to evaluate on"),
+    "log_to": Option(tuple[str, ...], (), "tensorboard or wandb, besides metrics.jsonl"),
+    "save_every": Option(float, 60.0, "seconds between two checkpoints"),
+    "keep": Option(int, 3, "newest checkpoints that are kept"),
+    "keep_every": Option(int, 0, "keep those of meta-iterations that this divides too; 0: none"),
     "folder": Option(str | None, None, "where the run is kept; by default a new folder under runs/"),
-    "device": Option(str, "auto", "auto, cpu, gpu or tpu"),
+} | _EVALUATION
+_MANY = {
+    "seeds": Option(int, 1, "so many seeds, from --seed on, in one compiled program; a run folder each"),
+    "sweep": Option(
+        tuple[str, ...], (), "float hyper-parameters in one program: inner_lr=0.1,0.3 or inner_lr=0.01:1:log8"
+    ),
+    "debug": Option(bool, False, "run a few small meta-iterations with every index, number and division checked"),
 }
 
 USAGE = """usage: metajax COMMAND
 
   train [algorithm] [tasks] --option …   meta-train, evaluate on held-out tasks, draw pictures (maml on point)
+  resume RUN --option …                  go on where a run stopped
+  evaluate RUN --option …                evaluate a run again, under another protocol
+  table RUN… --format markdown           results of many runs side by side: markdown, latex or csv
+  report RUN                             one HTML file about a run
+  bench [algorithm] [tasks] --option …   time a meta-iteration
   algorithms                             the algorithms and their outer loops
   tasks                                  the task distributions, their splits and known returns
+  doctor                                 versions, devices and a short check of speed
 
 `metajax train maml point --help` lists every option."""
 
@@ -55,16 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"metajax {metajax.__version__}")
         return 0
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         command = lookup("command", arguments[0], COMMANDS)
+        if command not in (train_command, bench_command) and {"-h", "--help"} & set(arguments):
+            print(USAGE)
+            return 0
         command(arguments[1:])
     except (ValueError, NonFiniteError) as error:
         if not type(error).__module__.startswith("metajax"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except runs.InterruptedRun as error:
+        print(f"{error}: what was learned is saved; metajax resume goes on", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was learned up to the last line of metrics is saved", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     return 0
 
@@ -75,64 +103,6 @@ def enable_compilation_cache() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metajax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def train_command(arguments: Sequence[str]) -> None:
-    """Meta-trains, evaluates and leaves everything in a run folder."""
-    names = list(arguments)
-    positional = []
-    while names and not names[0].startswith("-"):
-        positional.append(names.pop(0))
-    if len(positional) > 2:
-        raise ConfigError(f"train takes an algorithm and tasks, then options; what is {positional[2]!r}?")
-    algorithm, tasks = (positional + ["maml", "point"][len(positional) :])[:2]
-    given = parse(algorithm, tasks, names)
-    run = {name: given.pop(name) for name in _RUN_OPTIONS}
-    choose_device(run["device"])
-    enable_compilation_cache()
-    _train(algorithm, tasks, run, given)
-
-
-def parse(algorithm: str, tasks: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Options of a run from the command line: those of the run itself, and those of its factories that were changed."""
-    recipe = lookup("algorithm", algorithm, ALGORITHMS)
-    outer = _value_of("--outer", arguments)
-    known = options(algorithm, tasks, outer)
-    fields = [*_RUN_OPTIONS.items()]
-    if recipe.outers:
-        names = list(recipe.outers)
-        fields.append(("outer", Option(str, names[0], f"outer loop, which brings its own options: {', '.join(names)}")))
-    fields += known.items()
-    shape = dataclasses.make_dataclass(
-        "Options",
-        [(name, _annotated(name, option), dataclasses.field(default=option.default)) for name, option in fields],
-    )
-    parsed = vars(
-        tyro.cli(
-            shape,
-            args=list(arguments),
-            prog=f"metajax train {algorithm} {tasks}",
-            description=f"Meta-train {algorithm} on {tasks}.",
-        )
-    )
-    unchanged = {name for name, option in known.items() if parsed[name] == option.default}
-    if outer is None:
-        unchanged.add("outer")
-    return {name: value for name, value in parsed.items() if name not in unchanged}
-
-
-def _annotated(name: str, option: Option) -> Any:
-    return Annotated[option.annotation, tyro.conf.arg(name=name.rstrip("_"), help=option.help)]
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value given to `flag`, which must be known before the other options are."""
-    for position, argument in enumerate(arguments):
-        if argument == flag and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.removeprefix(f"{flag}=")
-    return None
 
 
 def choose_device(name: str) -> None:
@@ -149,121 +119,109 @@ def choose_device(name: str) -> None:
         raise ConfigError(f"--device {name}: JAX finds no {name} here{extra}") from error
 
 
-def _train(algorithm: str, tasks: str, run: dict[str, Any], given: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    agent = MetaAgent(algorithm, tasks, seed=run["seed"], num_tasks=run["num_tasks"], **given)
-    num_iterations = agent.recipe.num_iterations if run["num_iterations"] is None else run["num_iterations"]
-    check_count("num_iterations", num_iterations)
-    check_count("log_every", run["log_every"])
-    check_count("eval_tasks", run["eval_tasks"], at_least=2)
-    folder = record.new_folder(Path(run["folder"]) if run["folder"] else _free_folder(algorithm, tasks))
-    agent.config["run"] = run
-    _announce(console, agent, folder)
-    steps = _compile(console, agent)
-    record.write_json(folder / "config.json", agent.config | record.environment())
-    try:
-        _learn(console, agent, num_iterations, run["log_every"], steps, folder)
-    finally:
-        if agent.iteration:
-            agent.save(folder)
-    _evaluate(console, agent, run["eval_tasks"], folder)
-    console.print(f"pictures, metrics and the checkpoint are in {folder}")
+def train_command(arguments: Sequence[str]) -> None:
+    """Meta-trains, evaluates and leaves everything in a run folder, or in one for each seed and swept value."""
+    algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
+    own = _RUN | _MANY | _DEVICE
+    run, given = parse(own, flags, algorithm, tasks, prog=f"metajax train {algorithm} {tasks}")
+    _check_run(run)
+    _prepare(run.pop("device"))
+    seeds, axes, checked = run.pop("seeds"), run.pop("sweep"), run.pop("debug")
+    shared = given | {"num_tasks": run["num_tasks"]}
+    agents = sweep.make_agents(algorithm, tasks, seed=run["seed"], num_seeds=seeds, sweep=axes, **shared)
+    if checked:
+        kinds = debug(agents[0].algorithm, agents[0].tasks, seed=run["seed"])
+        print(f"all {', '.join(kinds)} were right")
+        return
+    run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
+    parent = Path(run["folder"]) if run["folder"] else _free_folder(algorithm, tasks)
+    folders = [parent / sweep.label(agent, axes) if len(agents) > 1 else parent for agent in agents]
+    _go(dict(zip(folders, agents, strict=True)), [sweep.parse_sweep(text)[0] for text in axes], run, new=True)
 
 
-def _free_folder(algorithm: str, tasks: str) -> Path:
-    """The first of runs/ALGORITHM-TASKS-0, -1, … that is not there."""
-    number = 0
-    while (folder := Path("runs") / f"{algorithm}-{tasks}-{number}").exists():
-        number += 1
-    return folder
+def resume_command(arguments: Sequence[str]) -> None:
+    """Goes on where a run stopped; a changed hyper-parameter is refused unless --override allows it."""
+    folder, flags = one_folder("resume", arguments)
+    config = _named_config(folder)
+    saved = {name: _tupled(value) for name, value in config["options"].items()}
+    was = saved | {"seed": config["seed"], "num_tasks": config["num_tasks"]}
+    run = {name: _tupled(value) for name, value in config["run"].items()} | was
+    own = {name: option._replace(default=run.get(name, option.default)) for name, option in _RUN.items()}
+    own |= _DEVICE | {"override": Option(bool, False, "go on although hyper-parameters differ")}
+    run, given = parse(own, flags, config["algorithm"], config["tasks"], prog=f"metajax resume {folder}", saved=saved)
+    now = given | {"seed": run["seed"], "num_tasks": run["num_tasks"]}
+    changed = {name: now[name] for name in now if now[name] != was.get(name)}
+    if changed and not run["override"]:
+        differences = "; ".join(f"{name} was {was.get(name, 'the default')}, is {changed[name]}" for name in changed)
+        raise ConfigError(f"{folder} was trained with other options: {differences}; --override goes on all the same")
+    _check_run(run)
+    _prepare(run["device"])
+    with runs.writing(folder, new=False):
+        agent = MetaAgent.load(folder, **changed)
+    if agent.iteration >= run["num_iterations"]:
+        raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
+    _go({folder: agent}, [], {name: run[name] for name in _RUN}, new=False)
 
 
-def _announce(console: Console, agent: MetaAgent, folder: Path) -> None:
-    device = jax.devices()[0]
-    size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
-    stages, copies, steps = agent.sizes
-    console.print(f"[bold]{agent.title}[/bold], seed {agent.config['seed']}, in {folder}")
-    console.print(f"device: {device.device_kind}; {size:,} parameters")
-    console.print(
-        f"a meta-iteration: {agent.num_tasks} tasks x {stages} stages x {copies} episodes x {steps} steps "
-        f"= {agent.num_tasks * stages * copies * steps:,} environment steps"
-    )
+def evaluate_command(arguments: Sequence[str]) -> None:
+    """Evaluates a run on held-out tasks, and leaves the returns of every task and the pictures in its folder."""
+    folder, flags = one_folder("evaluate", arguments)
+    run, _ = parse(_EVALUATION | _DEVICE, flags, prog=f"metajax evaluate {folder}")
+    _check_evaluation(run)
+    _named_config(folder)
+    _prepare(run["device"])
+    with runs.writing(folder, new=False):
+        agent = MetaAgent.load(folder)
+        _evaluate(console.new(), {folder: agent}, [], run)
 
 
-def _compile(console: Console, agent: MetaAgent) -> int:
-    """Compiles, saying so and for how long; returns the environment steps of a meta-iteration."""
-    start = time.perf_counter()
-    columns = (SpinnerColumn(), TextColumn("compiling"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task("compiling", total=None)
-        if not console.is_terminal:
-            console.print("compiling …")
+def table_command(arguments: Sequence[str]) -> None:
+    """Prints results of many runs side by side."""
+    from metajax.table import FORMATS, table
+
+    folders = [Path(argument) for argument in leading(arguments)]
+    own = {"format": Option(str, "markdown", "markdown, latex or csv")}
+    run, _ = parse(own, list(arguments)[len(folders) :], prog="metajax table RUN…")
+    check_choice("format", run["format"], FORMATS)
+    print(table(folders, form=run["format"]), end="")
+
+
+def report_command(arguments: Sequence[str]) -> None:
+    """Writes one HTML file about an evaluated run."""
+    from metajax.report import write_report
+
+    folder, flags = one_folder("report", arguments)
+    parse({}, flags, prog=f"metajax report {folder}")
+    print(write_report(folder))
+
+
+def bench_command(arguments: Sequence[str]) -> None:
+    """Times compiling and a meta-iteration of any algorithm, tasks and options."""
+    algorithm, tasks, flags = algorithm_and_tasks("bench", arguments)
+    own = _DEVICE | {
+        "num_tasks": _RUN["num_tasks"],
+        "repeats": Option(int, 7, "times of so many meta-iterations each"),
+        "iterations": Option(int, 3, "meta-iterations that are timed at once"),
+    }
+    run, given = parse(own, flags, algorithm, tasks, prog=f"metajax bench {algorithm} {tasks}")
+    check_count("repeats", run["repeats"])
+    check_count("iterations", run["iterations"])
+    _prepare(run["device"])
+    screen, agent = console.new(), MetaAgent(algorithm, tasks, num_tasks=run["num_tasks"], **given)
+    console.announce(screen, {Path(): agent})
+    with console.compiling(screen):
         program = agent.program
-    seconds = time.perf_counter() - start
-    console.print(f"compiled in {seconds:.1f} s; peak memory about {program.memory / 2**20:,.0f} MiB")
-    return program.steps
-
-
-def _learn(console: Console, agent: MetaAgent, num_iterations: int, log_every: int, steps: int, folder: Path) -> None:
-    """Learns under a live bar; without a terminal, a line at every log."""
-    start = time.perf_counter()
-    columns = (BarColumn(24), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("first meta-iterations", total=num_iterations)
-
-        def show(progress: TrainingProgress) -> None:
-            seconds = time.perf_counter() - start
-            metrics, iteration = progress.metrics, progress.iteration
-            record.append_jsonl(
-                folder / "metrics.jsonl", {"iteration": iteration, "seconds": round(seconds, 3)} | metrics
-            )
-            text = (
-                f"{iteration}/{num_iterations}  return {metrics['return_before']:.2f} -> {metrics['return_after']:.2f}"
-                f"  {iteration * steps / seconds:,.0f} steps/s"
-            )
-            if metrics["skipped"]:
-                text += f"  {metrics['skipped']:.0f} updates skipped"
-            bar.update(task, completed=iteration, description=text)
-            if not console.is_terminal:
-                console.print(f"{text}  {seconds / iteration * (num_iterations - iteration):.0f} s left")
-
-        agent.learn(num_iterations, log_every=log_every, on_progress=show)
-
-
-def _evaluate(console: Console, agent: MetaAgent, num_tasks: int, folder: Path) -> None:
-    """Evaluates on held-out tasks; prints the table and leaves the returns and the pictures."""
-    console.print(f"evaluating in {num_tasks} held-out tasks …")
-    evaluation = agent.evaluate(num_tasks)
-    table = Table("adaptations", "sampled actions", "most probable actions", title=agent.title)
-    means = {name: interval(values.mean(-1)) for name, values in evaluation._asdict().items()}
-    for stage in range(evaluation.sampled.shape[1]):
-        table.add_row(str(stage), *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in means.values()))
-    console.print(table)
-    for name, value in agent.tasks.references:
-        console.print(f"{name}: {value:g}")
-    np.savez_compressed(folder / "evaluation.npz", **evaluation._asdict())
-    record.write_json(
-        folder / "evaluation.json",
-        {
-            "num_tasks": num_tasks,
-            "sizes": agent.evaluation_sizes._asdict(),
-            "references": dict(agent.tasks.references),
-        }
-        | {name: {"mean": mean.tolist(), "width_95": width.tolist()} for name, (mean, width) in means.items()},
+    times = []
+    for _ in range(run["repeats"] + 1):
+        start = time.perf_counter()
+        for progress in agent.learning(agent.iteration + run["iterations"], log_every=run["iterations"]):
+            del progress
+        times.append((time.perf_counter() - start) / run["iterations"])
+    low, median, high = np.quantile(times[1:], [0, 0.5, 1])
+    screen.print(f"memory {program.memory / 2**20:,.0f} MiB")
+    screen.print(
+        f"a meta-iteration {median:.4f} s ({low:.4f} to {high:.4f}), {program.steps / median:,.0f} environment steps/s"
     )
-    _draw(agent, evaluation, folder)
-
-
-def _draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
-    from metajax import plots  # matplotlib is slow to import
-
-    curve = plots.adaptation_curve(evaluation, agent.tasks.references, agent.title)
-    curve.savefig(folder / "adaptation.png", dpi=120)
-    iterations = [progress.iteration for progress in agent.history]
-    metrics = [progress.metrics for progress in agent.history]
-    plots.training_curve(iterations, metrics, agent.title).savefig(folder / "training.png", dpi=120)
-    if agent.tasks.plane:
-        agent.animate(folder / "paths.gif")
 
 
 def algorithms_command(arguments: Sequence[str]) -> None:
@@ -287,13 +245,151 @@ def tasks_command(arguments: Sequence[str]) -> None:
     _list(arguments, table)
 
 
+def doctor_command(arguments: Sequence[str]) -> None:
+    """Shows versions, devices, the cache of compiled programs, and how fast this machine is."""
+    _prepare("auto")
+    about, table = record.environment(), Table("", "", show_header=False)
+    for name, version in (about["versions"] | {"python": about["python"]}).items():
+        table.add_row(name, version)
+    for device in jax.devices():
+        table.add_row("device", f"{device.device_kind} ({device.platform})")
+    cache = Path(jax.config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
+    size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
+    table.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
+    table.add_row("memory free", f"{sweep.free_memory() / 2**30:.1f} GiB")
+    table.add_row("matrix product", f"{_product_speed():,.0f} GFLOP/s")
+    agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
+    agent.learn(1)
+    start = time.perf_counter()
+    agent.learn(5)
+    table.add_row("MAML, one outer gradient", f"{5 * agent.program.steps / (time.perf_counter() - start):,.0f} steps/s")
+    _list(arguments, table)
+
+
+COMMANDS = {
+    "train": train_command,
+    "resume": resume_command,
+    "evaluate": evaluate_command,
+    "table": table_command,
+    "report": report_command,
+    "bench": bench_command,
+    "algorithms": algorithms_command,
+    "tasks": tasks_command,
+    "doctor": doctor_command,
+}
+
+
+def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, Any], *, new: bool) -> None:
+    """Trains and evaluates agents, together where there are several, each in its folder."""
+    screen, agents = console.new(), list(members.values())
+    with ExitStack() as stack:
+        for folder, agent in members.items():
+            stack.enter_context(runs.writing(folder, new=new))
+            runs.check_space(folder, agent)
+            agent.config["run"] = run | {"command": record.environment()["command"]}
+            record.write_json(folder / "config.json", agent.config | record.environment())
+        record.check_sinks(run["log_to"])
+        console.announce(screen, members)
+        how = {"num_iterations": run["num_iterations"], "log_every": run["log_every"]}
+        if len(agents) == 1:
+            with console.compiling(screen):
+                memory = agents[0].program.memory
+            groups = [(agents, memory, ([progress] for progress in agents[0].learning(**how)))]
+        else:
+            groups = (
+                (together.agents, together.memory, sweep.learn_together(together, **how))
+                for together in sweep.chunks(agents, names)
+            )
+        for group, memory, learning in groups:
+            screen.print(f"{len(group)} at once; peak memory about {memory / 2**20:,.0f} MiB")
+            own = {folder: agent for folder, agent in members.items() if agent in group}
+            saving = {name: run[name] for name in ("save_every", "keep", "keep_every", "log_to")}
+            with console.progress_bar(screen, own.values(), run["num_iterations"]) as show:
+                runs.learn(own, learning, **saving, show=show)
+        _evaluate(screen, members, names, run)
+
+
+def _evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequence[str], run: Mapping[str, Any]) -> None:
+    """Evaluates on held-out tasks; prints a table and leaves the returns, the pictures and the report."""
+    agents = list(members.values())
+    protocol = agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])
+    screen.print(f"evaluating: {protocol} …")
+    if len(agents) == 1:
+        evaluations = [agents[0].evaluate(protocol.num_tasks, success_at=protocol.success_at)]
+    else:
+        evaluations = sweep.evaluate_together(agents, names, protocol)
+    for (folder, agent), evaluation in zip(members.items(), evaluations, strict=True):
+        runs.write_evaluation(agent, evaluation, protocol, folder)
+        runs.draw(agent, evaluation, folder)
+    results = zip(members, evaluations, strict=True)
+    screen.print(
+        console.result_table(evaluations[0], agents[0].title)
+        if len(agents) == 1
+        else console.members_table(agents[0].title, {folder.name: evaluation for folder, evaluation in results})
+    )
+    for name, value in agents[0].tasks.references:
+        screen.print(f"{name}: {value:g}")
+    for folder in members:
+        screen.print(f"pictures, metrics, checkpoints and report.html are in {folder}")
+
+
+def _named_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run of the command line, whose tasks have a name."""
+    config = checkpoint.newest(folder).config
+    if config["tasks"] is None or "run" not in config:
+        raise ConfigError(f"{folder} was not made by metajax train: MetaAgent.load(folder) loads it in Python")
+    return config
+
+
+def _tupled(value: Any) -> Any:
+    """What JSON has made a list of, as the tuple that it was."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_run(run: Mapping[str, Any]) -> None:
+    if run["num_iterations"] is not None:
+        check_count("num_iterations", run["num_iterations"])
+    check_count("log_every", run["log_every"])
+    check_number("save_every", run["save_every"], at_least=0)
+    check_count("keep", run["keep"])
+    check_count("keep_every", run["keep_every"], at_least=0)
+    for name in run["log_to"]:
+        check_choice("log_to", name, record.SINKS)
+    _check_evaluation(run)
+
+
+def _check_evaluation(run: Mapping[str, Any]) -> None:
+    check_count("eval_tasks", run["eval_tasks"], at_least=2)
+    check_choice("success_at", run["success_at"], SUCCESS_AT)
+
+
+def _prepare(device: str) -> None:
+    choose_device(device)
+    enable_compilation_cache()
+
+
+def _free_folder(algorithm: str, tasks: str) -> Path:
+    """The first of runs/ALGORITHM-TASKS-0, -1, … that is not there."""
+    number = 0
+    while (folder := Path("runs") / f"{algorithm}-{tasks}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _product_speed() -> float:
+    """GFLOP/s of a matrix product, the best of five."""
+    size = 1024
+    matrix = jnp.ones((size, size))
+    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times) / 1e9
+
+
 def _list(arguments: Sequence[str], table: Table) -> None:
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return
     if arguments:
         raise ConfigError(f"this command takes no arguments; what is {arguments[0]!r}?")
     Console().print(table)
-
-
-COMMANDS = {"train": train_command, "tasks": tasks_command, "algorithms": algorithms_command}

@@ -1,5 +1,6 @@
 """Evaluation of any agent on tasks held out from training."""
 
+from collections.abc import Callable
 from functools import partial
 from statistics import NormalDist
 from typing import NamedTuple
@@ -8,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import Agent, Array, Environment, Percept, PyTree
-from metajax.errors import ConfigError, check_count
+from metajax.base import Agent, Array, Environment, Percept, PyTree, Transition
+from metajax.errors import ConfigError, check_choice, check_count
 from metajax.rollout import leading_axis, rollout, trial
+
+SUCCESS_AT = ("any", "end")
 
 
 class Evaluation(NamedTuple):
@@ -18,11 +21,32 @@ class Evaluation(NamedTuple):
 
     `sampled` are the episodes that the agent acted in, and adapted to. `greedy` are acted with the most probable
     actions: separate episodes, from what the agent knew and remembered as the stage began; or, of an agent that adapts
-    by remembering alone, whole trials, so that it remembers such actions too.
+    by remembering alone, whole trials, so that it remembers such actions too. The others say which of them succeeded,
+    None where the tasks do not say what success is.
     """
 
     sampled: Array
-    greedy: Array | None
+    greedy: Array | None = None
+    sampled_success: Array | None = None
+    greedy_success: Array | None = None
+
+
+class Protocol(NamedTuple):
+    """How numbers come about; those of two protocols are not comparable."""
+
+    num_tasks: int  # held out
+    num_stages: int  # one more than the adaptations
+    num_copies: int  # episodes a stage in each task, every one of which counts
+    num_steps: int  # of an episode, at most
+    success_at: str  # "any" step or the "end"
+    seed: int  # of the tasks and all draws, which no training uses
+
+    def __str__(self) -> str:
+        when = {"any": "at any step", "end": "at the last step"}[self.success_at]
+        return (
+            f"{self.num_tasks:,} held-out tasks, {self.num_stages - 1} adaptations, {self.num_copies} episodes a stage "
+            f"of at most {self.num_steps} steps, all counted; success {when}; seed {self.seed}"
+        )
 
 
 def evaluate(
@@ -37,6 +61,8 @@ def evaluate(
     num_steps: int,
     task_batch: int = 50,
     greedy: bool = True,
+    success: Callable[[PyTree, Transition], Array] | None = None,
+    success_at: str = "any",
 ) -> Evaluation:
     """Returns of an agent in `tasks` [N], a fixed number of episodes in each.
 
@@ -49,30 +75,45 @@ def evaluate(
         num_steps: longest episode, in environment steps.
         task_batch: tasks evaluated at once.
         greedy: measure the most probable actions too.
+        success: which steps succeed, as `TaskDistribution.success`.
+        success_at: an episode succeeds if "any" of its steps does, or that at its "end".
     """
     check_count("num_stages", num_stages)
     check_count("num_copies", num_copies)
     check_count("num_steps", num_steps)
     check_count("task_batch", task_batch)
+    check_choice("success_at", success_at, SUCCESS_AT)
+
+    def outcome(task: PyTree, steps: Transition) -> tuple[Array, Array | None]:
+        """Return and success of episodes [..., T]."""
+        returns = steps.reward.sum(-1)
+        if success is None:
+            return returns, None
+        counts = steps.valid
+        if success_at == "end":
+            counts &= jnp.cumsum(steps.valid, -1) == steps.valid.sum(-1, keepdims=True)
+        return returns, jnp.any(success(task, steps) & counts, -1)
 
     def one(inputs: tuple[Array, PyTree]) -> Evaluation:
         index, task = inputs
         key_trial, key_greedy = jax.random.split(jax.random.fold_in(key, index))
         sizes = {"num_stages": num_stages, "num_copies": num_copies, "num_steps": num_steps}
         played = trial(key_trial, agent, params, env, task, **sizes)
-        returns = played.experience.reward.sum(-1)
+        returns, succeeds = outcome(task, played.experience)
         if not greedy:
-            return Evaluation(returns, None)
+            return Evaluation(returns, None, succeeds)
         if agent.unroll is not None:
-            again = trial(key_greedy, agent, params, env, task, **sizes, greedy=True)
-            return Evaluation(returns, again.experience.reward.sum(-1))
+            again = trial(key_greedy, agent, params, env, task, **sizes, greedy=True).experience
+        else:
 
-        def again(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept) -> Array:
-            policy = partial(agent.policy, knowledge)
-            return rollout(key, env, task, policy, memory, percept, num_steps, greedy=True)[2].reward.sum(-1)
+            def episodes(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept) -> Transition:
+                policy = partial(agent.policy, knowledge)
+                return rollout(key, env, task, policy, memory, percept, num_steps, greedy=True)[2]
 
-        keys = jax.random.split(key_greedy, num_stages)
-        return Evaluation(returns, jax.vmap(again)(keys, played.knowledge, played.memory, played.percept))
+            keys = jax.random.split(key_greedy, num_stages)
+            again = jax.vmap(episodes)(keys, played.knowledge, played.memory, played.percept)
+        greedy_returns, greedy_succeeds = outcome(task, again)
+        return Evaluation(returns, greedy_returns, succeeds, greedy_succeeds)
 
     num_tasks = leading_axis(tasks)
     return jax.lax.map(one, (jnp.arange(num_tasks), tasks), batch_size=min(task_batch, num_tasks))

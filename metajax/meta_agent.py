@@ -1,7 +1,6 @@
 """A stateful shell for notebooks and the command line; it holds no learning code."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import checkpoint, record
-from metajax.base import Agent, Array, Environment, Percept, PyTree, TaskDistribution, Transition
-from metajax.errors import ConfigError, check_count
-from metajax.evaluate import Evaluation, evaluate
-from metajax.recipes import build
+from metajax import checkpoint
+from metajax.base import Agent, Algorithm, Array, Environment, Percept, PyTree, TaskDistribution, Transition
+from metajax.errors import ConfigError, check_choice, check_count
+from metajax.evaluate import SUCCESS_AT, Evaluation, Protocol, evaluate
+from metajax.recipes import build, task_options
 from metajax.rollout import Trial, check_like, collect_trials, to_space, trial
 from metajax.train import Learner, Program, Progress, compile_program, new_learner, train
 
@@ -33,7 +32,6 @@ class Compiled(NamedTuple):
     """What is compiled once for an agent and an environment, whatever the task and the parameters."""
 
     trial: Callable[..., Trial]  # (key, params, task, sizes)
-    evaluate: Callable[..., Evaluation]  # (key, params, tasks, sizes)
     collect: Callable[..., Transition]  # (key, params, tasks, sizes)
     act: Callable[..., tuple]  # (key, knowledge, memory, percept, greedy) -> memory, percept, action
 
@@ -58,7 +56,21 @@ def compile_agent(agent: Agent, env: Environment) -> Compiled:
         )
         return memory, percept, to_space(env.action_space(env.default_params), action)
 
-    return Compiled(of_sizes(trial), of_sizes(evaluate), of_sizes(collect_trials), jax.jit(act, static_argnums=4))
+    return Compiled(of_sizes(trial), of_sizes(collect_trials), jax.jit(act, static_argnums=4))
+
+
+def compile_evaluation(algorithm: Algorithm, tasks: TaskDistribution) -> Callable[[PyTree, Protocol], Evaluation]:
+    """`run(params, protocol)`: held-out tasks drawn and played under a protocol, compiled once for each protocol."""
+
+    @partial(jax.jit, static_argnums=1)
+    def run(params: PyTree, protocol: Protocol) -> Evaluation:
+        key_tasks, key = jax.random.split(jax.random.key(protocol.seed))
+        batch = tasks.tasks(key_tasks, protocol.num_tasks, held_out=True)
+        sizes = {name: getattr(protocol, name) for name in Sizes._fields}
+        how = {"success": tasks.success, "success_at": protocol.success_at}
+        return evaluate(key, algorithm.agent, params, tasks.env, batch, **sizes, **how)
+
+    return run
 
 
 class AdaptedAgent:
@@ -131,23 +143,32 @@ class MetaAgent:
         self.config = {
             "algorithm": algorithm,
             "tasks": tasks if isinstance(tasks, str) else None,
+            "tasks_version": self.tasks.version,
             "seed": seed,
             "num_tasks": self.num_tasks,
             "options": {name: value.item() if hasattr(value, "item") else value for name, value in options.items()},
         }
         self.history: list[Progress] = []  # without the learners
-        key_init, self._key = jax.random.split(jax.random.key(seed))
-        self._learner: Learner = jax.jit(partial(new_learner, self.algorithm))(key_init)
+
+    @cached_property
+    def learner(self) -> Learner:
+        """All that training carries on."""
+        return jax.jit(partial(new_learner, self.algorithm))(jax.random.key(self.config["seed"]))
 
     @property
     def iteration(self) -> int:
         """Meta-iterations done."""
-        return int(self._learner.iteration)
+        return int(self.learner.iteration)
 
     @property
     def params(self) -> PyTree:
         """The meta-parameters."""
-        return self.algorithm.params(self._learner.state)
+        return self.algorithm.params(self.learner.state)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What its numbers take in a checkpoint, about."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.learner))
 
     @cached_property
     def program(self) -> Program:
@@ -159,11 +180,15 @@ class MetaAgent:
         return compile_agent(self.algorithm.agent, self.tasks.env)
 
     @cached_property
+    def _evaluate(self) -> Callable[[PyTree, Protocol], Evaluation]:
+        return compile_evaluation(self.algorithm, self.tasks)
+
+    @cached_property
     def sizes(self) -> Sizes:
         """The stages, copies and steps of training."""
         key = jax.random.key(0)
         batch = jax.eval_shape(lambda: self.tasks.tasks(key, self.num_tasks))
-        experience = jax.eval_shape(self.algorithm.collect, key, self._learner.state, batch)
+        experience = jax.eval_shape(self.algorithm.collect, key, self.learner.state, batch)
         return Sizes(*experience.reward.shape[1:])
 
     @property
@@ -182,15 +207,18 @@ class MetaAgent:
         """Learns for `num_iterations` more meta-iterations (by default the recipe's number) and returns itself."""
         num_iterations = self.recipe.num_iterations if num_iterations is None else num_iterations
         check_count("num_iterations", num_iterations)
-        check_count("log_every", log_every)
-        total = self.iteration + num_iterations
-        # Training consumes what it is given; with a copy, an interruption leaves the agent as it was at the last log.
-        learner = jax.tree.map(jnp.copy, self._learner)
-        for progress in train(self.program, learner, self._key, num_iterations=total, log_every=log_every):
-            self._learner = jax.tree.map(jnp.copy, progress.learner)
-            self.history.append(progress._replace(learner=None))
+        for progress in self.learning(self.iteration + num_iterations, log_every=log_every):
             on_progress(progress)
         return self
+
+    def learning(self, num_iterations: int, *, log_every: int = 10) -> Iterator[Progress]:
+        """Learns up to `num_iterations` in all, yielding every `log_every`; stopped in between, it keeps the last."""
+        # Training consumes what it is given.
+        learner = jax.tree.map(jnp.copy, self.learner)
+        for progress in train(self.program, learner, num_iterations=num_iterations, log_every=log_every):
+            self.learner = jax.tree.map(jnp.copy, progress.learner)
+            self.history.append(progress._replace(learner=None))
+            yield progress._replace(learner=self.learner)
 
     def adapt(self, task: PyTree, *, num_stages: int | None = None, seed: int = 0) -> AdaptedAgent:
         """The agent after as many adaptations to `task` as in training, or `num_stages` of them."""
@@ -209,13 +237,16 @@ class MetaAgent:
         percept = percept._replace(start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
         return AdaptedAgent(self._compiled.act, knowledge, memory, percept, key_act)
 
-    def evaluate(self, num_tasks: int = 1000) -> Evaluation:
-        """Returns [N, K, B] in held-out tasks, the same ones and the same draws whatever the training seed."""
-        self._check_learned("evaluate")
+    def protocol(self, num_tasks: int = 1000, *, success_at: str = "any") -> Protocol:
+        """How `evaluate` measures: the tasks and draws are the same whatever the training seed."""
         check_count("num_tasks", num_tasks, at_least=2)
-        key_tasks, key = jax.random.split(jax.random.key(_EVALUATION_SEED))
-        tasks = self.tasks.tasks(key_tasks, num_tasks, held_out=True)
-        return jax.device_get(self._compiled.evaluate(key, self.params, tasks, self.evaluation_sizes))
+        check_choice("success_at", success_at, SUCCESS_AT)
+        return Protocol(num_tasks, *self.evaluation_sizes, success_at, _EVALUATION_SEED)
+
+    def evaluate(self, num_tasks: int = 1000, *, success_at: str = "any") -> Evaluation:
+        """Returns and successes [N, K, B] in held-out tasks, as `protocol` says."""
+        self._check_learned("evaluate")
+        return jax.device_get(self._evaluate(self.params, self.protocol(num_tasks, success_at=success_at)))
 
     def plot_adaptation(self, num_tasks: int = 200):
         """A figure of the return in held-out tasks after each number of adaptations."""
@@ -223,60 +254,77 @@ class MetaAgent:
 
         return plots.adaptation_curve(self.evaluate(num_tasks), self.tasks.references, self.title)
 
-    def animate(self, path: str | Path, *, num_tasks: int = 5, num_copies: int = 3) -> Path:
-        """Writes a GIF of paths in held-out tasks before and after adaptation; ConfigError if the tasks have none."""
-        from metajax import plots
+    def animate(self, path: str | Path, *, num_tasks: int = 5) -> Path:
+        """Writes a GIF of episodes in held-out tasks before and after adaptation; ConfigError if there is no scene."""
+        from metajax import plots, scenes
 
         self._check_learned("animate")
-        if not self.tasks.plane:
-            raise ConfigError("these tasks name no plane to draw paths in; give TaskDistribution(plane=…)")
-        plots.animate_paths(Path(path), self._paths(num_tasks, num_copies), self.tasks.plane, self.title)
+        check_count("num_tasks", num_tasks)
+        if not self.can_be_drawn:
+            raise ConfigError("these tasks cannot be drawn; give TaskDistribution(plane=…) to draw paths in")
+        key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
+        tasks = self.tasks.tasks(key_tasks, num_tasks, held_out=True)
+        stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
+        steps = jax.device_get(self._compiled.collect(key, self.params, tasks, self.evaluation_sizes))
+        steps = jax.tree.map(lambda leaf: leaf[:, stages], steps)
+        scene = scenes.SCENES.get(self.tasks.env.name)
+        if scene is None:
+            plots.animate_paths(Path(path), tuple(stages), steps, tasks, self.tasks.plane, self.title)
+        else:
+            few, first_copy = (jax.tree.map(lambda leaf: leaf[:3], tree) for tree in (tasks, steps))
+            first_copy = jax.tree.map(lambda leaf: leaf[:, :, 0], first_copy)
+            scenes.animate(Path(path), scene, scenes.Episodes(tuple(stages), few, first_copy), self.title)
         return Path(path)
+
+    @property
+    def can_be_drawn(self) -> bool:
+        """Whether `animate` knows how to draw these tasks."""
+        from metajax.scenes import SCENES  # matplotlib is slow to import
+
+        return bool(self.tasks.plane) or self.tasks.env.name in SCENES
 
     @property
     def title(self) -> str:
         """What the pictures are headed with."""
         return f"{self.config['algorithm']} on {self.config['tasks'] or self.tasks.env.name}"
 
-    def save(self, folder: str | Path) -> Path:
-        """Saves the whole learner and its configuration in a folder, from which `load` goes on."""
+    def save(self, folder: str | Path, *, keep: int = 3, keep_every: int = 0) -> Path:
+        """Saves the whole learner and its configuration in a folder, from which `load` goes on.
+
+        The newest `keep` are kept, and those of meta-iterations that `keep_every` divides (0: none).
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(folder, self._learner)
-        record.write_json(folder / "config.json", self.config | record.environment())
+        checkpoint.save(folder, self.learner, self.config, keep=keep, keep_every=keep_every)
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, tasks: TaskDistribution | None = None) -> "MetaAgent":
-        """The agent saved in a folder, or by a run; `tasks` is needed if they were not named when it was made."""
-        path = Path(folder) / "config.json"
-        if not path.is_file():
-            raise checkpoint.CheckpointError(f"{folder} is not a metajax run: it has no config.json")
+    def load(cls, folder: str | Path, tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
+        """The agent last saved in a folder, or by a run.
+
+        `tasks` is needed if they were not named when it was made; `changed` are options to go on with. Raises
+        CheckpointError if there is none whose files are as they were saved, or if it does not fit those options.
+        """
+        saved = checkpoint.newest(Path(folder))
         try:
-            config = json.loads(path.read_text())
-            algorithm, named_tasks, seed, num_tasks, given = (
-                config[name] for name in ("algorithm", "tasks", "seed", "num_tasks", "options")
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise checkpoint.CheckpointError(f"{path} is not a metajax configuration: {error!r}") from error
+            named_tasks, algorithm, version = (saved.config[name] for name in ("tasks", "algorithm", "tasks_version"))
+            kept = saved.config["options"] | {name: saved.config[name] for name in ("seed", "num_tasks")}
+        except KeyError as error:
+            raise checkpoint.CheckpointError(f"{folder} holds no MetaAgent: its configuration lacks {error}") from error
         tasks = named_tasks if tasks is None else tasks
         if tasks is None:
             raise ConfigError("these tasks have no name; give them: MetaAgent.load(folder, tasks=…)")
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        agent = cls(algorithm, tasks, seed=seed, num_tasks=num_tasks, **options)
-        agent._learner = checkpoint.load(Path(folder), agent._learner)
+        if not isinstance(tasks, str):  # they have no options of their own
+            kept = {name: value for name, value in kept.items() if name not in task_options(named_tasks)}
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+        agent = cls(algorithm, tasks, **options | changed)
+        if agent.tasks.version != version:
+            now = agent.tasks.version
+            raise checkpoint.CheckpointError(f"{folder} was trained on version {version} of these tasks; this is {now}")
+        if "run" in saved.config:
+            agent.config["run"] = saved.config["run"]
+        agent.learner = checkpoint.restore(saved, agent.learner)
         return agent
-
-    def _paths(self, num_tasks: int, num_copies: int):
-        from metajax import plots
-
-        key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
-        tasks = self.tasks.tasks(key_tasks, num_tasks, held_out=True)
-        steps = jax.device_get(self._compiled.collect(key, self.params, tasks, self.evaluation_sizes))
-        stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
-        points = steps.percept.obs[:, stages, :num_copies][..., [index for _, index in self.tasks.plane]]
-        goals = np.asarray(tasks.goal) if hasattr(tasks, "goal") else None
-        return plots.Paths(tuple(stages), points, steps.valid[:, stages, :num_copies], goals)
 
     def _check_learned(self, call: str) -> None:
         if self.iteration == 0:

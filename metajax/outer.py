@@ -90,7 +90,9 @@ def trust_region(
 
         def objective(flat: Array, chunk: Batch) -> tuple[Array, Array]:
             decisions, old = _decide(replay, unravel(flat), chunk), _recorded(chunk)
-            ratio = jnp.exp(decisions.distribution.log_prob(old.action) - _behaviour(old))
+            # A step far too long, which the line search rejects, would make it infinite.
+            log_ratio = jnp.minimum(decisions.distribution.log_prob(old.action) - _behaviour(old), 50.0)
+            ratio = jnp.exp(log_ratio)
             kl = old.decision.distribution.kl(decisions.distribution)
             gain = jnp.sum(chunk.weight * ratio * chunk.advantage) - jnp.sum(chunk.kl_weight * kl)
             return gain, jnp.sum(chunk.weight * kl)

@@ -80,6 +80,11 @@ def options(algorithm: str, tasks: Tasks, outer: str | None = None) -> dict[str,
     return found
 
 
+def task_options(tasks: Tasks) -> set[str]:
+    """Names of the options that a task distribution has; none if it is not a name."""
+    return set(_options_of(lookup("tasks", tasks, TASKS))) if isinstance(tasks, str) else set()
+
+
 def build(algorithm: str, tasks: Tasks, given: Mapping[str, Any]) -> Built:
     """The tasks, network and algorithm named, with the options `given`, `outer` among them.
 

@@ -1,32 +1,24 @@
-"""What a run leaves in its folder besides pictures and checkpoints: its configuration and its metrics."""
+"""What a run leaves in its folder besides pictures and checkpoints: metrics, results, and what they depend on."""
 
+import importlib
 import importlib.metadata
+import importlib.util
 import json
 import math
+import os
 import platform
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from metajax.errors import ConfigError
+from metajax.errors import ConfigError, check_choice
 
-PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
-
-
-def new_folder(path: Path) -> Path:
-    """Makes the folder of a run; raises ConfigError if it holds something, or cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise ConfigError(f"the run folder {path} is not empty; choose another with --folder")
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise ConfigError(f"the run folder {path} cannot be written: {error.strerror}") from error
-    return path
+METRICS = "metrics.jsonl"
+PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
 
 
 def environment() -> dict[str, Any]:
@@ -42,13 +34,85 @@ def environment() -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON; tuples become lists."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds one line to a file of JSON lines; a number that is not finite becomes null."""
-    kept = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
-    }
-    with path.open("a") as file:
-        file.write(json.dumps(kept) + "\n")
+Sink = Callable[[Mapping[str, Any]], None]
+
+
+def jsonl(folder: Path) -> Sink:
+    """Adds a line to metrics.jsonl; a number that is not finite becomes null."""
+
+    def write(metrics: Mapping[str, Any]) -> None:
+        kept = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }
+        with (folder / METRICS).open("a") as file:
+            file.write(json.dumps(kept) + "\n")
+
+    return write
+
+
+def tensorboard(folder: Path) -> Sink:
+    """Event files in the folder's `tensorboard`, of the extra `logging`."""
+    writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder / "tensorboard"))
+
+    def write(metrics: Mapping[str, Any]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, metrics["iteration"])
+        writer.flush()
+
+    return write
+
+
+def wandb(folder: Path) -> Sink:
+    """Weights & Biases, of the extra `logging`; WANDB_MODE=offline keeps it all in the folder."""
+    run = importlib.import_module("wandb").init(project="metajax", name=folder.name, dir=str(folder))
+    return lambda metrics: run.log(dict(metrics), step=metrics["iteration"])
+
+
+SINKS: dict[str, Callable[[Path], Sink]] = {"jsonl": jsonl, "tensorboard": tensorboard, "wandb": wandb}
+
+
+def check_sinks(names: Iterable[str]) -> None:
+    """Raises ConfigError unless the packages of all sinks named are there."""
+    packages = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+    for name in names:
+        check_choice("log_to", name, SINKS)
+        if name in packages and importlib.util.find_spec(packages[name]) is None:
+            raise ConfigError(f"log_to={name} needs the package {packages[name]}; install metajax[logging]")
+
+
+def open_sinks(names: Iterable[str], folder: Path) -> dict[str, Sink]:
+    """The sinks named, jsonl always among them; one that does not open is warned of and left out."""
+    sinks = {}
+    for name in dict.fromkeys(["jsonl", *names]):
+        try:
+            sinks[name] = SINKS[name](folder)
+        except Exception as error:  # whatever it is, training goes on
+            warnings.warn(f"metrics do not go to {name}: {error}", stacklevel=2)
+    return sinks
+
+
+def send(sinks: dict[str, Sink], metrics: Mapping[str, Any]) -> None:
+    """Gives metrics to every sink; one that fails is warned of and left out from then on."""
+    for name, sink in list(sinks.items()):
+        try:
+            sink(metrics)
+        except Exception as error:  # whatever a sink raises, training goes on
+            del sinks[name]
+            warnings.warn(f"metrics no longer go to {name}: {error}", stacklevel=2)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, whenever the process or the machine stops."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

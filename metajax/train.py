@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 from metajax.base import Algorithm, Array, PyTree, TaskDistribution
 from metajax.envs.contract import check_tasks, traced
@@ -16,6 +17,7 @@ class Learner(NamedTuple):
     """All that training carries from one meta-iteration to the next."""
 
     state: PyTree  # the algorithm's
+    key: Array  # of everything that is still to be drawn
     iteration: Array  # meta-iterations done
     skipped: Array  # updates left out because a number was not finite
     skipped_in_a_row: Array
@@ -31,30 +33,32 @@ class Progress(NamedTuple):
 
 
 def new_learner(algorithm: Algorithm, key: Array) -> Learner:
-    """A learner before its first meta-iteration."""
+    """A learner before its first meta-iteration; `key` is that of its parameters and of all its training."""
+    key_init, key_train = jax.random.split(key)
     zero = jnp.zeros((), int)
     # Copies, since a donated buffer may appear once only.
-    state = jax.tree.map(jnp.array, algorithm.init(key))
-    return Learner(state, jnp.array(zero), jnp.array(zero), jnp.array(zero), zero - 1)
+    state = jax.tree.map(jnp.array, algorithm.init(key_init))
+    return Learner(state, key_train, jnp.array(zero), jnp.array(zero), jnp.array(zero), zero - 1)
 
 
 def meta_iteration(
     algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int
-) -> Callable[[Array, Learner], tuple[Learner, dict[str, Array]]]:
-    """`iterate(key, learner) -> learner, metrics`: draw tasks, collect, update; pure, to be jitted and vmapped.
+) -> Callable[[Learner], tuple[Learner, dict[str, Array]]]:
+    """`iterate(learner) -> learner, metrics`: draw tasks, collect, update; pure, to be jitted and vmapped.
 
     An update that leaves a state with a number that is not finite, or that learned from such a reward, is skipped
     and counted.
     """
 
-    def iterate(key: Array, learner: Learner) -> tuple[Learner, dict[str, Array]]:
-        key_tasks, key_collect, key_update = jax.random.split(jax.random.fold_in(key, learner.iteration), 3)
+    def iterate(learner: Learner) -> tuple[Learner, dict[str, Array]]:
+        key = jax.random.fold_in(learner.key, learner.iteration)
+        key_tasks, key_collect, key_update = jax.random.split(key, 3)
         batch = tasks.tasks(key_tasks, num_tasks)
         experience = algorithm.collect(key_collect, learner.state, batch)
         state, metrics = algorithm.update(key_update, learner.state, experience)
         bad = ~jnp.isfinite(experience.reward).all(axis=range(1, experience.reward.ndim))
         good = _all_finite(state) & ~bad.any()
-        learner = Learner(
+        learner = learner._replace(
             state=jax.tree.map(lambda new, old: jnp.where(good, new, old), state, learner.state),
             iteration=learner.iteration + 1,
             skipped=learner.skipped + ~good,
@@ -67,27 +71,27 @@ def meta_iteration(
 
 
 def run(
-    iterate: Callable[[Array, Learner], tuple[Learner, dict[str, Array]]], *, max_skipped: int
-) -> Callable[[Array, Learner, Array], tuple[Learner, dict[str, Array]]]:
-    """`advance(key, learner, stop) -> learner, metrics`: meta-iterations up to number `stop`, looped on the device.
+    iterate: Callable[[Learner], tuple[Learner, dict[str, Array]]], *, max_skipped: int
+) -> Callable[[Learner, Array], tuple[Learner, dict[str, Array]]]:
+    """`advance(learner, stop) -> learner, metrics`: meta-iterations up to number `stop`, looped on the device.
 
     Metrics are means over the meta-iterations, those of skipped updates left out. The loop ends early after a
     reward that is not finite, and after `max_skipped` skipped updates in a row.
     """
 
-    def advance(key: Array, learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
+    def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
         def go_on(carry):
             learner = carry[0]
             return (learner.iteration < stop) & (learner.bad_task < 0) & (learner.skipped_in_a_row < max_skipped)
 
         def step(carry):
             learner, total, count = carry
-            learner, metrics = iterate(key, learner)
+            learner, metrics = iterate(learner)
             skipped = metrics.pop("skipped")
             total = {name: total[name] + jnp.where(skipped, 0.0, metrics[name]) for name in total}
             return learner, total, count + 1 - skipped
 
-        shapes = dict(jax.eval_shape(iterate, key, learner)[1])
+        shapes = dict(jax.eval_shape(iterate, learner)[1])
         del shapes["skipped"]
         zero = {name: jnp.zeros(()) for name in shapes}
         learner, total, count = jax.lax.while_loop(go_on, step, (learner, zero, jnp.zeros(())))
@@ -97,12 +101,12 @@ def run(
 
 
 class Program(NamedTuple):
-    """Meta-training compiled: `advance(key, learner, stop) -> learner, metrics`, which takes its learner's memory.
+    """Meta-training compiled: `advance(learner, stop) -> learner, metrics`, which takes its learner's memory.
 
     `num_tasks` tasks and `steps` environment steps make a meta-iteration; `memory` is the compiler's figure, in bytes.
     """
 
-    advance: Callable[[Array, Learner, Array], tuple[Learner, dict[str, Array]]]
+    advance: Callable[[Learner, Array], tuple[Learner, dict[str, Array]]]
     max_skipped: int
     steps: int
     memory: int
@@ -127,16 +131,14 @@ def compile_program(
     batch = jax.eval_shape(lambda: tasks.tasks(key, num_tasks))
     experience = traced("collect", algorithm.collect, key, learner.state, batch)
     iterate = meta_iteration(algorithm, tasks, num_tasks)
-    _check_metrics(jax.eval_shape(iterate, key, learner)[1])
-    advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=1).lower(key, learner, stop).compile()
+    _check_metrics(jax.eval_shape(iterate, learner)[1])
+    advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=0).lower(learner, stop).compile()
     usage = advance.memory_analysis()
     memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
     return Program(advance, max_skipped, experience.reward.size, memory - usage.alias_size_in_bytes)
 
 
-def train(
-    program: Program, learner: Learner, key: Array, *, num_iterations: int, log_every: int = 10
-) -> Iterator[Progress]:
+def train(program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10) -> Iterator[Progress]:
     """Meta-trains up to `num_iterations`, yielding every `log_every`; in between nothing leaves the device.
 
     The learner given and each one yielded is consumed by what follows: copy what is to be kept.
@@ -144,7 +146,6 @@ def train(
     Args:
         program: from `compile_program`.
         learner: where to start from: `new_learner`, or one that stopped earlier.
-        key: of everything drawn in training.
         num_iterations: meta-iterations in all.
         log_every: meta-iterations between two of progress.
 
@@ -158,10 +159,37 @@ def train(
     done = int(learner.iteration)
     while done < num_iterations:
         stop = jnp.asarray(min(done + log_every, num_iterations))
-        learner, metrics = program.advance(key, learner, stop)
+        learner, metrics = program.advance(learner, stop)
         done = int(learner.iteration)
         yield Progress(learner, done, {name: float(value) for name, value in jax.device_get(metrics).items()})
         _raise_if_bad(learner, done, program.max_skipped)
+
+
+def debug(
+    algorithm: Algorithm, tasks: TaskDistribution, *, num_tasks: int = 4, num_iterations: int = 2, seed: int = 0
+) -> tuple[str, ...]:
+    """Runs a few small meta-iterations with every number, division and index checked; returns what was checked.
+
+    Indices are left out where JAX's checkify cannot trace them, as in the gradient of a vmapped look-up. Raises
+    NonFiniteError that names the operation of the first wrong one.
+    """
+    iterate, learner = meta_iteration(algorithm, tasks, num_tasks), new_learner(algorithm, jax.random.key(seed))
+    kinds = {"numbers": checkify.nan_checks, "divisions": checkify.div_checks, "indices": checkify.index_checks}
+    try:
+        program = _checked(iterate, learner, kinds)
+    except IndexError:
+        del kinds["indices"]
+        program = _checked(iterate, learner, kinds)
+    for number in range(num_iterations):
+        error, (learner, _) = program(learner)
+        if error.get() is not None:
+            raise NonFiniteError(f"in meta-iteration {number + 1}: {error.get()}")
+    return tuple(kinds)
+
+
+def _checked(iterate: Callable, learner: Learner, kinds: dict[str, frozenset]) -> Callable:
+    errors = frozenset().union(*kinds.values())
+    return jax.jit(checkify.checkify(iterate, errors=errors)).lower(learner).compile()
 
 
 def _check_metrics(metrics: dict[str, Array]) -> None:

@@ -1,10 +1,34 @@
+"""What all tests share. Compiling is most of what they do, so it is made cheap and kept for the session."""
+
+import os
+import shutil
+import tempfile
+
 import jax
 import pytest
 
 from metajax.tasks import bandit, point
 
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what the tests do
+jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # later ones do not know the flag
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config):
+    """One cache of compiled programs for all workers and the processes they start, gone at the end."""
+    if not hasattr(config, "workerinput"):
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="metajax-tests-")
+    jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[CACHE], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import Array, PyTree, TaskDistribution
+from metajax.base import Array, PyTree, TaskDistribution, Transition
 from metajax.envs.grid import Grid, GridParams
 from metajax.errors import check_count
 
@@ -105,5 +105,14 @@ def _hidden_goal(env: Grid, template: GridParams, cells: np.ndarray) -> TaskDist
     on_goal = np.maximum(horizon - np.maximum(distance, 1) + 1, 0)
     known = np.mean(on_goal * template.goal_reward + (horizon - on_goal) * template.step_reward)
     return TaskDistribution(
-        env, sample, horizon=horizon, references=(("goal known", float(known)),), split=f"the same {len(cells)} goals"
+        env,
+        sample,
+        horizon=horizon,
+        references=(("goal known", float(known)),),
+        split=f"the same {len(cells)} goals",
+        success=_on_goal,
     )
+
+
+def _on_goal(task: GridParams, steps: Transition) -> Array:
+    return steps.reward >= task.goal_reward

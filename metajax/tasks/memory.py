@@ -33,6 +33,7 @@ def t_maze(*, length: int = 10, active: bool = False) -> TaskDistribution:
         horizon=env.num_steps,
         references=(("without memory", 0.5), ("optimal", 1.0)),
         split="the same two arms",
+        success=lambda task, steps: steps.reward > 0.5,
     )
 
 

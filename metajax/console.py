@@ -1,0 +1,111 @@
+"""What the command line shows while a run goes on, and at its end."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from metajax.evaluate import Evaluation, interval
+from metajax.meta_agent import MetaAgent
+from metajax.train import Progress
+
+
+def new() -> Console:
+    """A console for lines as long as they are."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def announce(console: Console, members: Mapping[Path, MetaAgent]) -> None:
+    """Says what will be trained, and where it is kept."""
+    agent, device = next(iter(members.values())), jax.devices()[0]
+    size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
+    stages, copies, steps = agent.sizes
+    for folder, member in members.items():
+        console.print(f"[bold]{member.title}[/bold], seed {member.config['seed']}, in {folder}")
+    console.print(f"device: {device.device_kind}; {size:,} parameters")
+    console.print(
+        f"a meta-iteration: {agent.num_tasks} tasks x {stages} stages x {copies} episodes x {steps} steps "
+        f"= {steps_of(agent):,} environment steps"
+    )
+
+
+def steps_of(agent: MetaAgent) -> int:
+    """Environment steps of a meta-iteration, at most."""
+    stages, copies, steps = agent.sizes
+    return agent.num_tasks * stages * copies * steps
+
+
+@contextmanager
+def compiling(console: Console) -> Iterator[None]:
+    """Says that it compiles, and for how long."""
+    start = time.perf_counter()
+    columns = (SpinnerColumn(), TextColumn("compiling"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task("compiling", total=None)
+        if not console.is_terminal:
+            console.print("compiling …")
+        yield
+    console.print(f"compiled in {time.perf_counter() - start:.1f} s")
+
+
+@contextmanager
+def progress_bar(
+    console: Console, agents: Collection[MetaAgent], total: int
+) -> Iterator[Callable[[Sequence[Progress]], None]]:
+    """`show(progress)`: a live bar; without a terminal, a line at every log."""
+    already = next(iter(agents)).iteration
+    steps = sum(map(steps_of, agents))
+    start = time.perf_counter()
+    columns = (BarColumn(24), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("first meta-iterations", total=total)
+
+        def show(progress: Sequence[Progress]) -> None:
+            seconds, iteration = time.perf_counter() - start, max(one.iteration for one in progress)
+            before, after, skipped = (
+                np.mean([one.metrics[name] for one in progress])
+                for name in ("return_before", "return_after", "skipped")
+            )
+            done = iteration - already
+            text = f"{iteration}/{total}  return {before:.2f} -> {after:.2f}  {done * steps / seconds:,.0f} steps/s"
+            if skipped:
+                text += f"  {skipped:.0f} updates skipped"
+            bar.update(task, completed=iteration, description=text)
+            if not console.is_terminal:
+                console.print(f"{text}  {seconds / done * (total - iteration):.0f} s left")
+
+        yield show
+
+
+def result_table(evaluation: Evaluation, title: str) -> Table:
+    """Means over the held-out tasks, a row for each number of adaptations."""
+    words = {
+        "sampled": "sampled actions",
+        "greedy": "most probable actions",
+        "sampled_success": "success, sampled",
+        "greedy_success": "success, most probable",
+    }
+    shown = {name: interval(values.mean(-1)) for name, values in evaluation._asdict().items() if values is not None}
+    table = Table("adaptations", *(words[name] for name in shown), title=title)
+    for stage in range(evaluation.sampled.shape[1]):
+        table.add_row(str(stage), *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in shown.values()))
+    return table
+
+
+def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
+    """Mean returns of sampled actions over the held-out tasks, a row for each run."""
+    table = None
+    for name, evaluation in evaluations.items():
+        mean, width = interval(evaluation.sampled.mean(-1))
+        stages = dict.fromkeys([0, min(1, len(mean) - 1), len(mean) - 1])
+        if table is None:
+            table = Table("run", *(f"{stage} adaptations" for stage in stages), title=title)
+        table.add_row(name, *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for stage in stages))
+    return table

@@ -1,0 +1,208 @@
+"""A run: one folder, one writer, from its first meta-iteration to its report."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metajax import record
+from metajax.checkpoint import FOLDER
+from metajax.errors import ConfigError, NonFiniteError
+from metajax.evaluate import Evaluation, Protocol, interval
+from metajax.meta_agent import MetaAgent
+from metajax.train import Progress
+
+EVALUATION = "evaluation"
+_LOCK = "lock"
+
+
+class InterruptedRun(Exception):
+    """SIGINT or SIGTERM came; what was learned is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def writing(folder: Path, *, new: bool) -> Iterator[None]:
+    """Holds a run folder against other writers; a dead one holds nothing.
+
+    Raises ConfigError if another process writes there, if it cannot be written, or if a `new` one is not empty.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if new and any(path.name != _LOCK for path in folder.iterdir()):
+            raise ConfigError(f"the run folder {folder} is not empty; choose another with --folder")
+        lock = (folder / _LOCK).open("a+")
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(f"the run folder {folder} is being written by process {lock.read()}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def check_space(folder: Path, agent: MetaAgent) -> None:
+    """Raises ConfigError unless there is room for two checkpoints of an agent."""
+    needed = 2 * agent.checkpoint_bytes
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(f"the disk of {folder} has {free:,} bytes free; two checkpoints need {needed:,}")
+
+
+@contextmanager
+def signals() -> Iterator[Callable[[], None]]:
+    """`check()` raises InterruptedRun after SIGINT or SIGTERM; a second one ends the process at once.
+
+    A compiled program keeps the interpreter from its signal handlers, so a thread listens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    received: list[int] = []
+    listens, wakes = socket.socketpair()
+    wakes.setblocking(False)
+
+    def listen() -> None:
+        while number := listens.recv(1):
+            received.append(number[0])
+            if len(received) > 1:
+                os._exit(128 + number[0])
+
+    def check() -> None:
+        if received:
+            raise InterruptedRun(received[0])
+
+    # The wake-up pipe is told of a signal only if it has a handler.
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    outer_pipe = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield check
+    finally:
+        signal.set_wakeup_fd(outer_pipe)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        wakes.close()
+        listener.join()
+        listens.close()
+
+
+def learn(
+    members: Mapping[Path, MetaAgent],
+    learning: Iterator[Sequence[Progress]],
+    *,
+    save_every: float,
+    keep: int,
+    keep_every: int,
+    log_to: Sequence[str],
+    show: Callable[[Sequence[Progress]], None],
+) -> None:
+    """Follows the learning of one agent, or of several together, each in its folder.
+
+    Saves every `save_every` seconds, at the end, and when it has to stop. Raises InterruptedRun after a signal, and
+    NonFiniteError naming the last checkpoint.
+    """
+    start, saved = time.monotonic(), time.monotonic()
+    before = {folder: _forget_after(folder / record.METRICS, agent.iteration) for folder, agent in members.items()}
+    sinks = {folder: record.open_sinks(log_to, folder) for folder in members}
+
+    def save() -> None:
+        nonlocal saved
+        for folder, agent in members.items():
+            agent.save(folder, keep=keep, keep_every=keep_every)
+        saved = time.monotonic()
+
+    with signals() as check:
+        try:
+            for all_progress in learning:
+                for folder, progress in zip(members, all_progress, strict=True):
+                    seconds = round(before[folder] + time.monotonic() - start, 3)
+                    record.send(sinks[folder], {"iteration": progress.iteration, "seconds": seconds} | progress.metrics)
+                show(all_progress)
+                if time.monotonic() - saved >= save_every:
+                    save()
+                check()
+        except NonFiniteError as error:
+            save()
+            places = ", ".join(str(folder / FOLDER) for folder in members)
+            raise NonFiniteError(f"{error}; saved in {places}") from error
+        except InterruptedRun:
+            save()
+            raise
+        save()
+
+
+def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Protocol, folder: Path) -> None:
+    """Leaves returns and successes of every task as npz, and their means beside, with all they depend on."""
+    arrays = {name: values for name, values in evaluation._asdict().items() if values is not None}
+    means = {}
+    for name, values in arrays.items():
+        mean, width = interval(values.mean(-1))
+        means[name] = {"mean": mean.tolist(), "width_95": width.tolist()}
+    np.savez_compressed(folder / f"{EVALUATION}.npz", **arrays)
+    record.write_json(
+        folder / f"{EVALUATION}.json",
+        {"protocol": protocol._asdict(), "references": dict(agent.tasks.references), "iteration": agent.iteration}
+        | agent.config
+        | means
+        | record.environment(),
+    )
+
+
+def draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
+    """Leaves the pictures and the report of an evaluated run."""
+    from metajax import plots, report  # matplotlib is slow to import
+
+    lines = metrics(folder)
+    figures = {
+        "adaptation": plots.adaptation_curve(evaluation, agent.tasks.references, agent.title),
+        "histogram": plots.task_histogram(evaluation, agent.title),
+        "training": plots.training_curve([line["iteration"] for line in lines], lines, agent.title),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=120)
+    if agent.can_be_drawn:
+        agent.animate(folder / "animation.gif")
+    report.write_report(folder)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics."""
+    path = folder / record.METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _forget_after(path: Path, iteration: int) -> float:
+    """Drops the lines of meta-iterations that were not saved, to be done again; returns the seconds trained so far."""
+    if not path.exists():
+        return 0.0
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:  # the writer was killed in the middle of it
+            break
+        if content["iteration"] > iteration:
+            break
+        kept.append(content)
+    record.write_text(path, "".join(json.dumps(content) + "\n" for content in kept))
+    return kept[-1]["seconds"] if kept else 0.0

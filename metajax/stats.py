@@ -1,0 +1,73 @@
+"""Statistics of scores [S, N], seeds by tasks, as Agarwal et al. 2021 (arXiv:2108.13264) recommend them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.stats
+
+from metajax.errors import ConfigError, ShapeError, check_count, check_number
+
+Statistic = Callable[[np.ndarray], float]
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """Mean of the middle half of all scores [S, N].
+
+    >>> interquartile_mean(np.array([[0.0, 1.0, 2.0, 90.0]]))
+    1.5
+    """
+    return float(scipy.stats.trim_mean(_matrix("scores", scores), 0.25, axis=None))
+
+
+def bootstrap_interval(
+    scores: np.ndarray,
+    statistic: Statistic = interquartile_mean,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile interval of a statistic of scores [S, N], or None for one seed, which tells nothing of others.
+
+    Stratified: seeds are drawn with replacement for every task apart, and the tasks stay.
+    """
+    scores = _matrix("scores", scores)
+    check_number("level", level, above=0, at_most=1)
+    check_count("resamples", resamples)
+    if len(scores) == 1:
+        return None
+    draw, columns = np.random.default_rng(seed), np.arange(scores.shape[1])
+    values = [statistic(scores[draw.integers(len(scores), size=scores.shape), columns]) for _ in range(resamples)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> float:
+    """Probability that a seed of `scores` [S, N] beats one of `others` [S', N] in a task, ties a half; mean over tasks.
+
+    >>> probability_of_improvement(np.array([[2.0, 1.0]]), np.array([[1.0, 1.0]]))
+    0.75
+    """
+    scores, others = _matrix("scores", scores), _matrix("others", others)
+    if scores.shape[1] != others.shape[1]:
+        raise ShapeError(f"scores of {scores.shape[1]} tasks cannot be held against those of {others.shape[1]}")
+    difference = scores[:, None] - others[None]
+    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+
+
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of all scores [S, N] above each threshold.
+
+    >>> performance_profile(np.array([[0.0, 1.0, 2.0, 3.0]]), np.array([0.5, 2.5])).tolist()
+    [0.75, 0.25]
+    """
+    return (_matrix("scores", scores)[None] > np.asarray(thresholds)[:, None, None]).mean((1, 2))
+
+
+def _matrix(name: str, scores: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores, float)
+    if scores.ndim != 2 or not scores.size:
+        raise ShapeError(f"{name} must have axes [seeds, tasks], not shape {scores.shape}")
+    if not np.isfinite(scores).all():
+        raise ConfigError(f"{name} must be finite")
+    return scores

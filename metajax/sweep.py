@@ -1,0 +1,167 @@
+"""Many runs in one compiled program: seeds and float hyper-parameters are a vmapped axis [M], one run folder each."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Algorithm, PyTree
+from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count
+from metajax.evaluate import Evaluation, Protocol
+from metajax.meta_agent import MetaAgent, compile_evaluation
+from metajax.recipes import build, options
+from metajax.train import Learner, Progress, meta_iteration, run
+
+_MAX_SKIPPED = 10
+_SHARE = 0.7  # of the memory that is free, to be used
+
+
+def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
+    """Name and values of `name=0.1,0.3`, of `name=0:1:5` (five, evenly spaced) or of `name=0.01:1:log3`.
+
+    >>> parse_sweep("inner_lr=0.01:1:log3")
+    ('inner_lr', (0.01, 0.1, 1.0))
+    """
+    name, _, values = text.partition("=")
+    try:
+        if ":" not in values:
+            return name.strip().replace("-", "_"), tuple(float(value) for value in values.split(","))
+        low, high, count = values.split(":")
+        spacing = np.geomspace if count.startswith("log") else np.linspace
+        found = spacing(float(low), float(high), int(count.removeprefix("log")))
+        return name.strip().replace("-", "_"), tuple(float(f"{value:.6g}") for value in found)
+    except ValueError as error:
+        raise ConfigError(
+            f"sweep={text!r} must read name=0.1,0.3 or name=LOW:HIGH:COUNT or name=LOW:HIGH:logCOUNT"
+        ) from error
+
+
+def make_agents(
+    algorithm: str, tasks: str, *, seed: int, num_seeds: int, sweep: Sequence[str], **given: Any
+) -> list[MetaAgent]:
+    """An agent for every seed from `seed` on and every combination of swept values.
+
+    Raises ConfigError for what is no float hyper-parameter of these factories, or is given besides.
+    """
+    check_count("seeds", num_seeds)
+    axes = dict(parse_sweep(text) for text in sweep)
+    known = options(algorithm, tasks, given.get("outer"))
+    for name in axes:
+        check_choice("hyper-parameter", name, (key for key, option in known.items() if option.annotation is float))
+        if name in given:
+            raise ConfigError(f"{name} is both given and swept")
+    return [
+        MetaAgent(algorithm, tasks, seed=seed + offset, **given, **dict(zip(axes, values, strict=True)))
+        for values in product(*axes.values())
+        for offset in range(num_seeds)
+    ]
+
+
+def label(agent: MetaAgent, sweep: Sequence[str]) -> str:
+    """What a run of many is called.
+
+    >>> label(MetaAgent(inner_lr=0.5, seed=3), ["inner_lr=0.1,0.5"])
+    'inner_lr-0.5-seed-3'
+    """
+    names = [parse_sweep(text)[0] for text in sweep]
+    return "-".join([*(f"{name}-{agent.config['options'][name]:g}" for name in names), f"seed-{agent.config['seed']}"])
+
+
+class Together(NamedTuple):
+    """Training of agents [M] compiled: `advance(learners, stop) -> learners, metrics`, all with axis [M]."""
+
+    agents: Sequence[MetaAgent]
+    advance: Callable[[Learner, jax.Array], tuple[Learner, dict[str, jax.Array]]]
+    memory: int  # bytes
+
+
+def compile_together(agents: Sequence[MetaAgent], names: Sequence[str]) -> Together:
+    """One program for agents that differ in their seeds and in the options `names` alone."""
+    tasks, num_tasks = agents[0].tasks, agents[0].num_tasks
+
+    def one(values: PyTree, learner: Learner, stop: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
+        iterate = meta_iteration(_algorithm(agents[0], values), tasks, num_tasks)
+        return run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
+
+    values, learners = _values(agents, names), _stack([agent.learner for agent in agents])
+    lowered = jax.jit(jax.vmap(one, in_axes=(0, 0, None)), donate_argnums=1).lower(values, learners, jnp.zeros((), int))
+    compiled = lowered.compile()
+    usage = compiled.memory_analysis()
+    memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
+    return Together(agents, lambda learners, stop: compiled(values, learners, stop), memory - usage.alias_size_in_bytes)
+
+
+def chunks(agents: Sequence[MetaAgent], names: Sequence[str]) -> Iterator[Together]:
+    """The agents together or, where that takes more memory than there is, as many at a time as fit."""
+    size, free = len(agents), free_memory()
+    first = compile_together(agents, names)
+    if first.memory <= free * _SHARE:
+        yield first
+        return
+    size = max(1, math.floor(size * free * _SHARE / first.memory))
+    del first
+    for start in range(0, len(agents), size):
+        yield compile_together(agents[start : start + size], names)
+
+
+def free_memory() -> int:
+    """Bytes free on the device that JAX runs on."""
+    stats = jax.devices()[0].memory_stats()
+    if stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def learn_together(together: Together, *, num_iterations: int, log_every: int) -> Iterator[list[Progress]]:
+    """Meta-trains up to `num_iterations`, yielding every agent's progress; each agent keeps its learner.
+
+    One whose numbers are not finite stops where it is, and NonFiniteError is raised when the others have ended.
+    """
+    agents = together.agents
+    learners, done = _stack([agent.learner for agent in agents]), 0
+    while done < num_iterations:
+        done = min(done + log_every, num_iterations)
+        learners, metrics = together.advance(learners, jnp.asarray(done))
+        numbers, progress = jax.device_get(metrics), []
+        for index, agent in enumerate(agents):
+            agent.learner = jax.tree.map(lambda leaf, index=index: leaf[index], learners)
+            own = {name: float(values[index]) for name, values in numbers.items()}
+            progress.append(Progress(agent.learner, agent.iteration, own))
+        yield progress
+    bad = np.asarray((learners.bad_task >= 0) | (learners.skipped_in_a_row >= _MAX_SKIPPED))
+    if bad.any():
+        names = ", ".join(
+            f"seed {agent.config['seed']} {agent.config['options']}, meta-iteration {agent.iteration}"
+            for agent, is_bad in zip(agents, bad, strict=True)
+            if is_bad
+        )
+        raise NonFiniteError(f"numbers were not finite in {names}; the parameters are those before it")
+
+
+def evaluate_together(agents: Sequence[MetaAgent], names: Sequence[str], protocol: Protocol) -> list[Evaluation]:
+    """Every agent's evaluation under one protocol, one after the other in one program."""
+
+    def one(inputs: tuple[PyTree, PyTree]) -> Evaluation:
+        values, params = inputs
+        return compile_evaluation(_algorithm(agents[0], values), agents[0].tasks)(params, protocol)
+
+    inputs = _values(agents, names), _stack([agent.params for agent in agents])
+    found = jax.device_get(jax.jit(lambda inputs: jax.lax.map(one, inputs))(inputs))
+    return [jax.tree.map(lambda leaf, index=index: leaf[index], found) for index in range(len(agents))]
+
+
+def _algorithm(agent: MetaAgent, values: dict[str, jax.Array]) -> Algorithm:
+    return build(agent.config["algorithm"], agent.config["tasks"], agent.config["options"] | values).algorithm
+
+
+def _values(agents: Sequence[MetaAgent], names: Sequence[str]) -> dict[str, jax.Array]:
+    return {name: jnp.array([agent.config["options"][name] for agent in agents]) for name in names}
+
+
+def _stack(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
