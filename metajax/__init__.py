@@ -22,7 +22,7 @@ from metajax.baselines import advantages, learned_baseline, linear_baseline
 from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.envs.contract import check_env, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError
-from metajax.evaluate import Evaluation, Score, evaluate, interval, score
+from metajax.evaluate import Evaluation, Protocol, Score, evaluate, interval, score
 from metajax.networks import memory_policy, mlp
 from metajax.outer import Batch, Outer, policy_gradient, ppo, trust_region
 from metajax.returns import gae, reward_to_go
@@ -35,6 +35,8 @@ _LAZY = {
     "MetaAgent": "metajax.meta_agent",
     "AdaptedAgent": "metajax.meta_agent",
     "CheckpointError": "metajax.checkpoint",
+    "load_params": "metajax.export",
+    "load_policy": "metajax.meta_agent",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "Percept",
     "Program",
     "Progress",
+    "Protocol",
     "Score",
     "ShapeError",
     "TanhNormal",
@@ -73,6 +76,8 @@ __all__ = [
     "interval",
     "learned_baseline",
     "linear_baseline",
+    "load_params",
+    "load_policy",
     "maml",
     "mask_logits",
     "memory_policy",

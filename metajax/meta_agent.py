@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import checkpoint
+from metajax import checkpoint, export, record
 from metajax.base import Agent, Algorithm, Array, Environment, Percept, PyTree, TaskDistribution, Transition
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.evaluate import SUCCESS_AT, Evaluation, Protocol, evaluate
@@ -80,9 +80,9 @@ class AdaptedAgent:
     episode starts.
     """
 
-    def __init__(self, step: Callable[..., tuple], knowledge: PyTree, memory: PyTree, percept: Percept, key: Array):
-        self.knowledge = knowledge
-        self._step, self._memory, self._percept, self._key = step, memory, percept, key
+    def __init__(self, step: Callable[..., tuple], state: "ActingState", config: dict[str, Any]):
+        self.knowledge, self._memory, self._percept, self._key = state
+        self._step, self._config = step, config
 
     def act(self, obs: Any, *, reward: float = 0.0, start: bool = False, greedy: bool = True) -> np.ndarray:
         """The action, in the environment's units, at the observation `obs`; the first call starts an episode.
@@ -108,6 +108,32 @@ class AdaptedAgent:
         self._key, key = jax.random.split(self._key)
         self._memory, self._percept, action = self._step(key, self.knowledge, self._memory, percept, greedy)
         return np.asarray(action)
+
+    def export(self, path: str | Path) -> Path:
+        """Writes what the agent knows and remembers as safetensors; `load_policy` goes on from it."""
+        state = ActingState(self.knowledge, self._memory, self._percept, jax.random.key_data(self._key))
+        about = {"kind": "adapted policy"} | self._config | {"versions": record.environment()["versions"]}
+        return export.write(Path(path), state, about)
+
+
+class ActingState(NamedTuple):
+    """What an adapted agent carries from one action to the next."""
+
+    knowledge: PyTree
+    memory: PyTree
+    percept: Percept
+    key: Array
+
+
+def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> AdaptedAgent:
+    """The adapted agent that `AdaptedAgent.export` wrote; no options of its training are needed.
+
+    `tasks` is needed if they had no name. Raises CheckpointError if the file is none of an adapted policy.
+    """
+    about, arrays = export.read(Path(path))
+    if about.get("kind") != "adapted policy":
+        raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}; load_params loads them")
+    return MetaAgent.of_config(about, tasks)._restored(arrays)
 
 
 class MetaAgent:
@@ -235,7 +261,28 @@ class MetaAgent:
         knowledge = jax.tree.map(lambda leaf: leaf[-1], played.knowledge)
         memory, percept = jax.tree.map(lambda leaf: leaf[-1, 0], (played.memory, played.percept))
         percept = percept._replace(start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
-        return AdaptedAgent(self._compiled.act, knowledge, memory, percept, key_act)
+        return AdaptedAgent(self._compiled.act, ActingState(knowledge, memory, percept, key_act), self.config)
+
+    def export(self, path: str | Path) -> Path:
+        """Writes the meta-parameters as safetensors; `load_params` reads them."""
+        about = {"kind": "meta-parameters"} | self.config | {"versions": record.environment()["versions"]}
+        return export.write(Path(path), self.params, about)
+
+    def _restored(self, arrays: dict[str, np.ndarray]) -> AdaptedAgent:
+        """The adapted agent of exported arrays."""
+
+        def state(key: Array) -> ActingState:
+            key_task, key_init, key_trial, key = jax.random.split(key, 4)
+            agent, env, task = self.algorithm.agent, self.tasks.env, self.tasks.sample(key_task)
+            params = self.algorithm.params(self.algorithm.init(key_init))
+            played = trial(key_trial, agent, params, env, task, **self.sizes._asdict())
+            knowledge = jax.tree.map(lambda leaf: leaf[-1], played.knowledge)
+            memory, percept = jax.tree.map(lambda leaf: leaf[-1, 0], (played.memory, played.percept))
+            return ActingState(knowledge, memory, percept, jax.random.key_data(key))
+
+        found = export.filled(jax.eval_shape(state, jax.random.key(0)), arrays)
+        found = found._replace(key=jax.random.wrap_key_data(found.key))
+        return AdaptedAgent(self._compiled.act, found, self.config)
 
     def protocol(self, num_tasks: int = 1000, *, success_at: str = "any") -> Protocol:
         """How `evaluate` measures: the tasks and draws are the same whatever the training seed."""
@@ -299,6 +346,26 @@ class MetaAgent:
         return folder
 
     @classmethod
+    def of_config(cls, config: dict[str, Any], tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
+        """An agent that has not learned, of the `config` of another; raises CheckpointError if it is none."""
+        try:
+            named_tasks, algorithm, version = (config[name] for name in ("tasks", "algorithm", "tasks_version"))
+            kept = config["options"] | {name: config[name] for name in ("seed", "num_tasks")}
+        except (KeyError, TypeError) as error:
+            raise checkpoint.CheckpointError(f"this is no configuration of a MetaAgent: it lacks {error}") from error
+        tasks = named_tasks if tasks is None else tasks
+        if tasks is None:
+            raise ConfigError("these tasks have no name; give them: tasks=…")
+        if not isinstance(tasks, str):  # they have no options of their own
+            kept = {name: value for name, value in kept.items() if name not in task_options(named_tasks)}
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+        agent = cls(algorithm, tasks, **options | changed)
+        if agent.tasks.version != version:
+            now = agent.tasks.version
+            raise checkpoint.CheckpointError(f"what was saved learned version {version} of these tasks; this is {now}")
+        return agent
+
+    @classmethod
     def load(cls, folder: str | Path, tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
         """The agent last saved in a folder, or by a run.
 
@@ -306,21 +373,7 @@ class MetaAgent:
         CheckpointError if there is none whose files are as they were saved, or if it does not fit those options.
         """
         saved = checkpoint.newest(Path(folder))
-        try:
-            named_tasks, algorithm, version = (saved.config[name] for name in ("tasks", "algorithm", "tasks_version"))
-            kept = saved.config["options"] | {name: saved.config[name] for name in ("seed", "num_tasks")}
-        except KeyError as error:
-            raise checkpoint.CheckpointError(f"{folder} holds no MetaAgent: its configuration lacks {error}") from error
-        tasks = named_tasks if tasks is None else tasks
-        if tasks is None:
-            raise ConfigError("these tasks have no name; give them: MetaAgent.load(folder, tasks=…)")
-        if not isinstance(tasks, str):  # they have no options of their own
-            kept = {name: value for name, value in kept.items() if name not in task_options(named_tasks)}
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
-        agent = cls(algorithm, tasks, **options | changed)
-        if agent.tasks.version != version:
-            now = agent.tasks.version
-            raise checkpoint.CheckpointError(f"{folder} was trained on version {version} of these tasks; this is {now}")
+        agent = cls.of_config(saved.config, tasks, **changed)
         if "run" in saved.config:
             agent.config["run"] = saved.config["run"]
         agent.learner = checkpoint.restore(saved, agent.learner)

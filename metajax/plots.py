@@ -29,7 +29,7 @@ def adaptation_curve(evaluation: Evaluation, references: Sequence[tuple[str, flo
         axes.axhline(value, color="0.35", linestyle=("--", ":", "-.")[number % 3], label=f"{name}: {value:g}")
     num_tasks = len(evaluation.sampled)
     axes.set(title=title, xlabel="adaptations", ylabel=f"return, mean of {num_tasks} held-out tasks", xticks=stages)
-    axes.legend(frameon=False)
+    axes.legend(framealpha=0.8, edgecolor="none")
     axes.grid(alpha=0.25)
     return figure
 

@@ -29,9 +29,11 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 
 figure { margin: 1rem 0; } figcaption { font-size: 0.9rem; opacity: 0.8; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 1.5rem; }
+.wide { grid-column: 1 / -1; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.2rem 0.8rem 0.2rem 0; text-align: left; border-bottom: 1px solid #8884; white-space: nowrap; }
+th, td { padding: 0.2rem 0.8rem 0.2rem 0; text-align: left; border-bottom: 1px solid #8884; vertical-align: bottom; }
+td { white-space: nowrap; }
 td.text { white-space: normal; overflow-wrap: anywhere; } pre { overflow-x: auto; font-size: 0.85rem; }
 """
 
@@ -89,14 +91,16 @@ def _results(about: Mapping[str, Any]) -> str:
 def _configuration(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     lines = metrics(folder)
     trained = {"seconds of training": lines[-1]["seconds"]} if lines else {}
-    run = {name: value for name, value in about.get("run", {}).items() if value not in (None, "", [], 0)}
-    return {"tasks a meta-iteration": about["num_tasks"]} | about["options"] | run | trained
+    kept = ("log_every", "save_every", "num_iterations")
+    run = {name: value for name, value in about.get("run", {}).items() if name in kept}
+    return {"num_tasks": about["num_tasks"]} | about["options"] | run | trained
 
 
 def _surroundings(about: Mapping[str, Any]) -> dict[str, Any]:
     device = about["device"]
     versions = about["versions"] | {"python": about["python"]}
-    return versions | {"device": f"{device['count']} x {device['kind']}", "command": " ".join(about["command"])}
+    command = " ".join(about.get("run", about)["command"])
+    return versions | {"device": f"{device['count']} x {device['kind']}", "command": command}
 
 
 def _per_task(returns: np.ndarray) -> str:
@@ -109,7 +113,7 @@ def _citation(about: Mapping[str, Any]) -> str:
     version = about["versions"]["metajax"]
     return (
         "@software{metajax,\n  title = {metajax: vectorised meta-reinforcement learning in JAX},\n"
-        f"  version = {{{version}}},\n  note = {{Command: {' '.join(about['command'])}}}\n}}"
+        f"  version = {{{version}}},\n  note = {{Command: {' '.join(about.get('run', about)['command'])}}}\n}}"
     )
 
 
@@ -118,7 +122,10 @@ def _figure(path: Path, caption: str) -> str:
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
     source = f"data:image/{path.suffix[1:]};base64,{data}"
-    return f'<figure><img src="{source}" alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>\n'
+    kind = ' class="wide"' if path.suffix == ".gif" else ""
+    return (
+        f'<figure{kind}><img src="{source}" alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>\n'
+    )
 
 
 def _pairs(content: Mapping[str, Any]) -> str:

@@ -88,7 +88,8 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str]) -> Toget
         iterate = meta_iteration(_algorithm(agents[0], values), tasks, num_tasks)
         return run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
 
-    values, learners = _values(agents, names), _stack([agent.learner for agent in agents])
+    values = _values(agents, names)
+    learners = jax.eval_shape(lambda: _stack([agent.learner for agent in agents]))
     lowered = jax.jit(jax.vmap(one, in_axes=(0, 0, None)), donate_argnums=1).lower(values, learners, jnp.zeros((), int))
     compiled = lowered.compile()
     usage = compiled.memory_analysis()

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,9 +34,12 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
         "evaluation.json",
         "evaluation.npz",
         "adaptation.png",
+        "histogram.png",
         "training.png",
-        "paths.gif",
+        "animation.gif",
+        "report.html",
         "checkpoints",
+        "lock",
     }
     for text in ("device", "parameters", "32 environment steps", "compiled in", "MiB", "steps/s"):
         assert text in printed
@@ -50,7 +54,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
     assert all(np.isfinite(line["return_after"]) for line in lines)
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert len(evaluation["sampled"]["mean"]) == 6
-    assert Image.open(folder / "paths.gif").n_frames == 4  # equal frames are joined: one a step
+    assert Image.open(folder / "animation.gif").n_frames == 4  # equal frames are joined: one a step
     pixels = np.asarray(Image.open(folder / "adaptation.png").convert("L"))
     assert pixels.std() > 10
     loaded = MetaAgent.load(folder)
@@ -58,7 +62,8 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
     np.testing.assert_allclose(loaded.evaluate(3).sampled.mean((0, 2)), evaluation["sampled"]["mean"], rtol=1e-4)
 
 
-def test_a_second_run_gets_a_folder_of_its_own_and_bandits_no_paths(tmp_path):
+def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
     command = [
         "train",
         "rl2",
@@ -75,7 +80,62 @@ def test_a_second_run_gets_a_folder_of_its_own_and_bandits_no_paths(tmp_path):
     assert cli.main(command) == 0
     assert cli.main(command) == 0
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"rl2-bandit-0", "rl2-bandit-1"}
-    assert not (tmp_path / "runs" / "rl2-bandit-0" / "paths.gif").exists()
+
+
+def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
+    for seed in ("0", "1"):
+        run = ["train", *TINY, "--num-iterations", "1", "--seed", seed, "--folder", f"run-{seed}"]
+        assert cli.main(run) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", "run-0", "--eval-tasks", "4", "--success-at", "end"]) == 0
+    assert "4 held-out tasks, 5 adaptations" in capsys.readouterr().out
+    assert np.load("run-0/evaluation.npz")["sampled_success"].shape == (4, 6, 2)
+    assert json.loads((tmp_path / "run-0" / "evaluation.json").read_text())["protocol"]["success_at"] == "end"
+    assert cli.main(["table", "run-0", "run-1"]) == 2
+    assert "differ in the protocol of point" in capsys.readouterr().err
+    assert cli.main(["evaluate", "run-1", "--eval-tasks", "4", "--success-at", "end"]) == 0
+    assert cli.main(["table", "run-0", "run-1", "--format", "csv"]) == 0
+    assert "point horizon=4," in capsys.readouterr().out
+    assert cli.main(["report", "run-0"]) == 0
+    assert (tmp_path / "run-0" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
+    common = ["train", "maml", "point", *TINY, "--num-iterations", "2", "--seed", "3"]
+    assert cli.main([*common, "--seeds", "2", "--sweep", "inner_lr=0.1:0.4:2", "--folder", "many"]) == 0
+    assert "4 at once" in capsys.readouterr().out
+    names = [f"inner_lr-{value}-seed-{seed}" for value in (0.1, 0.4) for seed in (3, 4)]
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == names
+    assert cli.main([*common, "--inner-lr", "0.4", "--folder", "one"]) == 0
+    one, many = (MetaAgent.load(tmp_path / folder) for folder in ("one", "many/inner_lr-0.4-seed-3"))
+    for single, vmapped in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+        np.testing.assert_allclose(single, vmapped, rtol=1e-4, atol=1e-5)
+    returns = [np.load(tmp_path / folder / "evaluation.npz")["sampled"] for folder in ("one", f"many/{names[2]}")]
+    np.testing.assert_allclose(*returns, rtol=1e-3, atol=1e-3)
+    assert cli.main(["resume", f"many/{names[1]}", "--num-iterations", "3"]) == 0
+    assert cli.main(["table", *(f"many/{name}" for name in names if name != names[1])]) == 0
+
+
+def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
+    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(cli.sweep, "free_memory", lambda: 1)
+    assert cli.main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "two"]) == 0
+    assert capsys.readouterr().out.count("1 at once") == 2
+    assert [MetaAgent.load(f"two/seed-{seed}").iteration for seed in (0, 1)] == [1, 1]
+
+
+def test_bench_doctor_and_debug_say_what_they_found(capsys):
+    tiny = [*TINY[:6], *TINY[8:]]
+    assert cli.main(["bench", "maml", "point", *tiny, "--repeats", "2", "--iterations", "1"]) == 0
+    assert "environment steps/s" in capsys.readouterr().out
+    assert cli.main(["train", "maml", "point", *TINY, "--debug"]) == 0
+    assert "all numbers, divisions, indices were right" in capsys.readouterr().out
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("jax", "device", "cache of compiled programs", "GFLOP/s", "steps/s"):
+        assert text in printed
 
 
 @pytest.mark.parametrize(
@@ -94,6 +154,20 @@ def test_a_second_run_gets_a_folder_of_its_own_and_bandits_no_paths(tmp_path):
         (["train", "maml", "point", "--device", "gpu"], "finds no gpu here; install metajax[cuda12]"),
         (["train", "maml", "point", "--device", "gpuu"], "unknown device 'gpuu'; did you mean gpu"),
         (["tasks", "point"], "takes no arguments"),
+        (["resume"], "resume takes one run folder"),
+        (["resume", "nowhere"], "nowhere is not a metajax run"),
+        (["evaluate", "nowhere"], "nowhere is not a metajax run"),
+        (["report", "nowhere"], "nowhere holds no evaluation"),
+        (["table", "nowhere"], "nowhere holds no evaluation"),
+        (["table"], "at least one run folder"),
+        (["train", "--sweep", "inner_lr"], "must read name=0.1,0.3"),
+        (["train", "--sweep", "inner_lrr=0.1,0.2"], "unknown hyper-parameter 'inner_lrr'; did you mean inner_lr"),
+        (["train", "--sweep", "inner_lr=0.1", "--inner-lr", "0.2"], "both given and swept"),
+        (["train", "--seeds", "0"], "seeds=0 must be a whole number of at least 1"),
+        (["train", "--keep", "0"], "keep=0 must be a whole number of at least 1"),
+        (["train", "--save-every", "-1"], "save_every=-1.0 must be a finite number >= 0"),
+        (["train", "--log-to", "tensorbored"], "unknown log_to 'tensorbored'; did you mean tensorboard"),
+        (["train", "--success-at", "start"], "unknown success_at 'start'"),
     ],
 )
 def test_a_mistake_is_one_message_and_a_failure(command, message, capsys):
@@ -127,25 +201,6 @@ def test_a_folder_in_use_or_not_writable_is_refused_before_compiling(tmp_path, c
         (tmp_path / "locked").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
         assert cli.main(["train", *TINY, "--folder", "locked/run"]) == 2
         assert "cannot be written" in capsys.readouterr().err
-
-
-def test_ctrl_c_keeps_what_was_learned(tmp_path, capsys, monkeypatch):
-    append = cli.record.append_jsonl
-
-    def interrupted(path, record):
-        append(path, record)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.record, "append_jsonl", interrupted)
-    command = ["train", "maml", "point", *TINY, "--num-iterations", "5", "--log-every", "2", "--folder", "run"]
-    assert cli.main(command) == 130
-    assert "interrupted" in capsys.readouterr().err
-    loaded = MetaAgent.load(tmp_path / "run")
-    assert loaded.iteration == 2
-    straight = MetaAgent("maml", "point", num_tasks=2, num_episodes=2, horizon=4, hidden=(4,), outer="gradient").learn(
-        2
-    )
-    np.testing.assert_array_equal(loaded.params["head"]["log_std"], straight.params["head"]["log_std"])
 
 
 def test_lists_name_everything(capsys):

@@ -1,11 +1,15 @@
 """The shell for notebooks, and what it saves."""
 
+import pickle
+
 import jax
 import numpy as np
 import pytest
 
 from metajax import CheckpointError, ConfigError, MetaAgent, ShapeError, TaskDistribution, checkpoint
 from metajax.envs.point import PointNavigation
+from metajax.export import load_params
+from metajax.meta_agent import load_policy
 from metajax.tasks import pendulum, point
 
 TINY = {"num_tasks": 2, "num_episodes": 2, "horizon": 4, "outer": "gradient"}
@@ -48,14 +52,14 @@ def test_a_foreign_folder_is_no_run(learned, tmp_path):
     with pytest.raises(CheckpointError, match="is not a metajax run: it has no checkpoints folder"):
         MetaAgent.load(tmp_path)
     checkpoint.save(tmp_path, learned.learner, {"name": "someone else's"})
-    with pytest.raises(CheckpointError, match="holds no MetaAgent: its configuration lacks 'tasks'"):
+    with pytest.raises(CheckpointError, match="no configuration of a MetaAgent: it lacks 'tasks'"):
         MetaAgent.load(tmp_path)
 
 
 def test_tasks_of_another_version_are_refused(learned, tmp_path):
     learned.save(tmp_path)
     newer = point(horizon=4)._replace(version=2)
-    with pytest.raises(CheckpointError, match="trained on version 1 of these tasks; this is 2"):
+    with pytest.raises(CheckpointError, match="learned version 1 of these tasks; this is 2"):
         MetaAgent.load(tmp_path, tasks=newer)
 
 
@@ -166,3 +170,42 @@ def test_the_figure_shows_means_and_references(learned):
     means = np.asarray(learned.evaluate(4).sampled).mean((0, 2))
     np.testing.assert_allclose(axes.lines[0].get_ydata(), means, rtol=1e-5)
     assert axes.get_xlabel() == "adaptations"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tasks", "obs"), [("maml", "point", [0.1, 0.2]), ("rl2", "bandit", [1.0])], ids=["maml", "rl2"]
+)
+def test_an_exported_policy_acts_on_as_if_it_had_stayed(algorithm, tasks, obs, tmp_path):
+    options = TINY | {"hidden": (4,)} if algorithm == "maml" else {"num_tasks": 4, "width": 4}
+    agent = MetaAgent(algorithm, tasks, **options).learn(1)
+    acting = agent.adapt(agent.tasks.sample(jax.random.key(0)))
+    acting.act(obs, start=True)
+    loaded = load_policy(acting.export(tmp_path / "policy.safetensors"))
+    for greedy in (True, False):
+        np.testing.assert_array_equal(
+            acting.act(obs, reward=1.0, greedy=greedy), loaded.act(obs, reward=1.0, greedy=greedy)
+        )
+
+
+def test_exported_parameters_are_nested_dictionaries(learned, tmp_path):
+    path = learned.export(tmp_path / "params.safetensors")
+    params = load_params(path)
+    assert jax.tree.structure(params) == jax.tree.structure(learned.params)
+    for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(learned.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(CheckpointError, match="holds meta-parameters; load_params loads them"):
+        load_policy(path)
+
+
+def test_a_foreign_or_damaged_export_is_refused(learned, tmp_path):
+    path = learned.adapt(learned.tasks.sample(jax.random.key(0))).export(tmp_path / "policy.safetensors")
+    with pytest.raises(CheckpointError, match="holds an adapted policy; load_policy loads it"):
+        load_params(path)
+    content = path.read_bytes()
+    foreign = tmp_path / "foreign.safetensors"
+    for broken in (content[:-1], (2**60).to_bytes(8, "little") + content[8:], pickle.dumps([1, 2]), b""):
+        foreign.write_bytes(broken)
+        with pytest.raises(CheckpointError, match="is not an export of metajax"):
+            load_policy(foreign)
+    with pytest.raises(CheckpointError, match="is not an export of metajax"):
+        load_policy(tmp_path / "nothing.safetensors")
