@@ -7,11 +7,11 @@ import pytest
 
 from metajax.algorithms import rl2
 from metajax.base import Agent, Decision
-from metajax.distributions import Categorical
+from metajax.distributions import Categorical, Normal
 from metajax.errors import ConfigError
 from metajax.evaluate import evaluate, score
 from metajax.networks import memory_policy
-from metajax.tasks import bandit
+from metajax.tasks import bandit, grid, point
 
 
 def first_arm_first(unroll):
@@ -68,3 +68,47 @@ def test_a_score_is_between_random_and_the_reference_and_tells_of_leaks():
         score(returns, random=5.0, reference=5.0)
     with pytest.raises(ConfigError, match="number of returns=1 must be a whole number of at least 2"):
         score(returns[:1], random=5.0, reference=10.0)
+
+
+def test_success_is_at_any_step_or_at_the_end_of_the_steps_that_count():
+    tasks = grid(horizon=3)  # a step on the goal pays 1
+    task = tasks.env.default_params.replace(goal=jnp.array([0, 1]), step_reward=-0.1, max_steps_in_episode=3)
+    batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (2, *jnp.shape(leaf))), task)
+    right_then_left = scripted([2, 4, 0])  # on the goal after the first step only
+
+    def rate(success_at):
+        sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 3}
+        how = {"success": tasks.success, "success_at": success_at}
+        found = evaluate(jax.random.key(0), right_then_left, (), tasks.env, batch, **sizes, **how)
+        return found.sampled_success.mean(), found.greedy_success.mean()
+
+    assert rate("any") == (1, 1)
+    assert rate("end") == (0, 0)
+    with pytest.raises(ConfigError, match="unknown success_at 'start'"):
+        rate("start")
+
+
+def test_an_end_is_the_last_step_before_the_idle_ones():
+    tasks = point(horizon=4, goal_radius=0.7)  # the goal is reached with the first step
+    batch = tasks.tasks(jax.random.key(0), 3)
+    still = Agent(
+        begin=lambda key, params: (),
+        memory=lambda knowledge: (),
+        policy=lambda knowledge, memory, percept: (memory, Decision(Normal(jnp.zeros(2), jnp.zeros(2)), jnp.zeros(()))),
+        adapt=lambda key, knowledge, stage: knowledge,
+    )
+    sizes = {"num_stages": 1, "num_copies": 2, "num_steps": 4}
+    how = {"success": tasks.success, "success_at": "end"}
+    found = evaluate(jax.random.key(0), still, (), tasks.env, batch, **sizes, **how)
+    assert found.sampled_success.all()
+    assert evaluate(jax.random.key(0), still, (), tasks.env, batch, **sizes).sampled_success is None
+
+
+def scripted(actions):
+    """Takes these actions in every episode."""
+
+    def policy(knowledge, memory, percept):
+        logits = 50.0 * jax.nn.one_hot(jnp.array(actions)[percept.time], 5)
+        return memory, Decision(Categorical(logits), jnp.zeros(()))
+
+    return Agent(lambda key, params: (), lambda knowledge: (), policy, lambda key, knowledge, stage: knowledge)
