@@ -88,8 +88,8 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str]) -> Toget
         iterate = meta_iteration(_algorithm(agents[0], values), tasks, num_tasks)
         return run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
 
-    values = _values(agents, names)
-    learners = jax.eval_shape(lambda: _stack([agent.learner for agent in agents]))
+    values, singles = _values(agents, names), [agent.learner for agent in agents]
+    learners = jax.eval_shape(lambda: _stack(singles))
     lowered = jax.jit(jax.vmap(one, in_axes=(0, 0, None)), donate_argnums=1).lower(values, learners, jnp.zeros((), int))
     compiled = lowered.compile()
     usage = compiled.memory_analysis()

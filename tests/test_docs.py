@@ -1,4 +1,4 @@
-"""README's examples and commands, and the notebook, run."""
+"""README's examples and commands, and the notebooks, run."""
 
 import os
 import re
@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 from metajax import cli
+from metajax.arguments import algorithm_and_tasks, parse
 from metajax.recipes import build
 
 ROOT = Path(__file__).parents[1]
@@ -42,10 +43,9 @@ def test_the_two_commands_are_there():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "metajax train" in c])
 def test_a_training_command_is_understood(command):
     words = shlex.split(command.partition("metajax train")[2], comments=True)
-    names = [word for word in words[:2] if not word.startswith("-")]
-    algorithm, tasks = (names + ["maml", "point"][len(names) :])[:2]
-    given = cli.parse(algorithm, tasks, words[len(names) :])
-    build(algorithm, tasks, {name: value for name, value in given.items() if name not in cli._RUN_OPTIONS})
+    algorithm, tasks, flags = algorithm_and_tasks("train", words)
+    _, given = parse(cli._RUN | cli._MANY | cli._DEVICE, flags, algorithm, tasks, prog="metajax train")
+    build(algorithm, tasks, given)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)|`((?:benchmarks|notebooks|metajax)/[\w./-]+)`", README))
