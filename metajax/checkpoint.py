@@ -55,8 +55,9 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     check_count("keep_every", keep_every, at_least=0)
     number, root = int(learner.iteration), (folder / FOLDER).absolute()
     numbers = _numbers(root)
-    if numbers and numbers[0] > number:
-        raise CheckpointError(f"{folder} holds meta-iteration {numbers[0]}, this is {number}; choose another folder")
+    for later in numbers:
+        if later > number and not _is_damaged(root / f"{later}.json"):
+            raise CheckpointError(f"{folder} holds meta-iteration {later}, this is {number}; choose another folder")
     try:
         # One of the same number stays until the new one is whole.
         taken = number in numbers and _folder_of(root / f"{number}.json") == f"{number}"
@@ -74,9 +75,11 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
         } | environment()
         body = json.dumps(manifest, indent=1)
         write_text(root / f"{number}.json", f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"meta-iteration {number} could not be saved in {folder}: {reason}") from error
+    for later in (later for later in numbers if later > number):  # damaged, or this would not have been saved
+        (root / f"{later}.json").unlink()
     _drop(root, keep, keep_every)
 
 
@@ -145,6 +148,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if Path(content["folder"]).name != content["folder"]:
         raise CheckpointError(f"{path} leads out of its folder: {content['folder']}")
     return content
+
+
+def _is_damaged(manifest: Path) -> bool:
+    try:
+        check(manifest)
+    except CheckpointError:
+        return True
+    return False
 
 
 def _numbers(root: Path) -> list[int]:

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
 import metajax
-from metajax import checkpoint, console, record, runs, sweep
+from metajax import checkpoint, console, doctor, record, report, runs, sweep
 from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
 from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count, check_number, lookup
 from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import ALGORITHMS, Option
+from metajax.table import FORMATS, table
 from metajax.tasks import TASKS
 from metajax.train import debug
 
@@ -88,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except runs.InterruptedRun as error:
         print(f"{error}: what was learned is saved; metajax resume goes on", file=sys.stderr)
         return error.exit_code
@@ -130,7 +133,8 @@ def train_command(arguments: Sequence[str]) -> None:
     shared = given | {"num_tasks": run["num_tasks"]}
     agents = sweep.make_agents(algorithm, tasks, seed=run["seed"], num_seeds=seeds, sweep=axes, **shared)
     if checked:
-        kinds = debug(agents[0].algorithm, agents[0].tasks, seed=run["seed"])
+        how = {"num_tasks": min(agents[0].num_tasks, 10), "seed": run["seed"]}
+        kinds = debug(agents[0].algorithm, agents[0].tasks, **how)
         print(f"all {', '.join(kinds)} were right")
         return
     run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
@@ -144,12 +148,16 @@ def resume_command(arguments: Sequence[str]) -> None:
     folder, flags = one_folder("resume", arguments)
     config = _named_config(folder)
     saved = {name: _tupled(value) for name, value in config["options"].items()}
-    was = saved | {"seed": config["seed"], "num_tasks": config["num_tasks"]}
+    was = saved | {"num_tasks": config["num_tasks"]}
     run = {name: _tupled(value) for name, value in config["run"].items()} | was
-    own = {name: option._replace(default=run.get(name, option.default)) for name, option in _RUN.items()}
+    own = {
+        name: option._replace(default=run.get(name, option.default))
+        for name, option in _RUN.items()
+        if name not in ("seed", "folder")  # the key is in the checkpoint
+    }
     own |= _DEVICE | {"override": Option(bool, False, "go on although hyper-parameters differ")}
     run, given = parse(own, flags, config["algorithm"], config["tasks"], prog=f"metajax resume {folder}", saved=saved)
-    now = given | {"seed": run["seed"], "num_tasks": run["num_tasks"]}
+    now = given | {"num_tasks": run["num_tasks"]}
     changed = {name: now[name] for name in now if now[name] != was.get(name)}
     if changed and not run["override"]:
         differences = "; ".join(f"{name} was {was.get(name, 'the default')}, is {changed[name]}" for name in changed)
@@ -160,7 +168,8 @@ def resume_command(arguments: Sequence[str]) -> None:
         agent = MetaAgent.load(folder, **changed)
     if agent.iteration >= run["num_iterations"]:
         raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
-    _go({folder: agent}, [], {name: run[name] for name in _RUN}, new=False)
+    kept = {name: run[name] for name in _RUN if name in run}
+    _go({folder: agent}, [], kept | {"seed": config["seed"], "folder": str(folder)}, new=False)
 
 
 def evaluate_command(arguments: Sequence[str]) -> None:
@@ -177,8 +186,6 @@ def evaluate_command(arguments: Sequence[str]) -> None:
 
 def table_command(arguments: Sequence[str]) -> None:
     """Prints results of many runs side by side."""
-    from metajax.table import FORMATS, table
-
     folders = [Path(argument) for argument in leading(arguments)]
     own = {"format": Option(str, "markdown", "markdown, latex or csv")}
     run, _ = parse(own, list(arguments)[len(folders) :], prog="metajax table RUN…")
@@ -188,11 +195,9 @@ def table_command(arguments: Sequence[str]) -> None:
 
 def report_command(arguments: Sequence[str]) -> None:
     """Writes one HTML file about an evaluated run."""
-    from metajax.report import write_report
-
     folder, flags = one_folder("report", arguments)
     parse({}, flags, prog=f"metajax report {folder}")
-    print(write_report(folder))
+    print(report.write_report(folder))
 
 
 def bench_command(arguments: Sequence[str]) -> None:
@@ -226,44 +231,32 @@ def bench_command(arguments: Sequence[str]) -> None:
 
 def algorithms_command(arguments: Sequence[str]) -> None:
     """Lists the algorithms."""
+    _check_none(arguments)
     table = Table(Column("algorithm", no_wrap=True), "what it is", "outer loops", "network")
     for name, recipe in ALGORITHMS.items():
         module = inspect.getmodule(recipe.algorithm)
         table.add_row(
             name, module.__doc__.splitlines()[0], ", ".join(recipe.outers) or "its own", recipe.network.__name__
         )
-    _list(arguments, table)
+    Console().print(table)
 
 
 def tasks_command(arguments: Sequence[str]) -> None:
     """Lists the task distributions."""
+    _check_none(arguments)
     table = Table(Column("tasks", no_wrap=True), "environment", "steps", "held-out tasks", "known returns")
     for name, factory in TASKS.items():
         tasks = factory()
         references = ", ".join(f"{who} {value:g}" for who, value in tasks.references)
         table.add_row(name, tasks.env.name, str(tasks.num_steps), tasks.split, references)
-    _list(arguments, table)
+    Console().print(table)
 
 
 def doctor_command(arguments: Sequence[str]) -> None:
     """Shows versions, devices, the cache of compiled programs, and how fast this machine is."""
+    _check_none(arguments)
     _prepare("auto")
-    about, table = record.environment(), Table("", "", show_header=False)
-    for name, version in (about["versions"] | {"python": about["python"]}).items():
-        table.add_row(name, version)
-    for device in jax.devices():
-        table.add_row("device", f"{device.device_kind} ({device.platform})")
-    cache = Path(jax.config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
-    size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
-    table.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
-    table.add_row("memory free", f"{sweep.free_memory() / 2**30:.1f} GiB")
-    table.add_row("matrix product", f"{_product_speed():,.0f} GFLOP/s")
-    agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
-    agent.learn(1)
-    start = time.perf_counter()
-    agent.learn(5)
-    table.add_row("MAML, one outer gradient", f"{5 * agent.program.steps / (time.perf_counter() - start):,.0f} steps/s")
-    _list(arguments, table)
+    Console().print(doctor.table())
 
 
 COMMANDS = {
@@ -281,14 +274,13 @@ COMMANDS = {
 
 def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, Any], *, new: bool) -> None:
     """Trains and evaluates agents, together where there are several, each in its folder."""
+    record.check_sinks(run["log_to"])
     screen, agents = console.new(), list(members.values())
     with ExitStack() as stack:
         for folder, agent in members.items():
             stack.enter_context(runs.writing(folder, new=new))
-            runs.check_space(folder, agent)
+            runs.check_space(folder, agents)
             agent.config["run"] = run | {"command": record.environment()["command"]}
-            record.write_json(folder / "config.json", agent.config | record.environment())
-        record.check_sinks(run["log_to"])
         console.announce(screen, members)
         how = {"num_iterations": run["num_iterations"], "log_every": run["log_every"]}
         if len(agents) == 1:
@@ -300,18 +292,38 @@ def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, 
                 (together.agents, together.memory, sweep.learn_together(together, **how))
                 for together in sweep.chunks(agents, names)
             )
-        for group, memory, learning in groups:
+        failures: list[NonFiniteError] = []
+        for number, (group, memory, learning) in enumerate(groups):
+            if number == 0:
+                _claim(members)
             screen.print(f"{len(group)} at once; peak memory about {memory / 2**20:,.0f} MiB")
             own = {folder: agent for folder, agent in members.items() if agent in group}
             saving = {name: run[name] for name in ("save_every", "keep", "keep_every", "log_to")}
             with console.progress_bar(screen, own.values(), run["num_iterations"]) as show:
-                runs.learn(own, learning, **saving, show=show)
-        _evaluate(screen, members, names, run)
+                try:
+                    runs.learn(own, learning, **saving, show=show)
+                except NonFiniteError as error:
+                    failures.append(error)
+        whole = {folder: agent for folder, agent in members.items() if agent.iteration == run["num_iterations"]}
+        if not failures or len(agents) > 1:
+            _evaluate(screen, whole, names, run)
+        if failures:
+            raise NonFiniteError("; ".join(map(str, failures)))
+
+
+def _claim(members: Mapping[Path, MetaAgent]) -> None:
+    """Leaves the configuration, and a first checkpoint where there are several, so that each can be resumed."""
+    for folder, agent in members.items():
+        record.write_json(folder / "config.json", agent.config | record.environment())
+        if len(members) > 1:
+            agent.save(folder)
 
 
 def _evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequence[str], run: Mapping[str, Any]) -> None:
     """Evaluates on held-out tasks; prints a table and leaves the returns, the pictures and the report."""
     agents = list(members.values())
+    if not agents:
+        return
     protocol = agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])
     screen.print(f"evaluating: {protocol} …")
     if len(agents) == 1:
@@ -320,7 +332,7 @@ def _evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequenc
         evaluations = sweep.evaluate_together(agents, names, protocol)
     for (folder, agent), evaluation in zip(members.items(), evaluations, strict=True):
         runs.write_evaluation(agent, evaluation, protocol, folder)
-        runs.draw(agent, evaluation, folder)
+        report.draw(agent, evaluation, folder)
     results = zip(members, evaluations, strict=True)
     screen.print(
         console.result_table(evaluations[0], agents[0].title)
@@ -376,20 +388,6 @@ def _free_folder(algorithm: str, tasks: str) -> Path:
     return folder
 
 
-def _product_speed() -> float:
-    """GFLOP/s of a matrix product, the best of five."""
-    size = 1024
-    matrix = jnp.ones((size, size))
-    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times) / 1e9
-
-
-def _list(arguments: Sequence[str], table: Table) -> None:
+def _check_none(arguments: Sequence[str]) -> None:
     if arguments:
         raise ConfigError(f"this command takes no arguments; what is {arguments[0]!r}?")
-    Console().print(table)

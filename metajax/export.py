@@ -57,8 +57,8 @@ def load_params(path: str | Path) -> PyTree:
     Raises CheckpointError if the file is none of metajax, or holds an adapted policy.
     """
     about, arrays = read(Path(path))
-    if about["kind"] != "meta-parameters":
-        raise CheckpointError(f"{path} holds an {about['kind']}; load_policy loads it")
+    if about.get("kind") != "meta-parameters":
+        raise CheckpointError(f"{path} holds an {about.get('kind')}; load_policy loads it")
     params: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = name.split("/")

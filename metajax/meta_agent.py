@@ -166,13 +166,14 @@ class MetaAgent:
         self.tasks, self.network, self.algorithm, self.recipe = build(algorithm, tasks, options)
         self.num_tasks = self.recipe.num_tasks if num_tasks is None else num_tasks
         check_count("num_tasks", self.num_tasks)
+        self.num_tasks = int(self.num_tasks)
         self.config = {
             "algorithm": algorithm,
             "tasks": tasks if isinstance(tasks, str) else None,
             "tasks_version": self.tasks.version,
             "seed": seed,
             "num_tasks": self.num_tasks,
-            "options": {name: value.item() if hasattr(value, "item") else value for name, value in options.items()},
+            "options": {name: _plain(value) for name, value in options.items()},
         }
         self.history: list[Progress] = []  # without the learners
 
@@ -382,3 +383,10 @@ class MetaAgent:
     def _check_learned(self, call: str) -> None:
         if self.iteration == 0:
             raise ConfigError(f"{call} needs a trained agent; call learn() first, or MetaAgent.load(folder)")
+
+
+def _plain(value: Any) -> Any:
+    """A number of Python's, or a tuple of them, in place of NumPy's."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
+    return value.item() if hasattr(value, "item") else value

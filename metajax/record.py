@@ -68,7 +68,9 @@ def tensorboard(folder: Path) -> Sink:
 
 def wandb(folder: Path) -> Sink:
     """Weights & Biases, of the extra `logging`; WANDB_MODE=offline keeps it all in the folder."""
-    run = importlib.import_module("wandb").init(project="metajax", name=folder.name, dir=str(folder))
+    run = importlib.import_module("wandb").init(
+        project="metajax", name=folder.name, dir=str(folder), reinit="create_new"
+    )
     return lambda metrics: run.log(dict(metrics), step=metrics["iteration"])
 
 
@@ -106,11 +108,16 @@ def send(sinks: dict[str, Sink], metrics: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, whenever the process or the machine stops."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all, whenever the process or the machine stops."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with unfinished.open("w") as file:
-            file.write(text)
+        with unfinished.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from metajax import record
-from metajax.evaluate import Protocol
+from metajax.evaluate import Evaluation, Protocol
+from metajax.meta_agent import MetaAgent
 from metajax.runs import metrics
 from metajax.table import read
 
@@ -36,6 +37,23 @@ th, td { padding: 0.2rem 0.8rem 0.2rem 0; text-align: left; border-bottom: 1px s
 td { white-space: nowrap; }
 td.text { white-space: normal; overflow-wrap: anywhere; } pre { overflow-x: auto; font-size: 0.85rem; }
 """
+
+
+def draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
+    """Leaves the pictures and the report of an evaluated run."""
+    from metajax import plots  # matplotlib is slow to import
+
+    lines = metrics(folder)
+    figures = {
+        "adaptation": plots.adaptation_curve(evaluation, agent.tasks.references, agent.title),
+        "histogram": plots.task_histogram(evaluation, agent.title),
+        "training": plots.training_curve([line["iteration"] for line in lines], lines, agent.title),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=120)
+    if agent.can_be_drawn:
+        agent.animate(folder / "animation.gif")
+    write_report(folder)
 
 
 def write_report(folder: Path) -> Path:

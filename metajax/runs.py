@@ -1,6 +1,9 @@
 """A run: one folder, one writer, from its first meta-iteration to its report."""
 
 import fcntl
+import hashlib
+import io
+import itertools
 import json
 import os
 import shutil
@@ -59,9 +62,9 @@ def writing(folder: Path, *, new: bool) -> Iterator[None]:
         yield
 
 
-def check_space(folder: Path, agent: MetaAgent) -> None:
-    """Raises ConfigError unless there is room for two checkpoints of an agent."""
-    needed = 2 * agent.checkpoint_bytes
+def check_space(folder: Path, agents: Sequence[MetaAgent]) -> None:
+    """Raises ConfigError unless there is room for two checkpoints of every agent."""
+    needed = 2 * len(agents) * agents[0].checkpoint_bytes
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ConfigError(f"the disk of {folder} has {free:,} bytes free; two checkpoints need {needed:,}")
@@ -82,6 +85,8 @@ def signals() -> Iterator[Callable[[], None]]:
 
     def listen() -> None:
         while number := listens.recv(1):
+            if number[0] not in handlers:
+                continue
             received.append(number[0])
             if len(received) > 1:
                 os._exit(128 + number[0])
@@ -149,6 +154,7 @@ def learn(
             save()
             raise
         save()
+        check()
 
 
 def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Protocol, folder: Path) -> None:
@@ -158,51 +164,42 @@ def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Protoco
     for name, values in arrays.items():
         mean, width = interval(values.mean(-1))
         means[name] = {"mean": mean.tolist(), "width_95": width.tolist()}
-    np.savez_compressed(folder / f"{EVALUATION}.npz", **arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    record.write_bytes(folder / f"{EVALUATION}.npz", content.getvalue())
     record.write_json(
         folder / f"{EVALUATION}.json",
-        {"protocol": protocol._asdict(), "references": dict(agent.tasks.references), "iteration": agent.iteration}
+        {
+            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "protocol": protocol._asdict(),
+            "references": dict(agent.tasks.references),
+            "iteration": agent.iteration,
+        }
         | agent.config
         | means
         | record.environment(),
     )
 
 
-def draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
-    """Leaves the pictures and the report of an evaluated run."""
-    from metajax import plots, report  # matplotlib is slow to import
-
-    lines = metrics(folder)
-    figures = {
-        "adaptation": plots.adaptation_curve(evaluation, agent.tasks.references, agent.title),
-        "histogram": plots.task_histogram(evaluation, agent.title),
-        "training": plots.training_curve([line["iteration"] for line in lines], lines, agent.title),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=120)
-    if agent.can_be_drawn:
-        agent.animate(folder / "animation.gif")
-    report.write_report(folder)
-
-
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
-    path = folder / record.METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return _lines(folder / record.METRICS)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Lines up to one that is not whole, as it is when the writer was killed."""
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
 
 
 def _forget_after(path: Path, iteration: int) -> float:
     """Drops the lines of meta-iterations that were not saved, to be done again; returns the seconds trained so far."""
-    if not path.exists():
-        return 0.0
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            content = json.loads(line)
-        except ValueError:  # the writer was killed in the middle of it
-            break
-        if content["iteration"] > iteration:
-            break
-        kept.append(content)
-    record.write_text(path, "".join(json.dumps(content) + "\n" for content in kept))
+    kept = list(itertools.takewhile(lambda line: line["iteration"] <= iteration, _lines(path)))
+    if path.exists():
+        record.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept[-1]["seconds"] if kept else 0.0

@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +16,11 @@ from metajax.base import Algorithm, PyTree
 from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count
 from metajax.evaluate import Evaluation, Protocol
 from metajax.meta_agent import MetaAgent, compile_evaluation
-from metajax.recipes import build, options
+from metajax.recipes import build, options, task_options
 from metajax.train import Learner, Progress, meta_iteration, run
 
 _MAX_SKIPPED = 10
+_SHAPING = {"fisher_fraction"}  # sets a shape, so it cannot be traced
 _SHARE = 0.7  # of the memory that is free, to be used
 
 
@@ -34,6 +37,8 @@ def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
         low, high, count = values.split(":")
         spacing = np.geomspace if count.startswith("log") else np.linspace
         found = spacing(float(low), float(high), int(count.removeprefix("log")))
+        if not len(found):
+            raise ValueError(count)
         return name.strip().replace("-", "_"), tuple(float(f"{value:.6g}") for value in found)
     except ValueError as error:
         raise ConfigError(
@@ -49,12 +54,15 @@ def make_agents(
     Raises ConfigError for what is no float hyper-parameter of these factories, or is given besides.
     """
     check_count("seeds", num_seeds)
-    axes = dict(parse_sweep(text) for text in sweep)
-    known = options(algorithm, tasks, given.get("outer"))
-    for name in axes:
-        check_choice("hyper-parameter", name, (key for key, option in known.items() if option.annotation is float))
-        if name in given:
-            raise ConfigError(f"{name} is both given and swept")
+    axes = dict(parsed := [parse_sweep(text) for text in sweep])
+    known, of_tasks = options(algorithm, tasks, given.get("outer")), task_options(tasks)
+    choices = [name for name, option in known.items() if option.annotation is float]
+    for name, values in parsed:
+        check_choice("hyper-parameter", name, [choice for choice in choices if choice not in of_tasks | _SHAPING])
+        if name in given or len(parsed) > len(axes):
+            raise ConfigError(f"{name} is given twice")
+        if len({f"{value:g}" for value in values}) < len(values):
+            raise ConfigError(f"the values of {name} are not different: {values}")
     return [
         MetaAgent(algorithm, tasks, seed=seed + offset, **given, **dict(zip(axes, values, strict=True)))
         for values in product(*axes.values())
@@ -111,11 +119,14 @@ def chunks(agents: Sequence[MetaAgent], names: Sequence[str]) -> Iterator[Togeth
 
 
 def free_memory() -> int:
-    """Bytes free on the device that JAX runs on."""
+    """Bytes free on the device that JAX runs on; of a CPU's, where the system does not tell, half of all."""
     stats = jax.devices()[0].memory_stats()
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    about = Path("/proc/meminfo")
+    if about.is_file():
+        return 1024 * int(re.search(r"MemAvailable: +(\d+)", about.read_text())[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def learn_together(together: Together, *, num_iterations: int, log_every: int) -> Iterator[list[Progress]]:

@@ -12,7 +12,7 @@ import numpy as np
 from metajax.checkpoint import CheckpointError
 from metajax.errors import ConfigError
 from metajax.evaluate import Protocol
-from metajax.recipes import task_options
+from metajax.recipes import options, task_options
 from metajax.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
 
 FORMATS = ("markdown", "latex", "csv")
@@ -29,24 +29,34 @@ class Result(NamedTuple):
     @property
     def tasks(self) -> str:
         """What it was evaluated on: name and options of the tasks."""
-        own = task_options(self.about["tasks"])
-        given = {name: value for name, value in self.about["options"].items() if name in own}
-        return _described(self.about["tasks"], given)
+        return _described(self.about["tasks"] or "tasks of its own", self._options(of_tasks=True))
 
     @property
     def method(self) -> str:
         """What was evaluated: name and options of all the rest."""
-        of_tasks = task_options(self.about["tasks"])
-        given = {name: value for name, value in self.about["options"].items() if name not in of_tasks}
+        given = self._options(of_tasks=False)
         given |= {"num_tasks": self.about["num_tasks"], "iterations": self.about["iteration"]}
         return _described(self.about["algorithm"], given)
+
+    def _options(self, *, of_tasks: bool) -> dict[str, Any]:
+        """Those that are not at their default."""
+        tasks, given = self.about["tasks"], self.about["options"]
+        known = options(self.about["algorithm"], tasks, given.get("outer")) if isinstance(tasks, str) else {}
+        defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
+        own = task_options(tasks)
+        return {
+            name: value
+            for name, value in given.items()
+            if (name in own) == of_tasks and (name not in defaults or value != defaults[name])
+        }
 
 
 def read(folder: Path) -> Result:
     """The evaluation of a run; raises CheckpointError if there is none, or if it is not as it was written."""
     try:
         about = json.loads((folder / "evaluation.json").read_text())
-        with np.load(folder / "evaluation.npz", allow_pickle=False) as arrays:
+        content = (folder / "evaluation.npz").read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             returns, success = arrays["sampled"].mean(-1), None
             if "sampled_success" in arrays:
                 success = arrays["sampled_success"].mean(-1)
@@ -58,7 +68,7 @@ def read(folder: Path) -> Result:
     except Exception as error:  # whatever a foreign file makes numpy and json raise
         raise CheckpointError(f"{folder} holds no evaluation of metajax: {error!r}") from error
     if wrong:
-        raise CheckpointError(f"{folder}: evaluation.npz does not have the means that evaluation.json says")
+        raise CheckpointError(f"the npz of {folder} is not that of its evaluation.json; call metajax evaluate {folder}")
     return result
 
 
@@ -109,8 +119,6 @@ def _section(tasks: str, methods: dict[str, list[Result]]) -> list[list[str]]:
 def _row(tasks: str, method: str, results: list[Result], first: list[Result]) -> list[str]:
     returns, last = np.stack([result.returns for result in results]), results[0].returns.shape[1] - 1
     cells = [_cell(returns[..., stage]) if stage <= last else "" for stage in (0, 1, last)]
-    if last == 0:
-        cells[2] = cells[0]
     success = "" if results[0].success is None else f"{np.mean([r.success[:, last] for r in results]):.2f}"
     better = ""
     if results is not first:
@@ -163,9 +171,8 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Seque
 
 def _latex(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     def escaped(text: str) -> str:
-        for character in "\\&%$#_{}":
-            text = text.replace(character, r"\textbackslash{}" if character == "\\" else f"\\{character}")
-        return text
+        special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+        return "".join(special.get(one, f"\\{one}" if one in "&%$#_{}" else one) for one in text)
 
     lines = [" & ".join(map(escaped, row)) + r" \\" for row in (header, *rows)]
     top, *body = lines

@@ -154,8 +154,9 @@ def train(program: Program, learner: Learner, *, num_iterations: int, log_every:
     """
     check_count("num_iterations", num_iterations)
     check_count("log_every", log_every)
-    zero = jnp.zeros((), int)
-    learner = learner._replace(skipped_in_a_row=zero, bad_task=zero - 1)  # what stopped it before is over
+    if learner.bad_task >= 0 or learner.skipped_in_a_row >= program.max_skipped:  # what stopped it before is over
+        zero = jnp.zeros((), int)
+        learner = learner._replace(skipped_in_a_row=zero, bad_task=zero - 1)
     done = int(learner.iteration)
     while done < num_iterations:
         stop = jnp.asarray(min(done + log_every, num_iterations))

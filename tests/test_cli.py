@@ -63,7 +63,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
     command = [
         "train",
         "rl2",
@@ -83,7 +83,7 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
     for seed in ("0", "1"):
         run = ["train", *TINY, "--num-iterations", "1", "--seed", seed, "--folder", f"run-{seed}"]
         assert cli.main(run) == 0
@@ -102,7 +102,7 @@ def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypa
 
 
 def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
     common = ["train", "maml", "point", *TINY, "--num-iterations", "2", "--seed", "3"]
     assert cli.main([*common, "--seeds", "2", "--sweep", "inner_lr=0.1:0.4:2", "--folder", "many"]) == 0
     assert "4 at once" in capsys.readouterr().out
@@ -119,11 +119,24 @@ def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp
 
 
 def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
-    monkeypatch.setattr(cli.runs, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(cli.sweep, "free_memory", lambda: 1)
     assert cli.main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "two"]) == 0
     assert capsys.readouterr().out.count("1 at once") == 2
     assert [MetaAgent.load(f"two/seed-{seed}").iteration for seed in (0, 1)] == [1, 1]
+
+
+def test_a_member_that_diverges_does_not_stop_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(cli.sweep, "_MAX_SKIPPED", 2)
+    command = ["train", *TINY, "--num-iterations", "4", "--sweep", "learning_rate=1e-3,1e30", "--folder", "two"]
+    assert cli.main(command) == 2
+    captured = capsys.readouterr()
+    assert "numbers were not finite in seed 0" in captured.err
+    assert "1e+30" in captured.err
+    assert os.path.exists("two/learning_rate-0.001-seed-0/evaluation.json")
+    assert not os.path.exists("two/learning_rate-1e+30-seed-0/evaluation.json")
+    assert MetaAgent.load("two/learning_rate-1e+30-seed-0").iteration < 4
 
 
 def test_bench_doctor_and_debug_say_what_they_found(capsys):
@@ -162,7 +175,12 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["table"], "at least one run folder"),
         (["train", "--sweep", "inner_lr"], "must read name=0.1,0.3"),
         (["train", "--sweep", "inner_lrr=0.1,0.2"], "unknown hyper-parameter 'inner_lrr'; did you mean inner_lr"),
-        (["train", "--sweep", "inner_lr=0.1", "--inner-lr", "0.2"], "both given and swept"),
+        (["train", "--sweep", "inner_lr=0.1", "--inner-lr", "0.2"], "inner_lr is given twice"),
+        (["train", "--sweep", "inner_lr=0.1", "inner_lr=0.2"], "inner_lr is given twice"),
+        (["train", "--sweep", "inner_lr=0.1,0.1"], "the values of inner_lr are not different"),
+        (["train", "--sweep", "inner_lr=0.1:1:0"], "must read name=0.1,0.3"),
+        (["train", "--sweep", "goal_range=0.1,0.2"], "unknown hyper-parameter 'goal_range'"),
+        (["train", "--sweep", "fisher_fraction=0.1,0.2"], "unknown hyper-parameter 'fisher_fraction'"),
         (["train", "--seeds", "0"], "seeds=0 must be a whole number of at least 1"),
         (["train", "--keep", "0"], "keep=0 must be a whole number of at least 1"),
         (["train", "--save-every", "-1"], "save_every=-1.0 must be a finite number >= 0"),

@@ -1,5 +1,10 @@
 """The battery that every algorithm goes through."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +127,7 @@ def test_vmapped_seeds_and_hyper_parameters_equal_single_runs(row):
 
 
 @learners
-def test_it_resumes_bit_for_bit_and_is_traced_once(row, tmp_path):
+def test_it_is_traced_once_whatever_the_seed_and_however_long(row):
     traces = []
     algorithm = row.make()
 
@@ -132,17 +137,43 @@ def test_it_resumes_bit_for_bit_and_is_traced_once(row, tmp_path):
 
     program = compile_program(algorithm._replace(update=counted), row.tasks, num_tasks=NUM_TASKS)
     once = len(traces)
-
-    def learn(learner, num_iterations):
-        *_, last = train(program, learner, num_iterations=num_iterations, log_every=3)
-        return last.learner
-
-    whole = learn(new_learner(algorithm, jax.random.key(0)), 4)
-    checkpoint.save(tmp_path, learn(new_learner(algorithm, jax.random.key(0)), 2), {})
-    resumed = checkpoint.restore(checkpoint.newest(tmp_path), new_learner(algorithm, jax.random.key(1)))
-    assert int(resumed.iteration) == 2
-    leaves_equal(_numbers(learn(resumed, 4)), _numbers(whole))
+    for seed in range(2):
+        learn(program, new_learner(algorithm, jax.random.key(seed)), 3 + seed)
     assert len(traces) == once
+
+
+def learn(program, learner, num_iterations):
+    *_, last = train(program, learner, num_iterations=num_iterations, log_every=3)
+    return last.learner
+
+
+def learn_more(folder, num_iterations):
+    """Goes on with the learner of the row that a folder is named after."""
+    row = ROWS[folder.name]
+    algorithm = row.make()
+    learner = checkpoint.restore(checkpoint.newest(folder), new_learner(algorithm, jax.random.key(1)))
+    program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
+    checkpoint.save(folder, learn(program, learner, num_iterations), {})
+
+
+def test_in_another_process_every_learner_goes_on_bit_for_bit(tmp_path):
+    whole = {}
+    for name, row in LEARNERS.items():
+        algorithm = row.make()
+        program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
+        half = learn(program, new_learner(algorithm, jax.random.key(0)), 2)
+        checkpoint.save(tmp_path / name, half, {})
+        whole[name] = learn(program, new_learner(algorithm, jax.random.key(0)), 4)
+    script = (
+        "import sys, pathlib, jax; jax.config.update('jax_disable_most_optimizations', True)\n"
+        "import test_conformance as t; [t.learn_more(f, 4) for f in pathlib.Path(sys.argv[1]).iterdir()]"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=env, check=True)
+    for name, expected in whole.items():
+        saved = checkpoint.newest(tmp_path / name)
+        assert saved.iteration == 4
+        leaves_equal(_numbers(checkpoint.restore(saved, expected)), _numbers(expected))
 
 
 def _numbers(tree):

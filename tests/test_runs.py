@@ -22,8 +22,8 @@ QUICK = [*FLAGS, "--log-every", "1", "--eval-tasks", "2", "--num-iterations"]
 SAVING = {"save_every": 0.0, "keep": 3, "keep_every": 0, "log_to": (), "show": lambda progress: None}
 
 
-def small(**changes):
-    return MetaAgent("maml", "point", **OPTIONS | changes)
+def small():
+    return MetaAgent("maml", "point", **OPTIONS)
 
 
 def assert_same(one, other):
@@ -33,19 +33,19 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-def environment():
-    """That of the tests: programs that are optimised otherwise round otherwise."""
-    return os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(runs, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
+
+
+# Programs that are optimised otherwise than those of the tests round otherwise.
+AS_IN_TESTS = "import jax; jax.config.update('jax_disable_most_optimizations', True)\n"
+MAIN = AS_IN_TESTS + "from metajax.cli import main; raise SystemExit(main())"
 
 
 def start(folder, *flags):
     """A process that trains for ever, once it has written some metrics."""
-    command = [sys.executable, "-m", "metajax", "train", "maml", "point", *QUICK, "10000000", "--folder", str(folder)]
+    command = [sys.executable, "-c", MAIN, "train", "maml", "point", *QUICK, "10000000", "--folder", str(folder)]
     # As in the tests: programs that optimise otherwise round otherwise.
     env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     process = subprocess.Popen(
@@ -120,7 +120,7 @@ def test_no_kill_loses_more_than_the_step_it_interrupts(tmp_path):
     agent.learn(1).save(tmp_path)
     for _ in range(20):
         before = checkpoint.newest(tmp_path).iteration
-        process = subprocess.Popen([sys.executable, "-c", TRAIN_AND_SAVE, str(tmp_path)], env=environment())
+        process = subprocess.Popen([sys.executable, "-c", AS_IN_TESTS + TRAIN_AND_SAVE, str(tmp_path)])
         deadline = time.monotonic() + 100
         while len(runs.metrics(tmp_path)) < before + 1:
             assert process.poll() is None

@@ -67,6 +67,12 @@ def test_the_same_seed_twice_is_refused(folders, tmp_path):
         table([*folders, again])
 
 
+def test_an_option_at_its_default_makes_no_other_method(folders, tmp_path):
+    again = write_run(tmp_path / "again", seed=1, inner_lr=0.1)
+    with pytest.raises(ConfigError, match="are both seed 1"):
+        table([*folders, again])
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [({"num_tasks": 9}, "protocol"), ({"success_at": "end"}, "protocol"), ({"version": 2}, "version")],
@@ -89,7 +95,7 @@ def test_a_folder_without_evaluation_or_with_a_foreign_one_is_refused(folders, t
     about = json.loads((folders[0] / "evaluation.json").read_text())
     about["sampled"]["mean"][0] += 1
     (folders[0] / "evaluation.json").write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match="does not have the means"):
+    with pytest.raises(CheckpointError, match="is not that of its evaluation"):
         read(folders[0])
     for name, content in (("evaluation.npz", b"\x80\x04N."), ("evaluation.json", b"{}")):
         (folders[1] / name).write_bytes(content)

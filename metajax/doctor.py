@@ -1,0 +1,48 @@
+"""What this machine has, and how fast it is."""
+
+import os
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from metajax import record
+from metajax.meta_agent import MetaAgent
+from metajax.sweep import free_memory
+
+
+def table() -> Table:
+    """Versions, devices, the cache of compiled programs, memory, and two short checks of speed."""
+    about, rows = record.environment(), Table("", "", show_header=False)
+    for name, version in (about["versions"] | {"python": about["python"]}).items():
+        rows.add_row(name, version)
+    for device in jax.devices():
+        rows.add_row("device", f"{device.device_kind} ({device.platform})")
+    cache = Path(jax.config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
+    size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
+    rows.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
+    rows.add_row("memory free", f"{free_memory() / 2**30:.1f} GiB")
+    rows.add_row("matrix product", f"{_product_speed():,.0f} GFLOP/s")
+    rows.add_row("MAML, one outer gradient", f"{_maml_speed():,.0f} environment steps/s")
+    return rows
+
+
+def _product_speed(size: int = 1024) -> float:
+    """GFLOP/s of a matrix product, the best of five."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times) / 1e9
+
+
+def _maml_speed(num_iterations: int = 5) -> float:
+    agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient").learn(1)
+    start = time.perf_counter()
+    agent.learn(num_iterations)
+    return num_iterations * agent.program.steps / (time.perf_counter() - start)
