@@ -61,7 +61,7 @@ def test_trial_and_evaluate_run_every_agent(row):
     tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS, held_out=True)
     experience, evaluation = play(jax.random.key(2), tasks, params)
     assert experience.reward.shape == row.sizes
-    for returns in evaluation:
+    for returns in (evaluation.sampled, evaluation.greedy):
         assert returns.shape == (NUM_TASKS, stages, copies)
         assert jnp.isfinite(returns).all()
         assert returns.std() > 0
