@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py                 # everything, medians of 7 rounds
     python benchmarks/throughput.py --repeats 15 --out results.json
+    python benchmarks/throughput.py --rl2           # the memories of RL² alone: 256 bandit trials of 100 pulls
 
 Every part is compiled and run once, then the parts take turns, so that a change in the machine's speed meets all of
 them alike. Quoted are medians, with the least and the greatest; ratios are medians of the ratios round by round.
@@ -216,12 +217,14 @@ def default_run_seconds() -> dict[str, float]:
     }
 
 
+def median_ratio(seconds: dict[str, list[float]], function: Callable[..., float], *names: str) -> float:
+    """Median over rounds of a function of the times of some parts."""
+    return statistics.median(function(*values) for values in zip(*(seconds[name] for name in names), strict=True))
+
+
 def ratios(seconds: dict[str, list[float]], flops: dict[str, float], product_flop: float) -> dict[str, float]:
-    """Medians over rounds."""
-
-    def median(function: Callable[..., float], *names: str) -> float:
-        return statistics.median(function(*values) for values in zip(*(seconds[name] for name in names), strict=True))
-
+    """Of MAML, medians over rounds."""
+    median = partial(median_ratio, seconds)
     update, product = "update: one gradient", "20 products 2000 x 64 x 64"
     model_flop = flops["update: one gradient, all tasks at once"]
     return {
@@ -240,6 +243,13 @@ def ratios(seconds: dict[str, list[float]], flops: dict[str, float], product_flo
         "TRPO with all tasks' Fisher over a fifth's": median(
             lambda a, b: a / b, "meta-iteration: TRPO, Fisher of all tasks", "meta-iteration: TRPO, Fisher of a fifth"
         ),
+    }
+
+
+def rl2_ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Of RL², medians over rounds."""
+    median = partial(median_ratio, seconds)
+    return {
         "RL2 gradient over acting": median(lambda a, b: a / b, "RL2 gru: one gradient", "RL2 gru: acting"),
         "RL2 acting speed over the environment's": median(
             lambda a, b: a / b, "RL2: environment alone", "RL2 gru: acting"
@@ -258,24 +268,28 @@ def ratios(seconds: dict[str, list[float]], flops: dict[str, float], product_flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 5")
+    parser.add_argument("--rl2", action="store_true", help="the memories of RL² alone")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     arguments = parser.parse_args()
     if arguments.repeats < 5:
         parser.error(f"--repeats {arguments.repeats} is too few for a median; use at least 5")
-    figures = default_run_seconds()
-    bench = Bench()
-    add_maml(bench)
+    bench, figures = Bench(), {}
     add_rl2(bench)
-    product_flop = add_product(bench)
+    if not arguments.rl2:
+        figures = default_run_seconds()
+        add_maml(bench)
+        product_flop = add_product(bench)
     seconds = bench.run(arguments.repeats)
-    figures |= ratios(seconds, bench.flops, product_flop)
-    figures["memory of 10 rematerialised inner steps over 1"] = memory_ratio()
-    figures["import metajax beyond jax, flax, optax, s"] = import_seconds(arguments.repeats)
+    figures |= rl2_ratios(seconds)
+    if not arguments.rl2:
+        figures |= ratios(seconds, bench.flops, product_flop)
+        figures["memory of 10 rematerialised inner steps over 1"] = memory_ratio()
+        figures["import metajax beyond jax, flax, optax, s"] = import_seconds(arguments.repeats)
     print(f"{'part':48s} {'median, s':>10s} {'least':>8s} {'greatest':>8s} {'compile, s':>10s}")
     for name, values in seconds.items():
         numbers = statistics.median(values), min(values), max(values), bench.compile_seconds[name]
         print(f"{name:48s} {numbers[0]:10.4f} {numbers[1]:8.4f} {numbers[2]:8.4f} {numbers[3]:10.1f}")
-    for name in ("environment alone", "random policy", "rollout"):
+    for name in (name for name in ("environment alone", "random policy", "rollout") if name in seconds):
         print(f"{name}: {STEPS / statistics.median(seconds[name]):,.0f} steps/s")
     for name in (name for name in seconds if name.startswith("meta-iteration")):
         print(f"{name}: {2 * STEPS / statistics.median(seconds[name]):,.0f} steps/s, all rollouts counted")
