@@ -219,8 +219,7 @@ def bench_command(arguments: Sequence[str]) -> None:
     times = []
     for _ in range(run["repeats"] + 1):
         start = time.perf_counter()
-        for progress in agent.learning(agent.iteration + run["iterations"], log_every=run["iterations"]):
-            del progress
+        agent.learn(run["iterations"], log_every=run["iterations"])
         times.append((time.perf_counter() - start) / run["iterations"])
     low, median, high = np.quantile(times[1:], [0, 0.5, 1])
     screen.print(f"memory {program.memory / 2**20:,.0f} MiB")
@@ -274,7 +273,6 @@ COMMANDS = {
 
 def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, Any], *, new: bool) -> None:
     """Trains and evaluates agents, together where there are several, each in its folder."""
-    record.check_sinks(run["log_to"])
     screen, agents = console.new(), list(members.values())
     with ExitStack() as stack:
         for folder, agent in members.items():
@@ -295,7 +293,7 @@ def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, 
         failures: list[NonFiniteError] = []
         for number, (group, memory, learning) in enumerate(groups):
             if number == 0:
-                _claim(members)
+                _claim(members, run)
             screen.print(f"{len(group)} at once; peak memory about {memory / 2**20:,.0f} MiB")
             own = {folder: agent for folder, agent in members.items() if agent in group}
             saving = {name: run[name] for name in ("save_every", "keep", "keep_every", "log_to")}
@@ -311,12 +309,11 @@ def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, 
             raise NonFiniteError("; ".join(map(str, failures)))
 
 
-def _claim(members: Mapping[Path, MetaAgent]) -> None:
-    """Leaves the configuration, and a first checkpoint where there are several, so that each can be resumed."""
+def _claim(members: Mapping[Path, MetaAgent], run: Mapping[str, Any]) -> None:
+    """Leaves the configuration and a first checkpoint, so that whatever comes each can be resumed."""
     for folder, agent in members.items():
         record.write_json(folder / "config.json", agent.config | record.environment())
-        if len(members) > 1:
-            agent.save(folder)
+        agent.save(folder, keep=run["keep"], keep_every=run["keep_every"])
 
 
 def _evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequence[str], run: Mapping[str, Any]) -> None:
@@ -365,8 +362,7 @@ def _check_run(run: Mapping[str, Any]) -> None:
     check_number("save_every", run["save_every"], at_least=0)
     check_count("keep", run["keep"])
     check_count("keep_every", run["keep_every"], at_least=0)
-    for name in run["log_to"]:
-        check_choice("log_to", name, record.SINKS)
+    record.check_sinks(run["log_to"])
     _check_evaluation(run)
 
 

@@ -125,6 +125,14 @@ class ActingState(NamedTuple):
     key: Array
 
 
+def _acting(played: Trial, key: Array) -> ActingState:
+    """The first copy as its last stage began, about to start an episode."""
+    knowledge = jax.tree.map(lambda leaf: leaf[-1], played.knowledge)
+    memory, percept = jax.tree.map(lambda leaf: leaf[-1, 0], (played.memory, played.percept))
+    percept = percept._replace(start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
+    return ActingState(knowledge, memory, percept, key)
+
+
 def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> AdaptedAgent:
     """The adapted agent that `AdaptedAgent.export` wrote; no options of its training are needed.
 
@@ -259,10 +267,7 @@ class MetaAgent:
         key_trial, key_act = jax.random.split(jax.random.key(seed))
         sizes = self.sizes._replace(num_stages=num_stages + 1)
         played = self._compiled.trial(key_trial, self.params, task, sizes)
-        knowledge = jax.tree.map(lambda leaf: leaf[-1], played.knowledge)
-        memory, percept = jax.tree.map(lambda leaf: leaf[-1, 0], (played.memory, played.percept))
-        percept = percept._replace(start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
-        return AdaptedAgent(self._compiled.act, ActingState(knowledge, memory, percept, key_act), self.config)
+        return AdaptedAgent(self._compiled.act, _acting(played, key_act), self.config)
 
     def export(self, path: str | Path) -> Path:
         """Writes the meta-parameters as safetensors; `load_params` reads them."""
@@ -277,9 +282,7 @@ class MetaAgent:
             agent, env, task = self.algorithm.agent, self.tasks.env, self.tasks.sample(key_task)
             params = self.algorithm.params(self.algorithm.init(key_init))
             played = trial(key_trial, agent, params, env, task, **self.sizes._asdict())
-            knowledge = jax.tree.map(lambda leaf: leaf[-1], played.knowledge)
-            memory, percept = jax.tree.map(lambda leaf: leaf[-1, 0], (played.memory, played.percept))
-            return ActingState(knowledge, memory, percept, jax.random.key_data(key))
+            return _acting(played, jax.random.key_data(key))
 
         found = export.filled(jax.eval_shape(state, jax.random.key(0)), arrays)
         found = found._replace(key=jax.random.wrap_key_data(found.key))

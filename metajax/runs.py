@@ -127,7 +127,7 @@ def learn(
     NonFiniteError naming the last checkpoint.
     """
     start, saved = time.monotonic(), time.monotonic()
-    before = {folder: _forget_after(folder / record.METRICS, agent.iteration) for folder, agent in members.items()}
+    before = {folder: _forget_after(folder, agent.iteration) for folder, agent in members.items()}
     sinks = {folder: record.open_sinks(log_to, folder) for folder in members}
 
     def save() -> None:
@@ -182,12 +182,8 @@ def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Protoco
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics."""
-    return _lines(folder / record.METRICS)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Lines up to one that is not whole, as it is when the writer was killed."""
+    """The lines of a run's metrics, up to one that is not whole, as it is when the writer was killed."""
+    path = folder / record.METRICS
     lines: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -197,9 +193,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _forget_after(path: Path, iteration: int) -> float:
+def _forget_after(folder: Path, iteration: int) -> float:
     """Drops the lines of meta-iterations that were not saved, to be done again; returns the seconds trained so far."""
-    kept = list(itertools.takewhile(lambda line: line["iteration"] <= iteration, _lines(path)))
-    if path.exists():
-        record.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    kept = list(itertools.takewhile(lambda line: line["iteration"] <= iteration, metrics(folder)))
+    record.write_text(folder / record.METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     return kept[-1]["seconds"] if kept else 0.0

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from metajax.errors import ConfigError, NonFiniteError, check_choice, check_coun
 from metajax.evaluate import Evaluation, Protocol
 from metajax.meta_agent import MetaAgent, compile_evaluation
 from metajax.recipes import build, options, task_options
-from metajax.train import Learner, Progress, meta_iteration, run
+from metajax.train import Learner, Progress, meta_iteration, peak_memory, run
 
 _MAX_SKIPPED = 10
 _SHAPING = {"fisher_fraction"}  # sets a shape, so it cannot be traced
@@ -100,9 +101,7 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str]) -> Toget
     learners = jax.eval_shape(lambda: _stack(singles))
     lowered = jax.jit(jax.vmap(one, in_axes=(0, 0, None)), donate_argnums=1).lower(values, learners, jnp.zeros((), int))
     compiled = lowered.compile()
-    usage = compiled.memory_analysis()
-    memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
-    return Together(agents, lambda learners, stop: compiled(values, learners, stop), memory - usage.alias_size_in_bytes)
+    return Together(agents, partial(compiled, values), peak_memory(compiled))
 
 
 def chunks(agents: Sequence[MetaAgent], names: Sequence[str]) -> Iterator[Together]:

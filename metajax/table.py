@@ -1,6 +1,7 @@
 """One table of many runs: comparable results side by side, and nothing else."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from metajax.recipes import options, task_options
 from metajax.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
 
 FORMATS = ("markdown", "latex", "csv")
+_NEEDED = ("seed", "tasks_version", "references", "python")
 
 
 class Result(NamedTuple):
@@ -62,7 +64,9 @@ def read(folder: Path) -> Result:
                 success = arrays["sampled_success"].mean(-1)
         result = Result(folder, about, returns, success)
         wrong = not np.allclose(returns.mean(0), about["sampled"]["mean"], rtol=1e-4, atol=1e-6)
-        result.tasks, result.method, about["protocol"], about["seed"], about["tasks_version"]
+        wrong |= hashlib.sha256(content).hexdigest() != about["sha256"]
+        needed = result.tasks, result.method, _notes([result]), *(about[name] for name in _NEEDED)
+        del needed  # without any of these there is no table and no report
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no evaluation; call metajax evaluate {folder}") from error
     except Exception as error:  # whatever a foreign file makes numpy and json raise
@@ -145,7 +149,6 @@ def _check_same(tasks: str, results: Sequence[Result], field: str) -> None:
 
 def _notes(results: Sequence[Result]) -> list[str]:
     """What the numbers depend on: protocol, hardware, versions and commands, each once."""
-
     protocols = dict.fromkeys(str(Protocol(**result.about["protocol"])) for result in results)
     hardware = dict.fromkeys(f"{r.about['device']['count']} x {r.about['device']['kind']}" for r in results)
     versions = dict.fromkeys(
@@ -181,7 +184,6 @@ def _latex(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-
     text = io.StringIO()
     text.writelines(f"# {note}\n" for note in notes)
     csv.writer(text, lineterminator="\n").writerows([header, *rows])

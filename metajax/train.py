@@ -133,9 +133,14 @@ def compile_program(
     iterate = meta_iteration(algorithm, tasks, num_tasks)
     _check_metrics(jax.eval_shape(iterate, learner)[1])
     advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=0).lower(learner, stop).compile()
-    usage = advance.memory_analysis()
+    return Program(advance, max_skipped, experience.reward.size, peak_memory(advance))
+
+
+def peak_memory(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program takes, in bytes, by the compiler's figures."""
+    usage = compiled.memory_analysis()
     memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
-    return Program(advance, max_skipped, experience.reward.size, memory - usage.alias_size_in_bytes)
+    return memory - usage.alias_size_in_bytes
 
 
 def train(program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10) -> Iterator[Progress]:

@@ -97,6 +97,14 @@ def test_a_folder_without_evaluation_or_with_a_foreign_one_is_refused(folders, t
     (folders[0] / "evaluation.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="is not that of its evaluation"):
         read(folders[0])
+    lacking = {name: value for name, value in about.items() if name != "device"}
+    (folders[2] / "evaluation.json").write_text(json.dumps(lacking))
+    with pytest.raises(CheckpointError, match="holds no evaluation of metajax: KeyError"):
+        read(folders[2])
+    arrays = dict(np.load(folders[3] / "evaluation.npz"))
+    np.savez(folders[3] / "evaluation.npz", **arrays | {"sampled_success": ~arrays["sampled_success"]})
+    with pytest.raises(CheckpointError, match="is not that of its evaluation"):
+        read(folders[3])
     for name, content in (("evaluation.npz", b"\x80\x04N."), ("evaluation.json", b"{}")):
         (folders[1] / name).write_bytes(content)
         with pytest.raises(CheckpointError, match="holds no evaluation of metajax"):

@@ -127,6 +127,12 @@ def test_several_in_a_row_stop_the_run_with_finite_parameters():
     assert_stops(progress, "3 updates in a row were not finite, the last in meta-iteration 5")
 
 
+def test_what_is_held_in_memory_does_not_grow_with_the_run(program):
+    progress = train(program, new_learner(small(), jax.random.key(0)), num_iterations=40, log_every=2)
+    held = [len(jax.live_arrays()) for _ in progress]
+    assert held[-1] == held[1]
+
+
 def test_debugging_checks_every_number_and_names_the_first_wrong_one():
     assert debug(small(), TASKS, num_tasks=2) == ("numbers", "divisions", "indices")
     broken = TASKS._replace(env=Cracked())
