@@ -111,7 +111,8 @@ class Agent(NamedTuple):
 class Algorithm(NamedTuple):
     """Learning across tasks.
 
-    `init(key) -> state`; `collect(key, state, tasks) -> experience`, a `Transition` with axes [N, K, B, T];
+    `init(key) -> state`; `collect(key, state, tasks) -> experience`, a `Transition` with axes [N, K, B, T], or [M N, …]
+    if every task is played M times, a task's next to each other;
     `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given.
     """
 

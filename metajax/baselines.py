@@ -55,7 +55,13 @@ def learned_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
     return stage.decision.value, stage.next_value
 
 
-BASELINES: dict[str, Baseline] = {"linear": linear_baseline, "learned": learned_baseline}
+def no_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
+    """Zero, so that an advantage is the reward to go."""
+    del discount
+    return jnp.zeros_like(stage.reward), jnp.zeros_like(stage.reward)
+
+
+BASELINES: dict[str, Baseline] = {"linear": linear_baseline, "learned": learned_baseline, "none": no_baseline}
 
 
 def advantages(stage: Transition, baseline: Baseline, discount: float, lambda_: float) -> Array:

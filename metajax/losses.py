@@ -24,14 +24,36 @@ def lvc(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
     return jnp.exp(log_prob - behaviour) * advantage
 
 
-def dice(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
-    """Differences of the likelihood ratio up to each step, times A (Farquhar et al. 2019, arXiv:1909.10549).
+def likelihood_ratio(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
+    """The likelihood ratio of the whole episode times the advantage of its first step, at that step; else zero.
 
-    Every derivative is an unbiased estimate of that of the expected return (Foerster et al. 2018, arXiv:1802.05098).
+    Every derivative is an unbiased estimate of that of the expected discounted return (Tang and Abbeel 2010), of which
+    every action is credited with all, what came before it too. Idle steps must have a ratio of 1.
     """
-    ratio = log_prob - behaviour
-    up_to_here = jnp.cumsum(ratio, axis=-1)
+    ratio = jnp.exp(jnp.sum(log_prob - behaviour, axis=-1, keepdims=True))
+    return jnp.where(jnp.arange(advantage.shape[-1]) == 0, ratio * advantage, 0.0)
+
+
+def loaded_dice(log_prob: Array, behaviour: Array, advantage: Array, lambda_: float = 1.0) -> Array:
+    """(exp w - exp v) A with w_t = lambda w_{t-1} + log ratio_t and v_t = lambda w_{t-1} (Farquhar et al. 2019,
+    arXiv:1909.10549).
+
+    With lambda 1 every derivative is an unbiased estimate of that of the expected return; less forgets how earlier
+    actions led to a step, down to `lvc` at 0: less variance, and a bias in the second derivative.
+    """
+    ratio, time = log_prob - behaviour, jnp.arange(log_prob.shape[-1])
+    age = time - time[:, None]
+    up_to_here = ratio @ jnp.where(age >= 0, lambda_ ** jnp.maximum(age, 0.0), 0.0)
     return (jnp.exp(up_to_here) - jnp.exp(up_to_here - ratio)) * advantage
+
+
+def dice(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
+    """`loaded_dice` that forgets nothing.
+
+    Where the advantage is the reward to go, its sum is that of Foerster et al. 2018 (arXiv:1802.05098), the likelihood
+    ratio up to each step times the reward there, but for a constant.
+    """
+    return loaded_dice(log_prob, behaviour, advantage, 1.0)
 
 
 def clipped_surrogate(log_prob: Array, behaviour: Array, advantage: Array, clip: float) -> Array:
@@ -40,4 +62,10 @@ def clipped_surrogate(log_prob: Array, behaviour: Array, advantage: Array, clip:
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
 
-ESTIMATORS = {"reinforce": policy_gradient, "lvc": lvc, "dice": dice}
+ESTIMATORS = {
+    "reinforce": policy_gradient,
+    "likelihood-ratio": likelihood_ratio,
+    "lvc": lvc,
+    "dice": dice,
+    "loaded-dice": loaded_dice,
+}

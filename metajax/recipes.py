@@ -10,13 +10,28 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from metajax.algorithms import maml, promp, rl2
+from metajax.algorithms import (
+    anil,
+    cavia,
+    dice_maml,
+    e_maml,
+    es_maml,
+    fomaml,
+    imaml,
+    maml,
+    meta_sgd,
+    multi_task,
+    promp,
+    reptile,
+    rl2,
+)
 from metajax.algorithms.rl2 import default_outer
 from metajax.base import Algorithm, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
 from metajax.errors import ConfigError, check_choice, check_count, lookup
 from metajax.networks import memory_policy, mlp
-from metajax.outer import OUTERS, Outer, trust_region
+from metajax.outer import OUTERS, Outer, ppo, trust_region
+from metajax.signatures import argument_texts
 from metajax.tasks import TASKS
 
 
@@ -35,9 +50,29 @@ class Recipe(NamedTuple):
     min_eval_stages: int
 
 
+def _by_gradients(
+    factory: Callable[..., Algorithm],
+    network: Callable[..., Network] = mlp,
+    outers: Mapping[str, Callable[..., Outer]] = OUTERS,
+    num_tasks: int = 20,
+    num_iterations: int = 100,
+) -> Recipe:
+    return Recipe(factory, network, outers, num_tasks, num_iterations, min_eval_stages=6)
+
+
 ALGORITHMS = {
-    "maml": Recipe(maml, mlp, OUTERS, num_tasks=20, num_iterations=100, min_eval_stages=6),
-    "promp": Recipe(promp, mlp, {}, num_tasks=40, num_iterations=150, min_eval_stages=6),
+    "maml": _by_gradients(maml),
+    "fomaml": _by_gradients(fomaml),
+    "reptile": _by_gradients(reptile, outers={}),
+    "anil": _by_gradients(anil),
+    "cavia": _by_gradients(cavia, partial(mlp, context_size=5)),
+    "meta_sgd": _by_gradients(meta_sgd),
+    "promp": _by_gradients(promp, outers={"ppo": ppo} | OUTERS, num_tasks=40, num_iterations=150),
+    "e_maml": _by_gradients(e_maml),
+    "dice_maml": _by_gradients(dice_maml),
+    "imaml": _by_gradients(imaml),
+    "es_maml": _by_gradients(es_maml, partial(mlp, hidden=(32, 32)), {}, num_tasks=100, num_iterations=300),
+    "multi_task": _by_gradients(multi_task),
     "rl2": Recipe(
         rl2,
         memory_policy,
@@ -133,13 +168,11 @@ def _outer(recipe: Recipe, name: str | None) -> Callable[..., Outer]:
 
 def _options_of(factory: Callable) -> dict[str, Option]:
     """The keyword arguments of a factory that can be written down: numbers, words, flags and tuples of them."""
-    target = factory.func if isinstance(factory, partial) else factory
-    hints = typing.get_type_hints(target)
-    texts = _help_texts(target)
+    texts = argument_texts(factory.func if isinstance(factory, partial) else factory)
     return {
-        name: Option(hints[name], parameter.default, texts.get(name, ""))
+        name: Option(parameter.annotation, parameter.default, texts.get(name, ""))
         for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in _DECIDED and _is_plain(hints[name])
+        if name not in _DECIDED and _is_plain(parameter.annotation)
     }
 
 
@@ -148,19 +181,3 @@ def _is_plain(annotation: Any) -> bool:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple:
         return all(part in (..., type(None)) or _is_plain(part) for part in parts)
     return annotation in (bool, int, float, str)
-
-
-def _help_texts(function: Callable) -> dict[str, str]:
-    """The lines under `Args:` of a docstring, by argument."""
-    texts: dict[str, str] = {}
-    lines = inspect.getdoc(function).partition("Args:\n")[2].splitlines()
-    name = ""
-    for line in lines:
-        if not line.startswith("    "):
-            break
-        if line.startswith("        "):
-            texts[name] += " " + line.strip()
-        else:
-            name, _, text = line.strip().partition(": ")
-            texts[name] = text
-    return texts

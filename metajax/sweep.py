@@ -167,7 +167,8 @@ def evaluate_together(agents: Sequence[MetaAgent], names: Sequence[str], protoco
 
 
 def _algorithm(agent: MetaAgent, values: dict[str, jax.Array]) -> Algorithm:
-    return build(agent.config["algorithm"], agent.config["tasks"], agent.config["options"] | values).algorithm
+    tasks = agent.config["tasks"] or agent.tasks  # a name, whose options are among the others
+    return build(agent.config["algorithm"], tasks, agent.config["options"] | values).algorithm
 
 
 def _values(agents: Sequence[MetaAgent], names: Sequence[str]) -> dict[str, jax.Array]:

@@ -56,7 +56,7 @@ def meta_iteration(
         batch = tasks.tasks(key_tasks, num_tasks)
         experience = algorithm.collect(key_collect, learner.state, batch)
         state, metrics = algorithm.update(key_update, learner.state, experience)
-        bad = ~jnp.isfinite(experience.reward).all(axis=range(1, experience.reward.ndim))
+        bad = ~jnp.isfinite(experience.reward.reshape(num_tasks, -1)).all(axis=1)
         good = _all_finite(state) & ~bad.any()
         learner = learner._replace(
             state=jax.tree.map(lambda new, old: jnp.where(good, new, old), state, learner.state),

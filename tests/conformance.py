@@ -5,28 +5,51 @@ from functools import partial
 from typing import NamedTuple
 
 from metajax import algorithms
-from metajax.algorithms import beb, maml, promp, psrl, rl2, task_known, uniform
+from metajax.algorithms import (
+    anil,
+    beb,
+    cavia,
+    dice_maml,
+    e_maml,
+    es_maml,
+    fomaml,
+    imaml,
+    maml,
+    meta_sgd,
+    multi_task,
+    promp,
+    psrl,
+    reptile,
+    rl2,
+    task_known,
+    uniform,
+)
 from metajax.base import Agent, Algorithm, TaskDistribution
 from metajax.envs.revealed import reveal
 from metajax.networks import memory_policy, mlp
-from metajax.outer import ppo, trust_region
+from metajax.outer import policy_gradient, ppo, trust_region
 from metajax.tasks import bandit, point, tabular_mdp
 
 NUM_TASKS = 4
 
 
 class Row(NamedTuple):
-    """`make(**changes)` builds the algorithm, or the agent where there is none; `sizes` is its (K, B, T)."""
+    """`make(**changes)` builds the algorithm, or the agent where there is none; `sizes` is its (K, B, T).
+
+    One that `collects_as` another row has nothing of its own that plays: only its update differs.
+    """
 
     make: Callable[..., Algorithm | Agent]
     tasks: TaskDistribution
     sizes: tuple[int, int, int]
     params: tuple[str, ...] = ()  # top-level names of the meta-parameters
     rate: str = ""  # a float hyper-parameter, to be vmapped over
+    collects_as: str = ""
 
 
 POINT, BANDIT, TABULAR = point(horizon=5), bandit(num_arms=3, horizon=6), tabular_mdp(horizon=4)
 MLP = mlp(POINT.env, hidden=(4,))
+WITH_CONTEXT = mlp(POINT.env, hidden=(4,), context_size=2)
 SHOWN = reveal(BANDIT)
 CELLS = ("layers_0", "policy", "value")
 BLOCKS = ("embed", "layers_0", "norm", "policy", "value")
@@ -40,21 +63,29 @@ def rl2_with(memory: str, **changes) -> Algorithm:
     )
 
 
+def by_gradients(
+    factory: Callable[..., Algorithm], params: tuple[str, ...] = ("head", "policy_0"), network=MLP, stages=2, **options
+) -> Row:
+    """A row of the family of MAML on point navigation."""
+    sizes = {"num_steps": 5, "num_episodes": 3}
+    make = partial(factory, POINT.env, network, **sizes, **options)
+    return Row(make, POINT, (stages, 3, 5), params, rate="inner_lr", collects_as="maml")
+
+
+GRADIENT = policy_gradient()
 ROWS = {
-    "maml": Row(
-        lambda **changes: maml(POINT.env, MLP, num_steps=5, num_episodes=3, outer=trust_region(damping=0.1), **changes),
-        POINT,
-        (2, 3, 5),
-        ("head", "policy_0"),
-        rate="inner_lr",
-    ),
-    "promp": Row(
-        lambda **changes: promp(POINT.env, MLP, num_steps=5, num_episodes=3, epochs=2, **changes),
-        POINT,
-        (2, 3, 5),
-        ("head", "policy_0"),
-        rate="learning_rate",
-    ),
+    "maml": by_gradients(maml, outer=trust_region(damping=0.1))._replace(collects_as=""),
+    "promp": by_gradients(promp, outer=ppo(epochs=2)),
+    "fomaml": by_gradients(fomaml, outer=GRADIENT),
+    "anil": by_gradients(anil, outer=GRADIENT, inner_optimizer="momentum", inner_steps=2, stages=3),
+    "cavia": by_gradients(cavia, ("context", "head", "policy_0"), WITH_CONTEXT, outer=GRADIENT),
+    "meta_sgd": by_gradients(meta_sgd, ("initial", "step_sizes"), outer=GRADIENT),
+    "e_maml": by_gradients(e_maml, outer=GRADIENT),
+    "dice_maml": by_gradients(dice_maml, outer=GRADIENT, estimator="loaded-dice", inner_optimizer="adam"),
+    "imaml": by_gradients(imaml, outer=GRADIENT),
+    "multi_task": by_gradients(multi_task, outer=GRADIENT, stages=1)._replace(rate="discount"),
+    "reptile": by_gradients(reptile, inner_steps=2, stages=3),
+    "es_maml": by_gradients(es_maml)._replace(collects_as=""),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
     "rl2-trpo": Row(
         partial(rl2_with, "lstm", credit="episode", bptt_steps=4, outer=trust_region(damping=0.1)),

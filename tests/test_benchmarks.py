@@ -1,22 +1,24 @@
-"""The table of RL² at a tiny size: a row is trained, evaluated, kept and shown."""
+"""The tables at a tiny size: a row is trained, evaluated, kept and shown."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import point_navigation
 import pytest
+import rl2_tables
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "rl2_tables.py"
+from metajax.envs.revealed import reveal
+from metajax.errors import ConfigError
+from metajax.tasks import point
 
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("rl2_tables", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "RESULTS", tmp_path)
-    monkeypatch.setattr(module, "CHECKED", 40)
-    return module
+    monkeypatch.setattr(rl2_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(rl2_tables, "CHECKED", 40)
+    return rl2_tables
 
 
 def test_a_row_is_trained_kept_and_shown(tables):
@@ -42,3 +44,35 @@ def test_references_of_the_rows_are_within_their_bounds(tables):
     for row in tables.ROWS.values():
         assert row.random < row.reference <= (row.ceiling or row.reference)
         assert 0 < row.to_reach <= 1.2  # the tabular rows are to beat the best classical policy
+
+
+@pytest.fixture
+def navigation(tmp_path, monkeypatch):
+    monkeypatch.setattr(point_navigation, "RESULTS", tmp_path)
+    return point_navigation
+
+
+def test_a_method_is_trained_kept_and_shown(navigation, monkeypatch):
+    monkeypatch.setattr(navigation, "TO_REACH", -1000.0)  # what anyone reaches at once
+    small = {"num_episodes": 2, "horizon": 4, "hidden": (3,)}
+    method = navigation.Method("fomaml", {"outer": "gradient"} | small, num_iterations=2, num_tasks=2)
+    kept = navigation.train(method, seeds=2, num_tasks=3, num_checked=3)
+    assert [point["iteration"] for point in kept["curve"]] == [1, 2]
+    assert [at["steps"] for at in kept["reached"]] == [2 * 2 * 2 * 4] * 2
+    assert np.shape(kept["final"]["sampled"]["mean"]) == (2, 6)
+    (navigation.RESULTS / "fomaml.json").write_text(json.dumps(kept))
+    shown = {line.split("|")[1].strip(): line for line in navigation.table(navigation.METHODS).splitlines()[2:]}
+    low, high = kept["final"]["sampled"]["interval"][5]
+    first = f"{kept['final']['sampled']['interquartile_mean'][5]:.2f} [{low:.2f}, {high:.2f}] | 0.00 M"
+    assert first in shown["`fomaml`"]
+    assert all("not run" in line for name, line in shown.items() if name != "`fomaml`")
+    navigation.plot(navigation.METHODS, navigation.RESULTS / "picture.png")
+    assert (navigation.RESULTS / "picture.png").stat().st_size > 1000
+
+
+def test_the_task_known_is_shown_the_goal_alone(navigation):
+    tasks = navigation.tasks_of(navigation.METHODS["task-known"])
+    obs, _ = tasks.env.reset_env(jax.random.key(0), tasks.sample(jax.random.key(1)))
+    assert jax.tree.map(jnp.shape, obs) == {"obs": (2,), "task": {"goal": (2,)}}
+    with pytest.raises(ConfigError, match="unknown field 'gaol'; did you mean goal"):
+        reveal(point(), fields=("gaol",))

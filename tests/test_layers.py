@@ -14,7 +14,7 @@ HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "tyro
 # From the bottom up; a module imports from its own layer or those below.
 LAYERS = [
     ("base", "errors"),
-    ("distributions", "returns", "baselines", "losses", "inner", "trust_region", "stats"),
+    ("distributions", "returns", "baselines", "losses", "inner", "trust_region", "stats", "signatures"),
     ("rollout",),
     ("networks", "outer"),
     ("algorithms", "envs", "tasks", "evaluate", "train", "plots", "scenes", "record", "checkpoint", "export"),

@@ -51,7 +51,7 @@ def test_a_task_distribution_stands_in_for_a_name():
         ("maml", "point", {"inner_lrr": 1}, "unknown option 'inner_lrr'; did you mean inner_lr"),
         ("maml", "point", {"outer": "trop"}, "unknown outer 'trop'; did you mean trpo"),
         ("maml", "point", {"outer": "ppo", "max_kl": 1.0}, "unknown option 'max_kl'"),
-        ("promp", "point", {"outer": "ppo"}, "promp has one outer loop"),
+        ("reptile", "point", {"outer": "ppo"}, "reptile has one outer loop"),
         ("maml", "point", {"inner_lr": -1.0}, re.escape("inner_lr=-1.0 must be a finite number >= 0")),
     ],
 )

@@ -9,15 +9,16 @@ The meta-gradient goes through the steps, second derivatives included, but not t
 trajectories.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Agent, Algorithm, Array, Environment, Network, PyTree, Transition
+from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
 from metajax.baselines import BASELINES, advantages, normalize
 from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
-from metajax.inner import gradient_step
+from metajax.inner import Adapted, inner_updates
 from metajax.losses import ESTIMATORS
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, trust_region
@@ -29,13 +30,6 @@ class MAMLState(NamedTuple):
     outer: PyTree
 
 
-class Adapted(NamedTuple):
-    """A policy's parameters after `num_steps` inner steps."""
-
-    params: PyTree
-    num_steps: Array
-
-
 def maml(
     env: Environment,
     network: Network,
@@ -45,16 +39,25 @@ def maml(
     inner_steps: int = 1,
     inner_lr: float = 0.1,
     extra_lr_scale: float = 0.5,
+    adapts: str = "all",
+    step_size: str = "fixed",
+    inner_optimizer: str = "sgd",
     estimator: str = "reinforce",
-    first_order: bool = False,
+    dice_lambda: float = 0.9,
+    order: str = "second",
+    solver_steps: int = 5,
+    solver_cg_steps: int = 5,
     discount: float = 0.99,
     lambda_: float = 1.0,
     baseline: str = "linear",
     inner_kl: float = 0.0,
+    exploration_credit: float = 0.0,
     remat: bool = False,
     outer: Outer | None = None,
 ) -> Algorithm:
     """MAML for `env` with the policy `network`.
+
+    Where step sizes are learned the meta-parameters are a dictionary of `initial` parameters and `step_sizes`.
 
     Args:
         env: the environment; its parameters are the task.
@@ -62,14 +65,23 @@ def maml(
         num_steps: longest episode, in environment steps (100).
         num_episodes: episodes of a task at each stage, before and after every inner step (20).
         inner_steps: policy-gradient steps of adaptation (1).
-        inner_lr: their step size (0.1).
+        inner_lr: their step size, and that at the start where it is learned (0.1).
         extra_lr_scale: the step size of steps beyond `inner_steps`, at test, as a share of `inner_lr` (0.5).
-        estimator: the inner objective: reinforce, lvc or dice.
-        first_order: treat the inner gradients as constants.
+        adapts: all parameters, or those of these paths, with commas between them: head (of the policy), policy_0/bias.
+        step_size: fixed, or learned by the outer loop: one scalar, one a layer or one a parameter.
+        inner_optimizer: sgd, momentum (0.9) or adam.
+        estimator: the inner objective: reinforce, likelihood-ratio, lvc, dice or loaded-dice.
+        dice_lambda: how much of the past loaded-dice keeps a step; 1: all of it, as dice, 0: none, as lvc.
+        order: of the meta-gradient: second; first, where the inner gradients are constants; implicit, where a stage
+            leads to the optimum near the parameters before it, and the optimum is differentiated, not the way there.
+        solver_steps: gradient steps to that optimum.
+        solver_cg_steps: conjugate-gradient steps to its derivative.
         discount: per step (0.99).
         lambda_: of the generalised advantage estimate (1).
-        baseline: what returns are compared with: linear in features of the stage, or learned by the network.
+        baseline: what returns are compared with: linear in features of the stage, learned by the network, or none.
         inner_kl: penalty on the divergence of the policies before the last inner step from those that collected.
+        exploration_credit: weight of the policy gradient that credits the actions before the last inner step with the
+            return after it, as against that of the actions after it (0; 1 in E-MAML).
         remat: recompute the inner steps in the backward pass instead of storing them.
         outer: the outer loop, `trust_region()` by default.
 
@@ -84,25 +96,35 @@ def maml(
     """
     check_count("num_steps", num_steps)
     check_count("num_episodes", num_episodes)
-    check_count("inner_steps", inner_steps, at_least=0)
-    check_number("inner_lr", inner_lr, at_least=0)
-    check_number("extra_lr_scale", extra_lr_scale, at_least=0)
     check_choice("estimator", estimator, ESTIMATORS)
+    check_number("dice_lambda", dice_lambda, at_least=0, at_most=1)
     check_choice("baseline", baseline, BASELINES)
-    check_flag("first_order", first_order)
     check_flag("remat", remat)
     check_number("discount", discount, at_least=0, at_most=1)
     check_number("lambda_", lambda_, at_least=0, at_most=1)
     check_number("inner_kl", inner_kl, at_least=0)
+    check_number("exploration_credit", exploration_credit, at_least=0)
     check_fits(env, network)
-    if jax.tree.leaves(network.memory()):
-        raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
-    if baseline == "learned" and not network.value:
-        raise ConfigError("baseline='learned' needs a network with a value head, such as mlp(env, value=True)")
     outer = outer or trust_region()
+    inner = inner_updates(
+        inner_steps=inner_steps,
+        inner_lr=inner_lr,
+        extra_lr_scale=extra_lr_scale,
+        adapts=adapts,
+        step_size=step_size,
+        inner_optimizer=inner_optimizer,
+        order=order,
+        solver_steps=solver_steps,
+        solver_cg_steps=solver_cg_steps,
+    )
+    credits = not _is_zero(exploration_credit)
+    _check_together(network, inner_steps, baseline, credits, outer)
+    jax.eval_shape(lambda key: inner.begin(inner.init(network.init(key))), jax.random.key(0))
     objective, value_of = ESTIMATORS[estimator], BASELINES[baseline]
-    # Without a penalty the earlier stages only adapt, and their decisions need not be replayed.
-    last_only = isinstance(inner_kl, int | float) and inner_kl == 0
+    if estimator == "loaded-dice":
+        objective = partial(objective, lambda_=dice_lambda)
+    # With neither penalty nor credit the earlier stages only adapt, and their decisions need not be replayed.
+    last_only = _is_zero(inner_kl) and not credits
 
     def adapt(key: Array, adapted: Adapted, stage: Transition) -> Adapted:
         del key
@@ -111,22 +133,25 @@ def maml(
 
         def loss(params: PyTree) -> Array:
             decisions = jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1]))(stage.percept)
-            value = objective(decisions.distribution.log_prob(stage.action), behaviour, advantage)
+            log_prob = jnp.where(stage.valid, decisions.distribution.log_prob(stage.action), behaviour)
+            value = objective(log_prob, behaviour, advantage)
             return -jnp.sum(jnp.where(stage.valid, value, 0.0)) / jnp.sum(stage.valid)
 
-        step_size = inner_lr * jnp.where(adapted.num_steps < inner_steps, 1.0, extra_lr_scale)
-        params = gradient_step(loss, adapted.params, step_size, first_order=first_order)
-        return Adapted(params, adapted.num_steps + 1)
+        return inner.step(loss, adapted)
 
+    def policy(adapted: Adapted, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
+        return network.apply(adapted.params, memory, percept)
+
+    stored = jax.checkpoint if remat else lambda function: function
     agent = Agent(
-        begin=lambda key, params: Adapted(params, jnp.zeros((), int)),
+        begin=lambda key, params: inner.begin(params),
         memory=lambda adapted: network.memory(),
-        policy=lambda adapted, memory, percept: network.apply(adapted.params, memory, percept),
-        adapt=jax.checkpoint(adapt) if remat else adapt,
+        policy=stored(policy),
+        adapt=stored(adapt),
     )
 
     def init(key: Array) -> MAMLState:
-        params = network.init(key)
+        params = inner.init(network.init(key))
         return MAMLState(params, outer.init(params))
 
     def collect(key: Array, state: MAMLState, tasks: PyTree) -> Transition:
@@ -155,17 +180,24 @@ def maml(
         return MAMLState(params, outer_state), metrics
 
     def score(experience: Transition) -> Batch:
-        """Every task counts the same, and within it every step of the last stage; earlier ones bear the penalty."""
+        """Every task counts the same, and within it every step of the last stage; earlier ones bear penalty and credit.
+
+        The credit is the task's mean return in the last stage, normalised over tasks.
+        """
         last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
         estimate = jax.vmap(jax.vmap(lambda stage: advantages(stage, value_of, discount, lambda_)))(last)
         advantage = jax.vmap(jax.vmap(normalize))(estimate, last.valid)
         share = experience.valid / (len(last.valid) * experience.valid.sum((2, 3), keepdims=True))
         is_last = jnp.arange(inner_steps + 1)[:, None, None] == inner_steps
+        if credits:
+            success = last.reward.sum(-1).mean((1, 2))
+            credit = normalize(success, jnp.ones_like(success, bool))
+            advantage = jnp.where(is_last, advantage, credit[:, None, None, None])
         batch = Batch(
             experience,
             advantage=advantage,
             value_target=estimate + last.decision.value if baseline == "learned" else None,
-            weight=jnp.where(is_last, share, 0.0),
+            weight=jnp.where(is_last, share, exploration_credit * share),
             kl_weight=jnp.where(is_last, 0.0, inner_kl * share),
         )
         if last_only:
@@ -173,3 +205,24 @@ def maml(
         return batch
 
     return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent)
+
+
+def _is_zero(value: float) -> bool:
+    """Whether a number is known to be zero; a traced one is not."""
+    return isinstance(value, int | float) and value == 0
+
+
+def _check_together(network: Network, inner_steps: int, baseline: str, credits: bool, outer: Outer) -> None:
+    """Raises ConfigError for what makes no sense together."""
+    if jax.tree.leaves(network.memory()):
+        raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
+    if baseline == "learned" and not network.value:
+        raise ConfigError("baseline='learned' needs a network with a value head, such as mlp(env, value=True)")
+    if baseline == "learned" and not outer.values:
+        raise ConfigError(
+            "trust_region trains no value head; for baseline='learned' use the outer loop ppo or gradient"
+        )
+    if credits and inner_steps == 0:
+        raise ConfigError("exploration_credit credits what comes before an inner step, and inner_steps=0; set it to 0")
+    if credits and baseline == "learned":
+        raise ConfigError("with exploration_credit stages are credited with another's return; use baseline='linear'")

@@ -51,8 +51,8 @@ def rl2(
         lambda_: of the generalised advantage estimate (0.95; 0.3 in Duan et al.).
         credit: how far an action is credited, to the end of its trial or of its episode: whether values bootstrap
             through the ends of episodes (trial).
-        baseline: learned (the network's value) or linear (fitted to every batch); None: learned, if the network has a
-            value and the outer loop trains it.
+        baseline: learned (the network's value), linear (fitted to every batch) or none; None: learned, if the network
+            has a value and the outer loop trains it.
         bptt_steps: the gradient goes back through the memory no further than this many steps, a divisor of the trial;
             None: to its beginning. Either way the memory is computed anew, never that of an older policy.
         outer: the outer loop, by default `ppo` in minibatches with gradients clipped to a norm of 0.5.
@@ -224,7 +224,7 @@ def _over_trials(experience: Transition, baseline: str, discount: float, lambda_
         time_in_trial = jnp.cumsum(rows.valid, axis=-1) - rows.valid
         value = linear_fit(rows._replace(percept=rows.percept._replace(time=time_in_trial)), to_come)
     else:
-        value = rows.decision.value
+        value = rows.decision.value if baseline == "learned" else jnp.zeros_like(rows.reward)
     estimate = jax.vmap(trial_advantages, (0, 0, 0, None, None))(rows.reward, value, rows.valid, discount, lambda_)
     return estimate.reshape(num_tasks, num_copies, num_stages, num_steps).swapaxes(1, 2)
 

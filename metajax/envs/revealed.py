@@ -1,5 +1,6 @@
 """Any environment with the task laid open, for those who are to know it."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,15 +8,18 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 
 from metajax.base import Array, Environment, PyTree, TaskDistribution
+from metajax.errors import check_choice
 
 
 class Revealed(NamedTuple):
     """`env`, of which every observation is a dictionary of its own observation `obs` and the task's parameters `task`.
 
-    What an agent reaches here bounds what any can reach by exploring.
+    `task` is all of them or, with `fields`, a dictionary of these. What an agent reaches here bounds what any can reach
+    by exploring.
     """
 
     env: Environment
+    fields: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -43,14 +47,19 @@ class Revealed(NamedTuple):
         return spaces.Dict({"obs": self.env.observation_space(params), "task": None})
 
     def _observe(self, obs: PyTree, params: PyTree) -> dict[str, PyTree]:
-        return {"obs": obs, "task": jax.tree.map(jnp.asarray, params)}
+        shown = params if self.fields is None else {name: getattr(params, name) for name in self.fields}
+        return {"obs": obs, "task": jax.tree.map(jnp.asarray, shown)}
 
 
-def reveal(tasks: TaskDistribution) -> TaskDistribution:
-    """`tasks` with every task shown in the observations.
+def reveal(tasks: TaskDistribution, *, fields: tuple[str, ...] | None = None) -> TaskDistribution:
+    """`tasks` with every task shown in the observations, or those `fields` of it that are named.
+
+    Raises ConfigError for a field that the task does not have.
 
     >>> from metajax.tasks import bandit
     >>> reveal(bandit()).env.name
     'RevealedBernoulliBandit'
     """
-    return tasks._replace(env=Revealed(tasks.env))
+    for name in fields or ():
+        check_choice("field", name, [field.name for field in dataclasses.fields(tasks.env.default_params)])
+    return tasks._replace(env=Revealed(tasks.env, fields))

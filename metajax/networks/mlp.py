@@ -21,6 +21,7 @@ class _MLP(nn.Module):
     head: str
     init_std: float
     value: bool
+    context_size: int
 
     def trunk(self, features: Array, name: str) -> Array:
         for layer, width in enumerate(self.hidden):
@@ -32,6 +33,9 @@ class _MLP(nn.Module):
     @nn.compact
     def __call__(self, obs: PyTree) -> Decision:
         features = flat_obs(obs)
+        if self.context_size:
+            context = self.param("context", nn.initializers.zeros, (self.context_size,))
+            features = jnp.concatenate([features, context])
         distribution = Head(self.space, self.head, self.init_std, name="head")(self.trunk(features, "policy"))
         if not self.value:
             return Decision(distribution, jnp.zeros(()))
@@ -46,6 +50,7 @@ def mlp(
     head: str = "normal",
     init_std: float = 1.0,
     value: bool = False,
+    context_size: int = 0,
 ) -> Network:
     """A feed-forward policy for `env` that sees the observation alone.
 
@@ -56,6 +61,7 @@ def mlp(
         head: what a box of actions gets: normal or tanh-normal; actions are in units of [-1, 1] if the box is bounded.
         init_std: the initial standard deviation of a continuous action.
         value: also estimate the value of a state, with a trunk of its own.
+        context_size: further inputs that are parameters, `context`, zero at first: what CAVIA adapts.
 
     >>> from metajax.tasks import point
     >>> params = mlp(point().env, hidden=(32,)).init(jax.random.key(0))
@@ -67,10 +73,11 @@ def mlp(
     for width in hidden:
         check_count("hidden", width)
     check_flag("value", value)
+    check_count("context_size", context_size, at_least=0)
     check_choice("activation", activation, ACTIVATIONS)
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
-    module = _MLP(space, tuple(hidden), activation, head, init_std, value)
+    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size)
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:

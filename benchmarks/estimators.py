@@ -1,0 +1,168 @@
+"""Bias and variance of the inner estimators, against the exact meta-gradient of a small tabular MDP.
+
+    python benchmarks/estimators.py
+
+The MDP has two states and two actions; its expected return, and so the meta-gradient of one inner step, are known in
+closed form by dynamic programming. The outer gradient is the exact one at the exactly adapted parameters, so that only
+the derivative of the inner estimate, from one trajectory at a time, is at stake. Writes benchmarks/results/
+estimators.json and estimators.png: for every estimator and horizon the largest deviation of the mean over a million
+trajectories from the exact meta-gradient, in standard errors and as a share of it, and the variance over that of
+reinforce.
+"""
+
+import json
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax import record
+from metajax.base import Array
+from metajax.losses import ESTIMATORS, loaded_dice
+from metajax.returns import reward_to_go
+
+RESULTS = Path(__file__).parent / "results"
+HORIZONS = (1, 3, 10)
+CHUNK, INNER_LR = 100_000, 0.5
+THETA = jnp.array([[0.3, -0.4], [-0.2, 0.6]])  # logits [state, action]
+REWARD = jnp.array([[1.0, 0.2], [-0.5, 2.0]])
+NEXT = jnp.array([[[0.9, 0.1], [0.3, 0.7]], [[0.6, 0.4], [0.2, 0.8]]])  # [state, action, next state]
+COMPARED: dict[str, Callable] = {name: one for name, one in ESTIMATORS.items() if name != "loaded-dice"} | {
+    f"loaded-dice {lambda_}": partial(loaded_dice, lambda_=lambda_) for lambda_ in (0.5, 0.9)
+}
+
+
+class Estimate(NamedTuple):
+    """Of the meta-gradient [state, action]: mean, its standard error, the variance of one sample, the exact value."""
+
+    mean: np.ndarray
+    error: np.ndarray
+    variance: np.ndarray
+    exact: np.ndarray
+
+    @property
+    def deviation(self) -> float:
+        """The largest deviation of the mean from the exact value, in standard errors."""
+        return float(np.max(np.abs(self.mean - self.exact) / self.error))
+
+    @property
+    def bias(self) -> float:
+        """The deviation's norm as a share of the exact value's."""
+        return float(np.linalg.norm(self.mean - self.exact) / np.linalg.norm(self.exact))
+
+
+def exact_return(theta: Array, horizon: int) -> Array:
+    """Expected return from a uniform start, by dynamic programming."""
+    policy = jax.nn.softmax(theta)
+    value = jnp.zeros(2)
+    for _ in range(horizon):
+        value = jnp.sum(policy * (REWARD + NEXT @ value), axis=1)
+    return value.mean()
+
+
+def adapted(theta: Array, horizon: int) -> Array:
+    """The parameters after one exact inner step."""
+    return theta + INNER_LR * jax.grad(exact_return)(theta, horizon)
+
+
+@partial(jax.jit, static_argnums=1)
+def trajectories(key: Array, horizon: int) -> tuple[Array, Array, Array]:
+    """States, actions and rewards [M, T]."""
+
+    def step(state, key):
+        key_act, key_next = jax.random.split(key)
+        action = jax.random.categorical(key_act, THETA[state])
+        after = jax.random.categorical(key_next, jnp.log(NEXT[state, action]))
+        return after, (state, action, REWARD[state, action])
+
+    key_start, key_steps = jax.random.split(key)
+    start = jax.random.bernoulli(key_start, shape=(CHUNK,)).astype(int)
+    steps = jax.lax.scan(step, start, jax.random.split(key_steps, horizon))[1]
+    return jax.tree.map(jnp.transpose, steps)
+
+
+@cache
+def estimate(name: str, horizon: int, num_chunks: int = 1) -> Estimate:
+    """The meta-gradient by the estimator `name`, from `num_chunks` times 100,000 trajectories."""
+    exact = jax.grad(lambda theta: exact_return(adapted(theta, horizon), horizon))(THETA)
+    outer = jax.grad(exact_return)(adapted(THETA, horizon), horizon)
+
+    def one(state: Array, action: Array, reward: Array) -> Array:
+        def inner(theta: Array) -> Array:
+            log_prob = jax.nn.log_softmax(theta)[state, action]
+            behaviour = jax.nn.log_softmax(THETA)[state, action]
+            return jnp.sum(COMPARED[name](log_prob, behaviour, reward_to_go(reward, 1.0)))
+
+        return jax.vjp(lambda theta: theta + INNER_LR * jax.grad(inner)(theta), THETA)[1](outer)[0]
+
+    many = jax.jit(jax.vmap(one))
+    samples = np.concatenate(
+        [np.asarray(many(*trajectories(jax.random.key(3 + chunk), horizon)), float) for chunk in range(num_chunks)]
+    )
+    return Estimate(samples.mean(0), samples.std(0) / np.sqrt(len(samples)), samples.var(0), np.asarray(exact))
+
+
+def measure(num_chunks: int) -> list[dict]:
+    """A row for every estimator and horizon."""
+    rows = []
+    for horizon in HORIZONS:
+        plain = estimate("reinforce", horizon, num_chunks).variance.sum()
+        for name in COMPARED:
+            found = estimate(name, horizon, num_chunks)
+            rows.append(
+                {
+                    "estimator": name,
+                    "horizon": horizon,
+                    "deviation": round(found.deviation, 2),
+                    "bias": round(found.bias, 4),
+                    "variance": round(float(found.variance.sum() / plain), 3),
+                }
+            )
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """As Markdown; an estimator is unbiased if its deviation is at most 3 standard errors."""
+    lines = [
+        "| estimator | " + " | ".join(f"bias, T={horizon} | variance, T={horizon}" for horizon in HORIZONS) + " |",
+        "|---|" + "---|---|" * len(HORIZONS),
+    ]
+    for name in COMPARED:
+        own = [row for row in rows if row["estimator"] == name]
+        cells = [
+            f"{'none' if row['deviation'] <= 3 else format(row['bias'], '.1%')} ({row['deviation']:.1f} s.e.) "
+            f"| {row['variance']:.2f}"
+            for row in own
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Bias and relative variance by horizon."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for name in COMPARED:
+        own = [row for row in rows if row["estimator"] == name]
+        style = {"marker": "o", "label": name}
+        left.plot(HORIZONS, [row["bias"] for row in own], **style)
+        right.plot(HORIZONS, [row["variance"] for row in own], **style)
+    left.set(xlabel="steps an episode", ylabel="bias, as a share of the meta-gradient", xscale="log")
+    right.set(xlabel="steps an episode", ylabel="variance over reinforce's", xscale="log", yscale="log")
+    for axes in (left, right):
+        axes.set_xticks(HORIZONS, [str(horizon) for horizon in HORIZONS])
+        axes.minorticks_off()
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    measured = measure(num_chunks=10)
+    record.write_json(RESULTS / "estimators.json", {"rows": measured} | record.environment())
+    plot(measured, RESULTS / "estimators.png")
+    print(table(json.loads((RESULTS / "estimators.json").read_text())["rows"]))

@@ -1,0 +1,217 @@
+"""The gradient-based family on 2-D point navigation: every method at the same settings, several seeds at once.
+
+    python benchmarks/point_navigation.py                # every method, then the table and the picture
+    python benchmarks/point_navigation.py maml e_maml    # these
+    python benchmarks/point_navigation.py --sparse       # those for sparse rewards
+    python benchmarks/point_navigation.py --show         # the tables of what is kept, as Markdown
+
+20 tasks x 20 episodes x 100 steps and one inner step, unless a method's own settings say otherwise. The seeds are a
+vmapped axis of one compiled program. Every method writes benchmarks/results/point/METHOD.json: the curve of the return
+after one adaptation in 200 held-out tasks, the environment steps of a seed and the seconds of training (all seeds
+together, without compiling and evaluating) after which every seed first reached -13 there, and the returns after 0 to 5
+adaptations in 1,000 others, with interquartile means over tasks and seeds and their bootstrap intervals.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metajax import MetaAgent, record
+from metajax.base import TaskDistribution
+from metajax.cli import enable_compilation_cache
+from metajax.envs.revealed import reveal
+from metajax.evaluate import Protocol
+from metajax.meta_agent import compile_evaluation
+from metajax.stats import bootstrap_interval, interquartile_mean
+from metajax.sweep import compile_together, learn_together
+from metajax.tasks import TASKS, point
+
+RESULTS = Path(__file__).parent / "results" / "point"
+TO_REACH = -13.0
+CHECK, FINAL = 2**31 - 2, 2**31 - 1  # seeds that no training has
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Method(NamedTuple):
+    """What is trained, and on which tasks."""
+
+    algorithm: str
+    options: Mapping[str, Any] = NONE
+    num_iterations: int = 100
+    num_tasks: int = 20
+    tasks: str = "point"
+    task_known: bool = False
+
+
+METHODS = {
+    "maml": Method("maml"),
+    "maml-exact-fisher": Method("maml", {"fisher_fraction": 1.0}),
+    "maml-lvc": Method("maml", {"estimator": "lvc"}),
+    "maml-dice": Method("dice_maml"),
+    "maml-loaded-dice": Method("dice_maml", {"estimator": "loaded-dice"}),
+    "maml-likelihood-ratio": Method("maml", {"estimator": "likelihood-ratio"}),
+    "maml-no-baseline": Method("maml", {"baseline": "none"}),
+    "fomaml": Method("fomaml"),
+    "reptile": Method("reptile", num_iterations=200),
+    "anil": Method("anil"),
+    "cavia": Method("cavia"),
+    "meta_sgd": Method("meta_sgd"),
+    "e_maml": Method("e_maml"),
+    "imaml": Method("imaml"),
+    "promp": Method("promp", num_iterations=150, num_tasks=40),
+    "es_maml": Method("es_maml", num_iterations=200, num_tasks=50),
+    "multi_task": Method("multi_task"),
+    "scratch": Method("multi_task", num_iterations=0),
+    "task-known": Method("multi_task", task_known=True),
+}
+SPARSE = {
+    f"sparse-{name}": Method(name, tasks="point-sparse", num_iterations=200)
+    for name in ("maml", "e_maml", "multi_task")
+}
+
+
+def tasks_of(method: Method) -> str | TaskDistribution:
+    return reveal(TASKS[method.tasks](), fields=("goal",)) if method.task_known else method.tasks
+
+
+def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[str, Any]:
+    """Trains and evaluates a method; returns what is kept of it."""
+    tasks, options = tasks_of(method), dict(method.options)
+    agents = [
+        MetaAgent(method.algorithm, tasks, seed=seed, num_tasks=method.num_tasks, **options) for seed in range(seeds)
+    ]
+    evaluate = compile_evaluation(agents[0].algorithm, agents[0].tasks)
+    sizes = agents[0].sizes
+    steps = int(np.prod(sizes)) * method.num_tasks * (2 if method.algorithm == "es_maml" else 1)
+
+    def returns(protocol: Protocol, kind: str) -> np.ndarray:
+        """Of every seed, task and stage, [S, N, K]."""
+        return np.stack([np.asarray(getattr(evaluate(agent.params, protocol), kind)).mean(-1) for agent in agents])
+
+    check = Protocol(num_checked, 2, *sizes[1:], "any", CHECK)
+    curve, reached, seconds = [], [None] * seeds, 0.0
+    if method.num_iterations:
+        learning = learn_together(
+            compile_together(agents, []),
+            num_iterations=method.num_iterations,
+            log_every=max(1, method.num_iterations // 20),
+        )
+        start = time.perf_counter()
+        for progress in learning:
+            seconds += time.perf_counter() - start
+            after = returns(check, "sampled")[..., 1].mean(1)
+            iteration = progress[0].iteration
+            here = {"seconds": round(seconds, 1), "steps": iteration * steps}
+            reached = [at if at is not None or one < TO_REACH else here for at, one in zip(reached, after, strict=True)]
+            curve.append({"iteration": iteration, **here, "after_one": after.round(2).tolist()})
+            print(method.algorithm, options, iteration, f"{seconds:.0f} s", after.round(1).tolist(), flush=True)
+            start = time.perf_counter()
+    final, protocol = {}, Protocol(num_tasks, 6, *sizes[1:], "any", FINAL)
+    for kind in ("sampled", "greedy"):
+        found = returns(protocol, kind)
+        final[kind] = {
+            "mean": found.mean(1).round(3).tolist(),
+            "interquartile_mean": [round(interquartile_mean(found[..., stage]), 3) for stage in range(6)],
+            "interval": [[round(end, 3) for end in bootstrap_interval(found[..., stage]) or ()] for stage in range(6)],
+        }
+    return {
+        "algorithm": method.algorithm,
+        "options": options,
+        "tasks": method.tasks,
+        "task_known": method.task_known,
+        "tasks_an_iteration": method.num_tasks,
+        "iterations": method.num_iterations,
+        "sizes": sizes._asdict(),
+        "protocol": str(protocol),
+        "steps_an_iteration": steps,
+        "training_seconds_all_seeds": round(seconds, 1),
+        "to_reach": TO_REACH,
+        "reached": reached,
+        "final": final,
+        "curve": curve,
+    }
+
+
+def kept_results(methods: Mapping[str, Method]) -> dict[str, dict]:
+    """What was measured, by method."""
+    paths = {name: RESULTS / f"{name}.json" for name in methods}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+
+
+def table(methods: Mapping[str, Method]) -> str:
+    """Interquartile means of sampled actions with 95 % intervals; methods that were not run are marked so."""
+    shown, results = (0, 1, 2, 3, 5), kept_results(methods)
+    lines = [
+        "| method | " + " | ".join(map(str, shown)) + f" | steps to {TO_REACH:g}, a seed | seconds, all seeds |",
+        "|---|" + "---|" * (len(shown) + 2),
+    ]
+    for name in methods:
+        if name not in results:
+            lines.append(f"| `{name}` | not run |" + " |" * (len(shown) + 1))
+            continue
+        final, reached = results[name]["final"]["sampled"], results[name]["reached"]
+        cells = [
+            f"{final['interquartile_mean'][stage]:.2f} [{low:.2f}, {high:.2f}]"
+            for stage in shown
+            for low, high in [final["interval"][stage] or [float("nan")] * 2]
+        ]
+        there = [at for at in reached if at]
+        steps = f"{np.median([at['steps'] for at in there]) / 1e6:.2f} M" if there else "not"
+        if there and len(there) < len(reached):
+            steps += f" ({len(there)} of {len(reached)})"
+        seconds = f"{np.median([at['seconds'] for at in there]):.0f}" if there else ""
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {steps} | {seconds} |")
+    return "\n".join(lines)
+
+
+def plot(methods: Mapping[str, Method], path: Path) -> None:
+    """The adaptation curves of all methods that were run."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for number, (name, kept) in enumerate(kept_results(methods).items()):
+        final = kept["final"]["sampled"]
+        colour, line = plt.get_cmap("tab10")(number % 10), ("-", "--")[number // 10]
+        axes.plot(range(6), final["interquartile_mean"], line, marker="o", markersize=3, color=colour, label=name)
+        if all(final["interval"]):
+            axes.fill_between(range(6), *np.transpose(final["interval"]), color=colour, alpha=0.2, linewidth=0)
+    for name, value in point().references:
+        axes.axhline(value, color="0.4", linewidth=0.8, linestyle=":")
+        axes.annotate(name, (5, value), ha="right", va="bottom", fontsize=8, color="0.4")
+    axes.set(xlabel="adaptations, 20 episodes each", ylabel="return in held-out tasks, interquartile mean")
+    axes.legend(fontsize=8, ncols=2)
+    axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(METHODS | SPARSE)}")
+    parser.add_argument("--sparse", action="store_true", help=f"of {', '.join(SPARSE)}, all")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--num-tasks", type=int, default=1000, help="held-out tasks of the final figures")
+    parser.add_argument("--show", action="store_true", help="print the tables of what is kept, and run nothing")
+    arguments = parser.parse_args()
+    for name in arguments.methods:
+        if name not in METHODS | SPARSE:
+            parser.error(f"there is no method {name}; there are: {', '.join(METHODS | SPARSE)}")
+    if arguments.seeds < 1 or arguments.num_tasks < 2:
+        parser.error("--seeds must be at least 1 and --num-tasks at least 2")
+    if not arguments.show:
+        enable_compilation_cache()
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        for name in arguments.methods or (SPARSE if arguments.sparse else METHODS):
+            kept = train((METHODS | SPARSE)[name], arguments.seeds, arguments.num_tasks, num_checked=200)
+            record.write_json(RESULTS / f"{name}.json", {"method": name} | kept | record.environment())
+        plot(METHODS, RESULTS / "adaptation.png")
+    print(table(METHODS), table(SPARSE), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""MAML by evolution strategies (Song et al. 2020, arXiv:1910.01215).
+
+The smoothed objective's gradient needs no derivative of the adaptation:
+
+    grad E J(theta + sigma eps) = E [ (J(theta + sigma eps) - J(theta - sigma eps)) / (2 sigma) eps ],   eps ~ N(0, I)
+
+with J the return after adaptation. Every task of a meta-iteration plays one antithetic pair, with the same draws for
+both, and the strategy is evosax's.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.algorithms.maml import maml
+from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
+from metajax.errors import ConfigError, check_number
+from metajax.rollout import leading_axis, trial
+from metajax.signatures import options_of
+
+
+class ESState(NamedTuple):
+    strategy: PyTree  # evosax's, of which the mean is the meta-parameters
+    noise: Array  # the data of the key of the population that is out: collected from and, again, learned from
+
+
+_DIFFERENTIATED = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
+
+
+@options_of(maml, without=_DIFFERENTIATED)
+def es_maml(
+    env: Environment,
+    network: Network,
+    *,
+    num_steps: int = 100,
+    num_episodes: int = 20,
+    inner_steps: int = 1,
+    sigma: float = 0.1,
+    learning_rate: float = 0.01,
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    **options: Any,
+) -> Algorithm:
+    """ES-MAML for `env` with the policy `network`. The options not told here are those of `maml`.
+
+    Every task is played twice, by theta + sigma eps and by theta - sigma eps: experience has axes [2 N, K, B, T].
+
+    Args:
+        env: the environment; its parameters are the task.
+        network: the policy, whose parameters are the meta-parameters; evolution likes them few.
+        num_steps: longest episode, in environment steps (100).
+        num_episodes: episodes of each of a task's two policies at each stage (20).
+        inner_steps: policy-gradient steps of adaptation (1).
+        sigma: the standard deviation of a parameter's perturbation (0.1).
+        learning_rate: what `optimizer` is called with (0.01).
+        optimizer: any optax optimiser, as a function of the learning rate.
+
+    Raises ConfigError without the package evosax, which the extra search installs.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = es_maml(point().env, mlp(point().env, hidden=(16,)), num_episodes=5)
+    >>> jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))["head"]["log_std"].shape
+    (2,)
+    """
+    check_number("sigma", sigma, above=0)
+    check_number("learning_rate", learning_rate, above=0)
+    try:
+        from evosax.algorithms import Open_ES
+        from evosax.core.fitness_shaping import identity_fitness_shaping_fn
+    except ImportError as error:
+        raise ConfigError("es_maml needs the package evosax; install the extra: metajax[search]") from error
+    sizes = {"num_steps": num_steps, "num_episodes": num_episodes, "inner_steps": inner_steps}
+    base = maml(env, network, order="first", **sizes, **options)
+    shapes = jax.eval_shape(lambda key: base.params(base.init(key)), jax.random.key(0))
+
+    def strategy(num_tasks: int) -> Any:
+        return Open_ES(
+            2 * num_tasks,
+            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+            optimizer=optimizer(learning_rate),
+            std_schedule=lambda generation: jnp.asarray(sigma, float),
+            fitness_shaping_fn=identity_fitness_shaping_fn,
+            metrics_fn=lambda *_: {},
+        )
+
+    def init(key: Array) -> ESState:
+        key_params, key_strategy, key_next = jax.random.split(key, 3)
+        one = strategy(1)
+        return ESState(
+            one.init(key_strategy, base.params(base.init(key_params)), one.default_params),
+            jax.random.key_data(key_next),
+        )
+
+    def population(state: ESState, num_tasks: int) -> PyTree:
+        """The perturbed parameters [2 N], all the plus signs first."""
+        es = strategy(num_tasks)
+        return es.ask(jax.random.wrap_key_data(state.noise), state.strategy, es.default_params)[0]
+
+    def collect(key: Array, state: ESState, tasks: PyTree) -> Transition:
+        num_tasks = leading_axis(tasks)
+
+        def play(key: Array, params: PyTree, task: PyTree) -> Transition:
+            trial_sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
+            return trial(key, base.agent, params, env, task, **trial_sizes).experience
+
+        def one(index: Array, pair: PyTree, task: PyTree) -> Transition:
+            return jax.vmap(play, (None, 0, None))(jax.random.fold_in(key, index), pair, task)
+
+        pairs = jax.tree.map(lambda leaf: leaf.reshape(2, num_tasks, *leaf.shape[1:]), population(state, num_tasks))
+        played = jax.vmap(one, (0, 1, 0))(jnp.arange(num_tasks), pairs, tasks)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), played)
+
+    def update(key: Array, state: ESState, experience: Transition) -> tuple[ESState, dict[str, Array]]:
+        key_tell, key_next = jax.random.split(key)
+        returns = experience.reward.sum(-1).mean(-1)  # [2 N, K]
+        pairs = returns[:, -1].reshape(-1, 2)
+        es = strategy(len(pairs))
+        cost = -pairs.T.ravel()  # which evolution minimises
+        told, _ = es.tell(key_tell, population(state, len(pairs)), cost, state.strategy, es.default_params)
+        before, after = returns.mean(0)[jnp.array([0, -1])]
+        difference = jnp.abs(pairs[:, 0] - pairs[:, 1]).mean()
+        return ESState(told, jax.random.key_data(key_next)), {
+            "return_before": before,
+            "return_after": after,
+            "difference": difference,
+        }
+
+    def params(state: ESState) -> PyTree:
+        return strategy(1).get_mean(state.strategy)
+
+    return base._replace(init=init, collect=collect, update=update, params=params)
