@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from metajax import MetaAgent, record
@@ -90,9 +91,10 @@ def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[
     sizes = agents[0].sizes
     steps = int(np.prod(sizes)) * method.num_tasks * (2 if method.algorithm == "es_maml" else 1)
 
-    def returns(protocol: Protocol, kind: str) -> np.ndarray:
-        """Of every seed, task and stage, [S, N, K]."""
-        return np.stack([np.asarray(getattr(evaluate(agent.params, protocol), kind)).mean(-1) for agent in agents])
+    def returns(protocol: Protocol) -> dict[str, np.ndarray]:
+        """Of every seed, task and stage, [S, N, K], of sampled and of the most probable actions."""
+        found = [jax.device_get(evaluate(agent.params, protocol)) for agent in agents]
+        return {kind: np.stack([getattr(one, kind).mean(-1) for one in found]) for kind in ("sampled", "greedy")}
 
     check = Protocol(num_checked, 2, *sizes[1:], "any", CHECK)
     curve, reached, seconds = [], [None] * seeds, 0.0
@@ -105,7 +107,7 @@ def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[
         start = time.perf_counter()
         for progress in learning:
             seconds += time.perf_counter() - start
-            after = returns(check, "sampled")[..., 1].mean(1)
+            after = returns(check)["sampled"][..., 1].mean(1)
             iteration = progress[0].iteration
             here = {"seconds": round(seconds, 1), "steps": iteration * steps}
             reached = [at if at is not None or one < TO_REACH else here for at, one in zip(reached, after, strict=True)]
@@ -113,8 +115,7 @@ def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[
             print(method.algorithm, options, iteration, f"{seconds:.0f} s", after.round(1).tolist(), flush=True)
             start = time.perf_counter()
     final, protocol = {}, Protocol(num_tasks, 6, *sizes[1:], "any", FINAL)
-    for kind in ("sampled", "greedy"):
-        found = returns(protocol, kind)
+    for kind, found in returns(protocol).items():
         final[kind] = {
             "mean": found.mean(1).round(3).tolist(),
             "interquartile_mean": [round(interquartile_mean(found[..., stage]), 3) for stage in range(6)],

@@ -6,8 +6,10 @@ from functools import partial
 from metajax.base import TaskDistribution
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
-from metajax.tasks.grids import dark_room, grid, key_to_door
+from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
+from metajax.tasks.medicine import dosing
 from metajax.tasks.memory import harlow, t_maze, two_step
+from metajax.tasks.partners import partner
 from metajax.tasks.point import point
 from metajax.tasks.tabular import tabular_mdp
 
@@ -31,10 +33,13 @@ TASKS: dict[str, Callable[..., TaskDistribution]] = {
     "grid": grid,
     "dark-room": dark_room,
     "key-to-door": key_to_door,
+    "frozen-lake": frozen_lake,
     "t-maze": t_maze,
     "t-maze-active": partial(t_maze, active=True),
     "two-step": two_step,
     "harlow": harlow,
+    "partner": partner,
+    "dosing": dosing,
 }
 
 __all__ = [
@@ -44,12 +49,15 @@ __all__ = [
     "cartpole",
     "dark_room",
     "dependent_bandit",
+    "dosing",
+    "frozen_lake",
     "gaussian_bandit",
     "grid",
     "harlow",
     "key_to_door",
     "mountain_car",
     "mountain_car_continuous",
+    "partner",
     "pendulum",
     "point",
     "t_maze",

@@ -1,12 +1,13 @@
-"""Rooms with a hidden goal: VariBAD's grid navigation, the dark room, and key to door."""
+"""Rooms with a hidden goal: VariBAD's grid navigation, the dark room, key to door; and frozen lakes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Array, PyTree, TaskDistribution, Transition
+from metajax.envs.frozen_lake import MOVES, FrozenLake
 from metajax.envs.grid import Grid, GridParams
-from metajax.errors import check_count
+from metajax.errors import check_count, check_number
 
 
 def grid_goals(size: int) -> list[tuple[int, int]]:
@@ -83,6 +84,61 @@ def key_to_door(*, size: int = 9, horizon: int = 50) -> TaskDistribution:
         references=(("key and door known", float(in_time)),),
         split="other draws of the same pairs of cells",
     )
+
+
+def frozen_lake(*, size: int = 4, holes: float = 0.3, slip: float = 0.0, horizon: int = 30) -> TaskDistribution:
+    """A frozen lake with a map of its own in every task; there is always a way.
+
+    Args:
+        size: cells along a side.
+        holes: probability that a cell is a hole, before maps without a way are drawn again.
+        slip: probability of moving to either side instead, half each (2/3 in gymnasium's slippery lake).
+        horizon: steps of an episode.
+
+    >>> frozen_lake().tasks(jax.random.key(0), 3).holes.shape
+    (3, 4, 4)
+    """
+    check_count("size", size, at_least=2)
+    check_number("holes", holes, at_least=0, at_most=0.5)
+    check_number("slip", slip, at_least=0, at_most=1)
+    check_count("horizon", horizon)
+    env = FrozenLake(size)
+    template = env.default_params.replace(slip=slip, max_steps_in_episode=horizon)
+
+    def draw(key: Array) -> Array:
+        ends = jnp.zeros((size, size), bool).at[0, 0].set(True).at[-1, -1].set(True)
+        return jax.random.bernoulli(key, holes, (size, size)) & ~ends
+
+    def sample(key: Array) -> PyTree:
+        def another(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            number, _ = carry
+            return number + 1, draw(jax.random.fold_in(key, number))
+
+        start = (jnp.zeros((), int), jnp.ones((size, size), bool))
+        return template.replace(holes=jax.lax.while_loop(lambda carry: ~_has_a_way(carry[1]), another, start)[1])
+
+    return TaskDistribution(
+        env,
+        sample,
+        horizon=horizon,
+        references=(("map known", 1.0),) if slip == 0 and horizon >= size**2 else (),
+        split="fresh maps from the same prior",
+        success=lambda task, steps: steps.reward > 0,
+    )
+
+
+def _has_a_way(holes: Array) -> Array:
+    """Whether the lower right corner of a map [size, size] can be reached from the upper left one."""
+
+    def spread(_, reached: Array) -> Array:
+        wide = jnp.pad(reached, 1)
+        around = [
+            wide[1 + down : wide.shape[0] - 1 + down, 1 + right : wide.shape[1] - 1 + right] for down, right in MOVES
+        ]
+        return (reached | jnp.stack(around).any(0)) & ~holes
+
+    reached = jnp.zeros_like(holes).at[0, 0].set(~holes[0, 0])
+    return jax.lax.fori_loop(0, holes.size, spread, reached)[-1, -1]
 
 
 def _middle_room(size: int, horizon: int) -> tuple[Grid, np.ndarray]:

@@ -1,0 +1,69 @@
+"""Returns of acting at random, and of the one who knows the task, for task families that have no closed form.
+
+    python benchmarks/references.py              # every family here
+    python benchmarks/references.py dosing       # these
+
+Prints the mean return of an episode over 100,000 tasks with its standard error, and beside it what the family's
+`references` say. Where the environment gives the values of actions the one who knows takes the best of them.
+"""
+
+import argparse
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.algorithms import task_known, uniform
+from metajax.base import Agent, Array, PyTree, TaskDistribution
+from metajax.envs.revealed import reveal
+from metajax.evaluate import evaluate
+from metajax.tasks import TASKS
+
+FAMILIES = ("partner", "frozen-lake", "dosing")
+
+
+def returns(key: Array, agent: Agent, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Of one episode in each of `num_tasks` tasks, [N]."""
+    key_tasks, key_play = jax.random.split(key)
+    batch = tasks.tasks(key_tasks, num_tasks, held_out=True)
+    sizes = {"num_stages": 1, "num_copies": 1, "num_steps": tasks.num_steps}
+    run = partial(evaluate, agent=agent, params=(), env=tasks.env, **sizes, greedy=False, task_batch=1000)
+    return np.asarray(jax.jit(lambda key, batch: run(key, tasks=batch).sampled)(key_play, batch)).ravel()
+
+
+def dosed(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Returns [N] of the best dose for a patient whose body, and the concentration in it, are known."""
+
+    def one(task: PyTree) -> Array:
+        def step(state, _):
+            _, state, reward, _, _ = tasks.env.step_env(
+                jax.random.key(0), state, tasks.env.best_dose(state, task), task
+            )
+            return state, reward
+
+        _, start = tasks.env.reset_env(jax.random.key(0), task)
+        return jnp.sum(jax.lax.scan(step, start, length=tasks.num_steps)[1])
+
+    return np.asarray(jax.jit(jax.vmap(one))(tasks.tasks(key, num_tasks, held_out=True)))
+
+
+def measure(name: str, num_tasks: int) -> dict[str, tuple[float, float]]:
+    """Mean return and standard error of either."""
+    tasks, (key_known, key_random) = TASKS[name](), jax.random.split(jax.random.key(2**31 - 1))
+    if name == "dosing":
+        known = dosed(key_known, tasks, num_tasks)
+    else:
+        shown = reveal(tasks)
+        known = returns(key_known, task_known(shown.env), shown, num_tasks)
+    found = {"random": returns(key_random, uniform(tasks.env), tasks, num_tasks), "task known": known}
+    return {who: (float(one.mean()), float(one.std(ddof=1) / np.sqrt(num_tasks))) for who, one in found.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", choices=[*FAMILIES, []], metavar="FAMILY", help=", ".join(FAMILIES))
+    for family in parser.parse_args().families or FAMILIES:
+        for who, (mean, error) in measure(family, 100_000).items():
+            print(f"{family}, {who}: {mean:.4f} ({error:.4f})")
+        print(f"{family} says: {TASKS[family]().references}")
