@@ -233,10 +233,9 @@ def algorithms_command(arguments: Sequence[str]) -> None:
     _check_none(arguments)
     table = Table(Column("algorithm", no_wrap=True), "what it is", "outer loops", "network")
     for name, recipe in ALGORITHMS.items():
-        module = inspect.getmodule(recipe.algorithm)
-        table.add_row(
-            name, module.__doc__.splitlines()[0], ", ".join(recipe.outers) or "its own", recipe.network.__name__
-        )
+        about, network = inspect.getdoc(recipe.algorithm).splitlines()[0], recipe.network
+        of_network = getattr(network, "func", network).__name__
+        table.add_row(name, about, ", ".join(recipe.outers) or "its own", of_network)
     Console().print(table)
 
 

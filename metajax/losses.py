@@ -4,6 +4,7 @@
 they were collected the two are equal and every ratio is 1. `behaviour` and `advantage` are constants.
 """
 
+import jax
 import jax.numpy as jnp
 
 from metajax.base import Array
@@ -34,26 +35,29 @@ def likelihood_ratio(log_prob: Array, behaviour: Array, advantage: Array) -> Arr
     return jnp.where(jnp.arange(advantage.shape[-1]) == 0, ratio * advantage, 0.0)
 
 
-def loaded_dice(log_prob: Array, behaviour: Array, advantage: Array, lambda_: float = 1.0) -> Array:
-    """(exp w - exp v) A with w_t = lambda w_{t-1} + log ratio_t and v_t = lambda w_{t-1} (Farquhar et al. 2019,
-    arXiv:1909.10549).
+def loaded_dice(log_prob: Array, behaviour: Array, advantage: Array, lambda_: float = 0.9) -> Array:
+    """(exp w - exp v) A with v_t = lambda w_{t-1} and w_t = v_t + log ratio_t (Farquhar et al. 2019, arXiv:1909.10549).
 
     With lambda 1 every derivative is an unbiased estimate of that of the expected return; less forgets how earlier
     actions led to a step, down to `lvc` at 0: less variance, and a bias in the second derivative.
     """
-    ratio, time = log_prob - behaviour, jnp.arange(log_prob.shape[-1])
-    age = time - time[:, None]
-    up_to_here = ratio @ jnp.where(age >= 0, lambda_ ** jnp.maximum(age, 0.0), 0.0)
-    return (jnp.exp(up_to_here) - jnp.exp(up_to_here - ratio)) * advantage
+    ratio = log_prob - behaviour
+
+    def join(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
+        return earlier[0] * later[0], earlier[1] * later[0] + later[1]
+
+    up_to_here = jax.lax.associative_scan(join, (jnp.full_like(ratio, lambda_), ratio), axis=-1)[1]
+    return jnp.exp(up_to_here - ratio) * jnp.expm1(ratio) * advantage
 
 
 def dice(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
-    """`loaded_dice` that forgets nothing.
+    """`loaded_dice` that forgets nothing, lambda = 1.
 
     Where the advantage is the reward to go, its sum is that of Foerster et al. 2018 (arXiv:1802.05098), the likelihood
     ratio up to each step times the reward there, but for a constant.
     """
-    return loaded_dice(log_prob, behaviour, advantage, 1.0)
+    ratio = log_prob - behaviour
+    return jnp.exp(jnp.cumsum(ratio, axis=-1) - ratio) * jnp.expm1(ratio) * advantage
 
 
 def clipped_surrogate(log_prob: Array, behaviour: Array, advantage: Array, clip: float) -> Array:

@@ -10,7 +10,7 @@ from jax.experimental import checkify
 
 from metajax.base import Algorithm, Array, PyTree, TaskDistribution
 from metajax.envs.contract import check_tasks, traced
-from metajax.errors import ConfigError, NonFiniteError, check_count
+from metajax.errors import ConfigError, NonFiniteError, ShapeError, check_count
 
 
 class Learner(NamedTuple):
@@ -130,6 +130,8 @@ def compile_program(
     learner = jax.eval_shape(lambda: new_learner(algorithm, key))
     batch = jax.eval_shape(lambda: tasks.tasks(key, num_tasks))
     experience = traced("collect", algorithm.collect, key, learner.state, batch)
+    if experience.reward.shape[0] % num_tasks:
+        raise ShapeError(f"collect must give [M N, …] for N={num_tasks} tasks, not {experience.reward.shape}")
     iterate = meta_iteration(algorithm, tasks, num_tasks)
     _check_metrics(jax.eval_shape(iterate, learner)[1])
     advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=0).lower(learner, stop).compile()

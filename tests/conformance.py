@@ -36,7 +36,7 @@ NUM_TASKS = 4
 class Row(NamedTuple):
     """`make(**changes)` builds the algorithm, or the agent where there is none; `sizes` is its (K, B, T).
 
-    One that `collects_as` another row has nothing of its own that plays: only its update differs.
+    Of one that `plays_as` another row only the update differs.
     """
 
     make: Callable[..., Algorithm | Agent]
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     sizes: tuple[int, int, int]
     params: tuple[str, ...] = ()  # top-level names of the meta-parameters
     rate: str = ""  # a float hyper-parameter, to be vmapped over
-    collects_as: str = ""
+    plays_as: str = ""
 
 
 POINT, BANDIT, TABULAR = point(horizon=5), bandit(num_arms=3, horizon=6), tabular_mdp(horizon=4)
@@ -69,23 +69,23 @@ def by_gradients(
     """A row of the family of MAML on point navigation."""
     sizes = {"num_steps": 5, "num_episodes": 3}
     make = partial(factory, POINT.env, network, **sizes, **options)
-    return Row(make, POINT, (stages, 3, 5), params, rate="inner_lr", collects_as="maml")
+    return Row(make, POINT, (stages, 3, 5), params, rate="inner_lr")
 
 
 GRADIENT = policy_gradient()
 ROWS = {
-    "maml": by_gradients(maml, outer=trust_region(damping=0.1))._replace(collects_as=""),
-    "promp": by_gradients(promp, outer=ppo(epochs=2)),
-    "fomaml": by_gradients(fomaml, outer=GRADIENT),
+    "maml": by_gradients(maml, outer=trust_region(damping=0.1)),
+    "promp": by_gradients(promp, outer=ppo(epochs=2))._replace(plays_as="maml"),
+    "fomaml": by_gradients(fomaml, outer=GRADIENT)._replace(plays_as="maml"),
     "anil": by_gradients(anil, outer=GRADIENT, inner_optimizer="momentum", inner_steps=2, stages=3),
     "cavia": by_gradients(cavia, ("context", "head", "policy_0"), WITH_CONTEXT, outer=GRADIENT),
     "meta_sgd": by_gradients(meta_sgd, ("initial", "step_sizes"), outer=GRADIENT),
-    "e_maml": by_gradients(e_maml, outer=GRADIENT),
+    "e_maml": by_gradients(e_maml, outer=GRADIENT)._replace(plays_as="maml", rate="exploration_credit"),
     "dice_maml": by_gradients(dice_maml, outer=GRADIENT, estimator="loaded-dice", inner_optimizer="adam"),
     "imaml": by_gradients(imaml, outer=GRADIENT),
-    "multi_task": by_gradients(multi_task, outer=GRADIENT, stages=1)._replace(rate="discount"),
-    "reptile": by_gradients(reptile, inner_steps=2, stages=3),
-    "es_maml": by_gradients(es_maml)._replace(collects_as=""),
+    "multi_task": by_gradients(multi_task, outer=GRADIENT, stages=1)._replace(plays_as="maml", rate="discount"),
+    "reptile": by_gradients(reptile, inner_steps=2, stages=3)._replace(rate="learning_rate"),
+    "es_maml": by_gradients(es_maml)._replace(rate="sigma"),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
     "rl2-trpo": Row(
         partial(rl2_with, "lstm", credit="episode", bptt_steps=4, outer=trust_region(damping=0.1)),

@@ -52,10 +52,9 @@ def navigation(tmp_path, monkeypatch):
     return point_navigation
 
 
-def test_a_method_is_trained_kept_and_shown(navigation, monkeypatch):
-    monkeypatch.setattr(navigation, "TO_REACH", -1000.0)  # what anyone reaches at once
+def test_a_method_is_trained_kept_and_shown(navigation):
     small = {"num_episodes": 2, "horizon": 4, "hidden": (3,)}
-    method = navigation.Method("fomaml", {"outer": "gradient"} | small, num_iterations=2, num_tasks=2)
+    method = navigation.Method("fomaml", {"outer": "gradient"} | small, num_iterations=2, num_tasks=2, to_reach=-1000.0)
     kept = navigation.train(method, seeds=2, num_tasks=3, num_checked=3)
     assert [point["iteration"] for point in kept["curve"]] == [1, 2]
     assert [at["steps"] for at in kept["reached"]] == [2 * 2 * 2 * 4] * 2

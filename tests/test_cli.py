@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import inspect
 import json
 import os
 import stat
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from metajax import MetaAgent, cli
+from metajax.recipes import ALGORITHMS
+from metajax.tasks import TASKS
 
 TINY = ["--num-tasks", "2", "--num-episodes", "2", "--horizon", "4", "--eval-tasks", "3", "--hidden", "4"]
 TINY += ["--outer", "gradient"]
@@ -225,8 +228,10 @@ def test_lists_name_everything(capsys):
     assert cli.main(["tasks"]) == 0
     assert cli.main(["algorithms"]) == 0
     printed = capsys.readouterr().out
-    for name in ("maml", "promp", "rl2", "trpo", "cartpole", "pendulum", "bandit", "point"):
+    for name in (*ALGORITHMS, *TASKS, "trpo"):
         assert name in printed
+    about = [inspect.getdoc(recipe.algorithm).splitlines()[0] for recipe in ALGORITHMS.values()]
+    assert len(set(about)) == len(about)
     assert cli.main(["tasks", "--help"]) == 0
     assert cli.main(["--version"]) == 0
     assert cli.main([]) == 0

@@ -10,9 +10,10 @@ import references
 
 from metajax.envs.dosing import Dosing, DosingState
 from metajax.envs.frozen_lake import FrozenLake
+from metajax.envs.market import MOST, SPREADS, MarketMaking
 from metajax.envs.partner import RepeatedGame
 from metajax.errors import ConfigError
-from metajax.tasks import dosing, frozen_lake, partner
+from metajax.tasks import dosing, frozen_lake, market, partner
 
 TIT_FOR_TAT = jnp.array([0.0, 0.0, 0.0, 1.0, 1.0])  # defects (1) after the own defection
 DILEMMA = jnp.array([[3.0, 0.0], [5.0, 1.0]])
@@ -131,6 +132,43 @@ def test_the_best_dose_leads_to_the_target_where_it_can(seed):
         np.testing.assert_allclose(reward, 0.0, atol=1e-3)
 
 
+def test_a_market_step_by_hand():
+    env = MarketMaking()
+    params = env.default_params.replace(drift=0.3, volatility=0.0, arrival=1.0, decay=0.0, inventory_cost=0.1)
+    _, state = env.reset_env(jax.random.key(0), params)
+    state = state.replace(inventory=jnp.array(2.0))
+    # Both quotes are taken, at 1 and 4 ticks, so two units are held through a move of 0.3.
+    obs, after, reward, _, _ = env.step_env(jax.random.key(1), state, jnp.array(1 * 4 + 3), params)
+    np.testing.assert_allclose(reward, 1 + 4 + 2 * 0.3 - 0.1 * 4, rtol=1e-5)
+    np.testing.assert_allclose(obs, [2 / 5, 0.3, 1, 1, 1 / 50], rtol=1e-5)
+    full = after.replace(inventory=jnp.array(5.0))
+    obs, after, reward, _, _ = env.step_env(jax.random.key(2), full, jnp.array(0), params)
+    assert after.inventory == 4  # nothing more is bought
+    np.testing.assert_allclose(reward, 0.5 + 4 * 0.3 - 0.1 * 16, rtol=1e-5)
+
+
+def test_values_of_quotes_are_those_of_all_outcomes():
+    env = MarketMaking()
+    params = env.default_params.replace(drift=-0.2, arrival=0.8, decay=0.3, inventory_cost=0.05, max_steps_in_episode=2)
+
+    def value(held, action, left):
+        distance = [SPREADS[action // 4], SPREADS[action % 4]]
+        odds = [0.8 * np.exp(-0.3 * one) for one in distance]
+        total = 0.0
+        for bought, sold in itertools.product((0, 1), repeat=2):
+            likely = (odds[0] if bought else 1 - odds[0]) * (odds[1] if sold else 1 - odds[1])
+            bought, sold = bought * (held < MOST), sold * (held > -MOST)
+            after = held + bought - sold
+            reward = bought * distance[0] + sold * distance[1] - 0.2 * after - 0.05 * after**2
+            total += likely * (reward + (max(value(after, a, left - 1) for a in range(16)) if left > 1 else 0.0))
+        return total
+
+    for held, time in ((0, 0), (5, 0), (-5, 1)):
+        obs = jnp.array([held / MOST, 0.0, 0.0, 0.0, 0.0])
+        by_hand = [value(held, action, 2 - time) for action in range(16)]
+        np.testing.assert_allclose(env.action_values(params, obs, jnp.asarray(time)), by_hand, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", references.FAMILIES)
 def test_known_returns_are_what_the_command_measures(name):
     said = [value for _, value in references.TASKS[name]().references]
@@ -147,6 +185,7 @@ def test_known_returns_are_what_the_command_measures(name):
         (lambda: partner(spread=0.0), r"spread=0\.0"),
         (lambda: frozen_lake(holes=0.9), r"holes=0\.9"),
         (lambda: frozen_lake(slip=-1), "slip=-1"),
+        (lambda: market(drift=-1.0), r"drift=-1\.0"),
         (lambda: dosing(noise=-0.1), r"noise=-0\.1"),
         (lambda: dosing(horizon=0), "horizon=0"),
     ],

@@ -64,6 +64,9 @@ def test_learned_step_sizes_start_as_the_fixed_one_and_have_a_gradient(step_size
     gradient = jax.grad(lambda meta: loss(after(1, meta, step_size=step_size)))(meta)
     plain = jax.grad(lambda meta: loss(after(1, meta)))(PARAMS)
     np.testing.assert_allclose(ravel_pytree(gradient["initial"])[0], ravel_pytree(plain)[0], rtol=1e-5)
+    first_order = jax.grad(lambda meta: loss(after(1, meta, step_size=step_size, order="first")))(meta)
+    for one, other in zip(*(jax.tree.leaves(one["step_sizes"]) for one in (gradient, first_order)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
     slopes = ravel_pytree(gradient["step_sizes"])[0]
     assert slopes.shape == {"scalar": (1,), "layer": (2,), "parameter": (5,)}[step_size]
     first, last = ravel_pytree(jax.grad(loss)(PARAMS))[0], ravel_pytree(jax.grad(loss)(after(1)))[0]
@@ -92,8 +95,19 @@ def test_momentum_and_adam_by_hand():
         trace = slopes[-1] + 0.9 * trace
         flat = flat - 0.1 * trace
     np.testing.assert_allclose(ravel_pytree(after(2, inner_optimizer="momentum"))[0], flat, rtol=1e-5)
-    moved = ravel_pytree(PARAMS)[0] - ravel_pytree(after(1, inner_optimizer="adam"))[0]
-    np.testing.assert_allclose(moved, 0.1 * slopes[0] / np.sqrt(slopes[0] ** 2 + 1e-6), rtol=1e-4)
+    start = ravel_pytree(PARAMS)[0]
+    once, twice = (ravel_pytree(after(count, inner_optimizer="adam"))[0] for count in (1, 2))
+    first, second = slopes[0], ravel_pytree(jax.grad(loss)(unravel(once)))[0]
+    np.testing.assert_allclose(start - once, 0.1 * first / np.sqrt(first**2 + 1e-6), rtol=1e-4)
+    mean = (0.9 * 0.1 * first + 0.1 * second) / (1 - 0.9**2)
+    square = (0.999 * 0.001 * first**2 + 0.001 * second**2) / (1 - 0.999**2)
+    np.testing.assert_allclose(once - twice, 0.1 * mean / np.sqrt(square + 1e-6), rtol=1e-3)
+
+
+@pytest.mark.parametrize("step_size", ["scalar", "layer", "parameter"])
+def test_step_sizes_that_start_from_a_whole_number_are_learned_too(step_size):
+    sizes = inner_updates(inner_steps=1, inner_lr=1, step_size=step_size).init(PARAMS)["step_sizes"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(sizes)} == {jnp.zeros(()).dtype}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -148,6 +162,14 @@ def test_the_implicit_derivative_is_the_unrolled_one_at_convergence():
     np.testing.assert_allclose(implicit, exact, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("function", "inner_lr"), [(lambda x: x**4, 1.0), (lambda x: jnp.log(jnp.cosh(3 * x)), 8.0)])
+def test_the_optimum_is_found_where_plain_steps_would_overshoot(function, inner_lr):
+    grid = jnp.linspace(-3, 3, 600_001)
+    best = grid[jnp.argmin(inner_lr * function(grid) + 0.5 * (grid - 1.5) ** 2)]
+    found = proximal_optimum(function, jnp.array(1.5), inner_lr, num_steps=300)
+    np.testing.assert_allclose(found, best, atol=2e-3)
+
+
 def test_implicit_derivatives_reach_what_does_not_adapt():
     def end(start):
         inner = inner_updates(
@@ -178,8 +200,11 @@ def test_memory_of_the_implicit_derivative_does_not_grow_with_the_steps():
         ({"step_size": "layr"}, "unknown step_size 'layr'; did you mean layer"),
         ({"inner_optimizer": "rmsprop"}, "unknown inner_optimizer 'rmsprop'"),
         ({"order": "third"}, "unknown order 'third'"),
-        ({"solver_steps": 0}, "solver_steps=0"),
-        ({"solver_cg_steps": 0}, "solver_cg_steps=0"),
+        ({"order": "implicit", "solver_steps": 0}, "solver_steps=0"),
+        ({"order": "implicit", "solver_cg_steps": 0}, "solver_cg_steps=0"),
+        ({"solver_steps": 3}, "solver_steps=3 is of order='implicit', not of 'second'"),
+        ({"inner_steps": 0, "step_size": "layer"}, "step_size='layer' is learned from inner steps, and inner_steps=0"),
+        ({"adapts": ("head",)}, r"adapts=\('head',\) must be one string"),
         ({"order": "implicit", "step_size": "scalar"}, "order='implicit' differentiates the optimum"),
         ({"order": "implicit", "inner_optimizer": "adam"}, "order='implicit' differentiates the optimum"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "metajax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "tyro")
+HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evosax", "tyro")
 
 # From the bottom up; a module imports from its own layer or those below.
 LAYERS = [

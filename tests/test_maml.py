@@ -66,7 +66,8 @@ def test_meta_gradient_equals_finite_differences(options):
             direction = jax.random.normal(jax.random.key(seed), flat.shape)
             direction /= jnp.linalg.norm(direction)
             ahead, behind = (objective(unravel(flat + sign * 1e-5 * direction)) for sign in (1, -1))
-            np.testing.assert_allclose(slopes @ direction, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-8)
+            rtol = 1e-4 if options.get("order") == "implicit" else 1e-6  # a solver ends near the optimum
+            np.testing.assert_allclose(slopes @ direction, (ahead - behind) / 2e-5, rtol=rtol, atol=1e-8)
 
 
 @pytest.mark.parametrize("estimator", ["reinforce", "lvc", "dice"])

@@ -1,5 +1,7 @@
 """The family of MAML: who is whom at which setting, and what does not go together."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,27 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from metajax.algorithms import anil, cavia, e_maml, es_maml, fomaml, imaml, maml, meta_sgd, multi_task, reptile
+from metajax.algorithms import (
+    anil,
+    cavia,
+    dice_maml,
+    e_maml,
+    es_maml,
+    fomaml,
+    imaml,
+    maml,
+    meta_sgd,
+    multi_task,
+    promp,
+    reptile,
+)
 from metajax.base import Decision, Network
+from metajax.baselines import advantages, no_baseline
 from metajax.distributions import Normal
 from metajax.errors import ConfigError
 from metajax.networks import mlp
-from metajax.outer import policy_gradient, ppo
+from metajax.outer import Outer, policy_gradient, ppo
+from metajax.returns import reward_to_go
 from metajax.tasks import point
 
 TASKS = point(horizon=5)
@@ -48,6 +65,25 @@ def test_anil_adapts_otherwise_where_there_are_more_layers():
     network = mlp(TASKS.env, hidden=(4,))
     one, other = (learned(factory(TASKS.env, network, **SIZES, outer=PLAIN))[0] for factory in (anil, maml))
     assert not np.allclose(ravel_pytree(one)[0], ravel_pytree(other)[0], rtol=1e-2)
+
+
+def test_cavia_adapts_the_context_alone_and_the_policy_sees_it():
+    network = mlp(TASKS.env, hidden=(4,), context_size=3)
+    algorithm = cavia(TASKS.env, network, **SIZES)
+    params = algorithm.init(jax.random.key(0)).params
+    experience = algorithm.collect(
+        jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.tasks(jax.random.key(2), 1)
+    )
+    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
+    agent = algorithm.agent
+    adapted = agent.adapt(jax.random.key(4), agent.begin(jax.random.key(5), params), stage).params
+    assert params["context"].shape == (3,)
+    assert (adapted["context"] != params["context"]).all()
+    for name in ("policy_0", "head"):
+        np.testing.assert_array_equal(ravel_pytree(adapted[name])[0], ravel_pytree(params[name])[0])
+    percept = jax.tree.map(lambda leaf: leaf[0, 0], stage.percept)
+    before, after = (network.apply(where, (), percept)[1].distribution.mode() for where in (params, adapted))
+    assert not np.allclose(before, after, rtol=1e-3)
 
 
 def test_cavia_with_all_parameters_as_context_is_maml():
@@ -95,7 +131,7 @@ def test_exploration_is_credited_with_the_return_that_it_leads_to():
     network = mlp(TASKS.env, hidden=(4,))
     plain, experience = learned(maml(TASKS.env, network, **SIZES, outer=PLAIN))
     credited, _ = learned(e_maml(TASKS.env, network, **SIZES, exploration_credit=0.5, outer=PLAIN))
-    success = np.asarray(experience.reward[:, -1].sum(-1).mean(-1))
+    success = np.asarray((experience.reward[:, -1] @ 0.99 ** jnp.arange(5)).mean(-1))
     credit = (success - success.mean()) / success.std()
 
     def score(params):
@@ -105,8 +141,40 @@ def test_exploration_is_credited_with_the_return_that_it_leads_to():
         return jnp.mean(jnp.asarray(credit) * log_prob.mean((1, 2)))
 
     params = maml(TASKS.env, network, **SIZES).init(jax.random.key(0)).params
-    expected = jax.tree.map(lambda one, other: one + 0.5 * other, plain, jax.grad(score)(params))
+    expected = jax.tree.map(lambda one, other: (one + 0.5 * other) / 1.5, plain, jax.grad(score)(params))
     np.testing.assert_allclose(ravel_pytree(credited)[0], ravel_pytree(expected)[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"exploration_credit": 0.5}, {"exploration_credit": 2.0, "inner_steps": 3}])
+def test_what_steps_count_sums_to_one(options):
+    seen = []
+
+    def step(key, params, state, replay, batch):
+        seen.append(jnp.sum(batch.weight))
+        return params, state, {}
+
+    watching = Outer(lambda params: (), step)
+    algorithm = maml(TASKS.env, mlp(TASKS.env, hidden=(4,)), **SIZES, **options, outer=watching)
+    state = algorithm.init(jax.random.key(0))
+    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.tasks(jax.random.key(2), 4))
+    algorithm.update(jax.random.key(3), state, experience)
+    np.testing.assert_allclose(seen, 1.0, rtol=1e-5)
+
+
+def test_without_a_baseline_an_advantage_is_the_reward_to_go():
+    algorithm = maml(TASKS.env, mlp(TASKS.env, hidden=(4,)), **SIZES)
+    experience = algorithm.collect(
+        jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.tasks(jax.random.key(2), 1)
+    )
+    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
+    expected = jax.vmap(reward_to_go, (0, None))(stage.reward, 0.9)
+    np.testing.assert_allclose(advantages(stage, no_baseline, 0.9, 1.0), expected, rtol=1e-5)
+
+
+def test_evolution_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "evosax.algorithms", None)
+    with pytest.raises(ConfigError, match=r"needs the package evosax; install the extra: metajax\[search\]"):
+        es_maml(TASKS.env, mlp(TASKS.env))
 
 
 def test_reptile_moves_towards_what_the_parameters_adapt_to():
@@ -179,11 +247,17 @@ def test_a_pair_of_evolution_plays_the_same_task_with_the_same_draws():
         (lambda env: maml(env, mlp(env), adapts="context"), "adapts='context' matches no parameter"),
         (lambda env: cavia(env, mlp(env)), "adapts='context' matches no parameter"),
         (lambda env: imaml(env, mlp(env), step_size="scalar"), "order='implicit' differentiates the optimum"),
-        (lambda env: e_maml(env, mlp(env), inner_steps=0), "exploration_credit credits what comes before"),
-        (lambda env: e_maml(env, mlp(env, value=True), baseline="learned", outer=ppo()), "use baseline='linear'"),
-        (lambda env: maml(env, mlp(env, value=True), baseline="learned"), "trust_region trains no value head"),
+        (lambda env: e_maml(env, mlp(env), inner_steps=0), "exploration_credit is about what comes before"),
+        (lambda env: promp(env, mlp(env), inner_steps=0), "inner_kl is about what comes before"),
+        (lambda env: e_maml(env, mlp(env, value=True), baseline="learned", outer=ppo()), "use another baseline"),
+        (lambda env: maml(env, mlp(env, value=True), baseline="learned"), "needs an outer loop that trains a value"),
         (lambda env: maml(env, mlp(env), baseline="learned", outer=ppo()), "needs a network with a value head"),
-        (lambda env: maml(env, mlp(env), dice_lambda=1.5), r"dice_lambda=1\.5"),
+        (lambda env: maml(env, mlp(env), baseline="none", lambda_=0.9), r"lambda_=0\.9 must be 1"),
+        (lambda env: reptile(env, mlp(env), baseline="learned"), "reptile trains no value head"),
+        (lambda env: es_maml(env, mlp(env), baseline="learned"), "es_maml trains no value head"),
+        (lambda env: imaml(env, mlp(env), estimator="reinforce"), "reinforce has none; use the estimator lvc"),
+        (lambda env: maml(env, mlp(env), dice_lambda=0.5), r"dice_lambda=0\.5 is of estimator='loaded-dice'"),
+        (lambda env: dice_maml(env, mlp(env), estimator="loaded-dice", dice_lambda=1.5), r"dice_lambda=1\.5 must"),
         (lambda env: maml(env, mlp(env), exploration_credit=-1.0), r"exploration_credit=-1\.0"),
         (lambda env: reptile(env, mlp(env), inner_steps=0), "inner_steps=0"),
         (lambda env: es_maml(env, mlp(env), sigma=0.0), r"sigma=0\.0"),

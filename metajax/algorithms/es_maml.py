@@ -5,17 +5,18 @@ The smoothed objective's gradient needs no derivative of the adaptation:
     grad E J(theta + sigma eps) = E [ (J(theta + sigma eps) - J(theta - sigma eps)) / (2 sigma) eps ],   eps ~ N(0, I)
 
 with J the return after adaptation. Every task of a meta-iteration plays one antithetic pair, with the same draws for
-both, and the strategy is evosax's.
+both, and the strategy is evosax's. Song et al. also adapt without derivatives; here policy gradients do.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.maml import maml
+from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.errors import ConfigError, check_number
 from metajax.rollout import leading_axis, trial
@@ -27,10 +28,7 @@ class ESState(NamedTuple):
     noise: Array  # the data of the key of the population that is out: collected from and, again, learned from
 
 
-_DIFFERENTIATED = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
-
-
-@options_of(maml, without=_DIFFERENTIATED)
+@options_of(maml, without=OF_THE_GRADIENT)
 def es_maml(
     env: Environment,
     network: Network,
@@ -43,9 +41,10 @@ def es_maml(
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
     **options: Any,
 ) -> Algorithm:
-    """ES-MAML for `env` with the policy `network`. The options not told here are those of `maml`.
+    """ES-MAML (Song et al. 2020, arXiv:1910.01215) for `env` with the policy `network`.
 
-    Every task is played twice, by theta + sigma eps and by theta - sigma eps: experience has axes [2 N, K, B, T].
+    Every task is played twice, by theta + sigma eps and by theta - sigma eps: experience has axes [2 N, K, B, T]. The
+    options not told here are those of `maml`.
 
     Args:
         env: the environment; its parameters are the task.
@@ -67,6 +66,8 @@ def es_maml(
     """
     check_number("sigma", sigma, above=0)
     check_number("learning_rate", learning_rate, above=0)
+    if options.get("baseline") == "learned":
+        raise ConfigError("es_maml trains no value head; use baseline='linear' or 'none'")
     try:
         from evosax.algorithms import Open_ES
         from evosax.core.fitness_shaping import identity_fitness_shaping_fn
@@ -76,15 +77,18 @@ def es_maml(
     base = maml(env, network, order="first", **sizes, **options)
     shapes = jax.eval_shape(lambda key: base.params(base.init(key)), jax.random.key(0))
 
+    @cache
     def strategy(num_tasks: int) -> Any:
-        return Open_ES(
-            2 * num_tasks,
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-            optimizer=optimizer(learning_rate),
-            std_schedule=lambda generation: jnp.asarray(sigma, float),
-            fitness_shaping_fn=identity_fitness_shaping_fn,
-            metrics_fn=lambda *_: {},
-        )
+        with jax.ensure_compile_time_eval():  # it keeps arrays, which must not belong to what is being traced
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            return Open_ES(
+                2 * num_tasks,
+                zeros,
+                optimizer=optimizer(learning_rate),
+                std_schedule=lambda generation: jnp.asarray(sigma, float),
+                fitness_shaping_fn=identity_fitness_shaping_fn,
+                metrics_fn=lambda *_: {},
+            )
 
     def init(key: Array) -> ESState:
         key_params, key_strategy, key_next = jax.random.split(key, 3)

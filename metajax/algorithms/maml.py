@@ -16,13 +16,16 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
-from metajax.baselines import BASELINES, advantages, normalize
+from metajax.baselines import BASELINES, advantages, check_lambda, normalize
 from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
 from metajax.inner import Adapted, inner_updates
 from metajax.losses import ESTIMATORS
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, trust_region
 from metajax.rollout import collect_trials, replay
+
+# Options of the meta-gradient and of the outer loop, which relatives that have others do without.
+OF_THE_GRADIENT = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
 
 
 class MAMLState(NamedTuple):
@@ -43,10 +46,10 @@ def maml(
     step_size: str = "fixed",
     inner_optimizer: str = "sgd",
     estimator: str = "reinforce",
-    dice_lambda: float = 0.9,
+    dice_lambda: float | None = None,
     order: str = "second",
-    solver_steps: int = 5,
-    solver_cg_steps: int = 5,
+    solver_steps: int | None = None,
+    solver_cg_steps: int | None = None,
     discount: float = 0.99,
     lambda_: float = 1.0,
     baseline: str = "linear",
@@ -55,7 +58,7 @@ def maml(
     remat: bool = False,
     outer: Outer | None = None,
 ) -> Algorithm:
-    """MAML for `env` with the policy `network`.
+    """MAML (Finn et al. 2017, arXiv:1703.03400) for `env` with the policy `network`.
 
     Where step sizes are learned the meta-parameters are a dictionary of `initial` parameters and `step_sizes`.
 
@@ -64,26 +67,26 @@ def maml(
         network: the policy, whose parameters are the meta-parameters.
         num_steps: longest episode, in environment steps (100).
         num_episodes: episodes of a task at each stage, before and after every inner step (20).
-        inner_steps: policy-gradient steps of adaptation (1).
-        inner_lr: their step size, and that at the start where it is learned (0.1).
-        extra_lr_scale: the step size of steps beyond `inner_steps`, at test, as a share of `inner_lr` (0.5).
-        adapts: all parameters, or those of these paths, with commas between them: head (of the policy), policy_0/bias.
+        inner_steps: policy-gradient steps of adaptation.
+        inner_lr: their step size, and that at the start where it is learned.
+        extra_lr_scale: the step size of steps beyond `inner_steps`, at test, as a share of the trained ones'.
+        adapts: all parameters, or those below paths with commas between them, such as head,policy_0/bias.
         step_size: fixed, or learned by the outer loop: one scalar, one a layer or one a parameter.
         inner_optimizer: sgd, momentum (0.9) or adam.
         estimator: the inner objective: reinforce, likelihood-ratio, lvc, dice or loaded-dice.
-        dice_lambda: how much of the past loaded-dice keeps a step; 1: all of it, as dice, 0: none, as lvc.
+        dice_lambda: how much of the past loaded-dice keeps a step; 1: all of it, as dice, 0: none, as lvc; None: 0.9.
         order: of the meta-gradient: second; first, where the inner gradients are constants; implicit, where a stage
             leads to the optimum near the parameters before it, and the optimum is differentiated, not the way there.
-        solver_steps: gradient steps to that optimum.
-        solver_cg_steps: conjugate-gradient steps to its derivative.
+        solver_steps: gradient steps to that optimum; None: 5.
+        solver_cg_steps: conjugate-gradient steps to its derivative; None: 5.
         discount: per step (0.99).
         lambda_: of the generalised advantage estimate (1).
         baseline: what returns are compared with: linear in features of the stage, learned by the network, or none.
         inner_kl: penalty on the divergence of the policies before the last inner step from those that collected.
-        exploration_credit: weight of the policy gradient that credits the actions before the last inner step with the
-            return after it, as against that of the actions after it (0; 1 in E-MAML).
-        remat: recompute the inner steps in the backward pass instead of storing them.
-        outer: the outer loop, `trust_region()` by default.
+        exploration_credit: weight of the policy gradient that credits the actions of a stage before the last with the
+            return in the last, both normalised, as against that of the actions of the last.
+        remat: recompute inner steps and decisions in the backward pass instead of storing them.
+        outer: the outer loop; None: `trust_region()`, unless said otherwise.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -97,7 +100,6 @@ def maml(
     check_count("num_steps", num_steps)
     check_count("num_episodes", num_episodes)
     check_choice("estimator", estimator, ESTIMATORS)
-    check_number("dice_lambda", dice_lambda, at_least=0, at_most=1)
     check_choice("baseline", baseline, BASELINES)
     check_flag("remat", remat)
     check_number("discount", discount, at_least=0, at_most=1)
@@ -118,13 +120,17 @@ def maml(
         solver_cg_steps=solver_cg_steps,
     )
     credits = not _is_zero(exploration_credit)
-    _check_together(network, inner_steps, baseline, credits, outer)
+    penalised = not _is_zero(inner_kl)
+    _check_stages(inner_steps, baseline, credits, penalised)
+    _check_baseline(network, outer, baseline, lambda_)
+    _check_estimator(estimator, dice_lambda, order)
+    # What `adapts` names is looked for before anything compiles.
     jax.eval_shape(lambda key: inner.begin(inner.init(network.init(key))), jax.random.key(0))
     objective, value_of = ESTIMATORS[estimator], BASELINES[baseline]
-    if estimator == "loaded-dice":
+    if dice_lambda is not None:
         objective = partial(objective, lambda_=dice_lambda)
     # With neither penalty nor credit the earlier stages only adapt, and their decisions need not be replayed.
-    last_only = _is_zero(inner_kl) and not credits
+    last_only = not penalised and not credits
 
     def adapt(key: Array, adapted: Adapted, stage: Transition) -> Adapted:
         del key
@@ -182,7 +188,7 @@ def maml(
     def score(experience: Transition) -> Batch:
         """Every task counts the same, and within it every step of the last stage; earlier ones bear penalty and credit.
 
-        The credit is the task's mean return in the last stage, normalised over tasks.
+        The credit is the task's mean discounted return in the last stage, normalised over tasks.
         """
         last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
         estimate = jax.vmap(jax.vmap(lambda stage: advantages(stage, value_of, discount, lambda_)))(last)
@@ -190,14 +196,14 @@ def maml(
         share = experience.valid / (len(last.valid) * experience.valid.sum((2, 3), keepdims=True))
         is_last = jnp.arange(inner_steps + 1)[:, None, None] == inner_steps
         if credits:
-            success = last.reward.sum(-1).mean((1, 2))
-            credit = normalize(success, jnp.ones_like(success, bool))
+            earned = jnp.mean(last.reward @ discount ** jnp.arange(num_steps), (1, 2))
+            credit = normalize(earned, jnp.ones_like(earned, bool))
             advantage = jnp.where(is_last, advantage, credit[:, None, None, None])
         batch = Batch(
             experience,
             advantage=advantage,
             value_target=estimate + last.decision.value if baseline == "learned" else None,
-            weight=jnp.where(is_last, share, exploration_credit * share),
+            weight=jnp.where(is_last, 1.0, exploration_credit) * share / (1 + inner_steps * exploration_credit),
             kl_weight=jnp.where(is_last, 0.0, inner_kl * share),
         )
         if last_only:
@@ -212,17 +218,28 @@ def _is_zero(value: float) -> bool:
     return isinstance(value, int | float) and value == 0
 
 
-def _check_together(network: Network, inner_steps: int, baseline: str, credits: bool, outer: Outer) -> None:
-    """Raises ConfigError for what makes no sense together."""
+def _check_stages(inner_steps: int, baseline: str, credits: bool, penalised: bool) -> None:
+    if inner_steps == 0 and (credits or penalised):
+        name = "exploration_credit" if credits else "inner_kl"
+        raise ConfigError(f"{name} is about what comes before an inner step, and inner_steps=0; leave it out")
+    if credits and baseline == "learned":
+        raise ConfigError("with exploration_credit values are learned of the last stage alone; use another baseline")
+
+
+def _check_baseline(network: Network, outer: Outer, baseline: str, lambda_: float) -> None:
     if jax.tree.leaves(network.memory()):
         raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
     if baseline == "learned" and not network.value:
         raise ConfigError("baseline='learned' needs a network with a value head, such as mlp(env, value=True)")
     if baseline == "learned" and not outer.values:
-        raise ConfigError(
-            "trust_region trains no value head; for baseline='learned' use the outer loop ppo or gradient"
-        )
-    if credits and inner_steps == 0:
-        raise ConfigError("exploration_credit credits what comes before an inner step, and inner_steps=0; set it to 0")
-    if credits and baseline == "learned":
-        raise ConfigError("with exploration_credit stages are credited with another's return; use baseline='linear'")
+        raise ConfigError("baseline='learned' needs an outer loop that trains a value head: ppo or policy_gradient")
+    check_lambda(baseline, lambda_)
+
+
+def _check_estimator(estimator: str, dice_lambda: float | None, order: str) -> None:
+    if dice_lambda is not None:
+        check_number("dice_lambda", dice_lambda, at_least=0, at_most=1)
+        if estimator != "loaded-dice":
+            raise ConfigError(f"dice_lambda={dice_lambda} is of estimator='loaded-dice', not of {estimator!r}")
+    if order == "implicit" and estimator == "reinforce":
+        raise ConfigError("order='implicit' seeks an optimum, and reinforce has none; use the estimator lvc")

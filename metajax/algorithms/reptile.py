@@ -5,8 +5,8 @@ Moves the parameters towards what they adapt to, and differentiates nothing:
     theta <- theta + learning_rate * E_task [ theta_K - theta ],   theta_0 = theta,   theta_{k+1} = theta_k + inner_lr *
     grad J(theta_k)
 
-With one step this is training on all tasks at once; from the second on, it also seeks parameters from which the tasks'
-gradients agree.
+With one step this is training on all tasks at once; from the second on, it also seeks parameters from which a task's
+successive gradients agree.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms.maml import maml
+from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
-from metajax.errors import check_count, check_number
+from metajax.errors import ConfigError, check_count, check_number
 from metajax.signatures import options_of
 
 
@@ -27,10 +27,7 @@ class ReptileState(NamedTuple):
     optimizer: PyTree
 
 
-OUTER = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "step_size", "remat")
-
-
-@options_of(maml, without=OUTER)
+@options_of(maml, without=[*OF_THE_GRADIENT, "step_size"])
 def reptile(
     env: Environment,
     network: Network,
@@ -40,7 +37,10 @@ def reptile(
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.sgd,
     **options: Any,
 ) -> Algorithm:
-    """Reptile for `env` with the policy `network`. The options not told here are those of `maml`.
+    """Reptile (Nichol et al. 2018, arXiv:1803.02999) for `env` with the policy `network`.
+
+    A last stage is played after the inner steps to see what they led to; the parameters do not learn from it.
+    The options not told here are those of `maml`.
 
     Args:
         env: the environment; its parameters are the task.
@@ -57,6 +57,8 @@ def reptile(
     """
     check_count("inner_steps", inner_steps)
     check_number("learning_rate", learning_rate, above=0)
+    if options.get("baseline") == "learned":
+        raise ConfigError("reptile trains no value head; use baseline='linear' or 'none'")
     base = maml(env, network, inner_steps=inner_steps, order="first", **options)
     transform = optimizer(learning_rate)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
-from metajax.baselines import BASELINES, advantages, linear_fit
+from metajax.baselines import BASELINES, advantages, check_lambda, linear_fit
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, ppo
@@ -38,7 +38,7 @@ def rl2(
     bptt_steps: int | None = None,
     outer: Outer | None = None,
 ) -> Algorithm:
-    """RL² for `env` with a policy that remembers, such as `memory_policy`.
+    """RL² (Duan et al. 2016, arXiv:1611.02779) for `env` with a policy that remembers, such as `memory_policy`.
 
     Args:
         env: the environment; its parameters are the task.
@@ -75,6 +75,7 @@ def rl2(
     learned = network.value and outer.values
     baseline = ("learned" if learned else "linear") if baseline is None else baseline
     check_choice("baseline", baseline, BASELINES)
+    check_lambda(baseline, lambda_)
     if baseline == "learned" and not learned:
         lacking = "the outer loop trains no value head" if network.value else "the network has no value head"
         raise ConfigError(f"baseline='learned', but {lacking}; use baseline='linear'")

@@ -6,7 +6,7 @@ actions are credited with and what improves the meta-parameters are chosen one b
 
 from typing import Any
 
-from metajax.algorithms.maml import maml
+from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Environment, Network
 from metajax.outer import ppo
 from metajax.signatures import options_of
@@ -91,7 +91,8 @@ def promp(env: Environment, network: Network, **options: Any) -> Algorithm:
 def e_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
     """E-MAML (Stadie et al. 2018, arXiv:1803.01118): what is done before adapting is credited with what it leads to.
 
-    The options are those of `maml`.
+    Every episode of a task bears the whole credit, averaged over episodes, so an `exploration_credit` of as many as
+    there are would be the unbiased gradient. The options are those of `maml`.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -102,9 +103,10 @@ def e_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, estimator="dice")
 def dice_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """MAML with inner gradients whose every derivative is unbiased (Foerster et al. 2018, arXiv:1802.05098).
+    """MAML with the inner objective whose every derivative is unbiased (Foerster et al. 2018, arXiv:1802.05098).
 
-    The options are those of `maml`.
+    That holds of returns as they are; the advantages here are normalised, as everywhere. The options are those of
+    `maml`.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -127,11 +129,11 @@ def imaml(env: Environment, network: Network, **options: Any) -> Algorithm:
     return maml(env, network, **options)
 
 
-@options_of(maml, inner_steps=0, extra_lr_scale=1.0)
+@options_of(maml, without=[*(set(OF_THE_GRADIENT) - {"outer"}), "step_size"], inner_steps=0, extra_lr_scale=1.0)
 def multi_task(env: Environment, network: Network, **options: Any) -> Algorithm:
     """One policy trained on all tasks, without adapting: what MAML is to beat, and what fine-tuning starts from.
 
-    At test it adapts by steps of `inner_lr` all the same. The options are those of `maml`.
+    At test it adapts by steps of `inner_lr` all the same. The options are those of `maml` that are left.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point

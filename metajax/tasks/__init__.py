@@ -7,6 +7,7 @@ from metajax.base import TaskDistribution
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
 from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
+from metajax.tasks.markets import market
 from metajax.tasks.medicine import dosing
 from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.partners import partner
@@ -40,6 +41,7 @@ TASKS: dict[str, Callable[..., TaskDistribution]] = {
     "harlow": harlow,
     "partner": partner,
     "dosing": dosing,
+    "market": market,
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "grid",
     "harlow",
     "key_to_door",
+    "market",
     "mountain_car",
     "mountain_car_continuous",
     "partner",
