@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.algorithms import uniform
-from metajax.base import Agent, Array, PyTree, TaskDistribution
+from metajax.base import Agent, Array, Decision, Percept, PyTree, TaskDistribution
+from metajax.distributions import Categorical
+from metajax.envs.highway import CAR, FASTER, KEEP, LEFT, RIGHT, SLOWER, TOP_SPEED
+from metajax.envs.revealed import reveal
 from metajax.evaluate import evaluate
 from metajax.tasks import TASKS
 
-FAMILIES = ("partner", "frozen-lake", "dosing", "market")
+FAMILIES = ("partner", "frozen-lake", "dosing", "market", "highway")
 
 
 def returns(key: Array, agent: Agent, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
@@ -58,11 +61,47 @@ def dosed(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(one))(tasks.tasks(key, num_tasks, held_out=True)))
 
 
+def careful(tasks: TaskDistribution) -> Agent:
+    """Drives at the liked speed in the liked lane where nobody is near, and brakes for whoever is ahead."""
+    lanes = tasks.env.env.num_lanes
+
+    def policy(knowledge: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
+        task, obs = percept.obs["task"], percept.obs["obs"]
+        speed, lane = obs[0] * TOP_SPEED, jnp.argmax(obs[1 : 1 + lanes])
+        ahead, behind = obs[1 + lanes :].reshape(2, lanes, 2)
+        aside = jnp.clip(lane + jnp.sign(task.liked_lane - lane), 0, lanes - 1)
+        free = (ahead[aside, 0] < 0.6) & (behind[aside, 0] < 0.6) & (aside != lane)
+        room = 100 * (1 - ahead[lane, 0]) - CAR
+        closing = jnp.maximum(-ahead[lane, 1] * TOP_SPEED, 0.0)
+        needs = closing * (2 + closing / (12 * task.grip)) + 8
+        wanted = task.liked_speed - speed
+        action = jnp.where(wanted > 1.5 * task.grip, FASTER, jnp.where(wanted < -3 * task.grip, SLOWER, KEEP))
+        action = jnp.where(free, jnp.where(aside > lane, RIGHT, LEFT), action)
+        too_near = (ahead[lane, 0] > 0) & (room < needs)
+        careful_action = jnp.where(closing > 0, SLOWER, jnp.where(action == FASTER, KEEP, action))
+        action = jnp.where(too_near, careful_action, action)
+        return memory, Decision(Categorical(jnp.where(jnp.arange(5) == action, 0.0, -1e9)), jnp.zeros(()))
+
+    return Agent(lambda key, params: (), lambda knowledge: (), policy, lambda key, knowledge, stage: knowledge)
+
+
+def known(name: str, key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Returns [N] of the one who knows the task."""
+    if name == "dosing":
+        return dosed(key, tasks, num_tasks)
+    if name == "highway":
+        shown = reveal(tasks)
+        return returns(key, careful(shown), shown, num_tasks)
+    return planned(key, tasks, num_tasks)
+
+
 def measure(name: str, num_tasks: int) -> dict[str, tuple[float, float]]:
     """Mean return and standard error of either."""
     tasks, (key_known, key_random) = TASKS[name](), jax.random.split(jax.random.key(2**31 - 1))
-    known = (planned if hasattr(tasks.env, "action_values") else dosed)(key_known, tasks, num_tasks)
-    found = {"random": returns(key_random, uniform(tasks.env), tasks, num_tasks), "task known": known}
+    found = {
+        "random": returns(key_random, uniform(tasks.env), tasks, num_tasks),
+        "task known": known(name, key_known, tasks, num_tasks),
+    }
     return {who: (float(one.mean()), float(one.std(ddof=1) / np.sqrt(num_tasks))) for who, one in found.items()}
 
 

@@ -10,10 +10,11 @@ import references
 
 from metajax.envs.dosing import Dosing, DosingState
 from metajax.envs.frozen_lake import FrozenLake
+from metajax.envs.highway import FASTER, KEEP, RIGHT, SLOWER, Highway
 from metajax.envs.market import MOST, SPREADS, MarketMaking
 from metajax.envs.partner import RepeatedGame
 from metajax.errors import ConfigError
-from metajax.tasks import dosing, frozen_lake, market, partner
+from metajax.tasks import dosing, frozen_lake, highway, market, partner
 
 TIT_FOR_TAT = jnp.array([0.0, 0.0, 0.0, 1.0, 1.0])  # defects (1) after the own defection
 DILEMMA = jnp.array([[3.0, 0.0], [5.0, 1.0]])
@@ -169,6 +170,57 @@ def test_values_of_quotes_are_those_of_all_outcomes():
         np.testing.assert_allclose(env.action_values(params, obs, jnp.asarray(time)), by_hand, rtol=1e-4, atol=1e-5)
 
 
+def on_the_road(gaps, speeds, lane=0, speed=20.0, **task):
+    """A road of two lanes and as many other cars, in turn in each, and where the own one is."""
+    env = Highway(num_lanes=2, num_cars=len(gaps))
+    params = env.default_params.replace(**task)
+    _, state = env.reset_env(jax.random.key(0), params)
+    return (
+        env,
+        params,
+        state.replace(lane=jnp.array(lane), speed=jnp.array(speed), gaps=jnp.array(gaps), speeds=jnp.array(speeds)),
+    )
+
+
+def test_a_car_pushes_as_its_tyres_let_it_and_is_paid_for_the_liked_speed_and_lane():
+    env, params, state = on_the_road([200.0, 200.0], [20.0, 20.0], grip=0.5, liked_speed=25.0)
+    obs, after, reward, terminated, _ = env.step_env(jax.random.key(0), state, jnp.array(FASTER), params)
+    np.testing.assert_allclose(after.speed, 21.5)
+    np.testing.assert_allclose(after.gaps, [198.5, 198.5])
+    np.testing.assert_allclose(reward, 1 - 3.5 / 20 + 0.2, rtol=1e-6)
+    assert not terminated
+    assert obs.shape == env.observation_space(params).shape
+    _, after, reward, _, _ = env.step_env(jax.random.key(0), state, jnp.array(RIGHT), params)
+    assert after.lane == 1
+    np.testing.assert_allclose(reward, 1 - 5 / 20, rtol=1e-6)
+    _, after, _, _, _ = env.step_env(jax.random.key(0), after, jnp.array(SLOWER), params)
+    np.testing.assert_allclose(after.speed, 17.0)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "speeds", "action", "crashes"),
+    [
+        ([300.0, 3.0], [20.0, 20.0], KEEP, False),  # alongside in the other lane
+        ([300.0, 3.0], [20.0, 20.0], RIGHT, True),
+        ([300.0, 398.0], [20.0, 20.0], RIGHT, True),  # just behind
+        ([12.0, 300.0], [5.0, 20.0], KEEP, True),  # 15 m closer in a step: through it
+        ([12.0, 300.0], [5.0, 20.0], RIGHT, False),
+    ],
+)
+def test_a_crash_is_being_where_another_is_or_going_through_it(gaps, speeds, action, crashes):
+    env, params, state = on_the_road(gaps, speeds)
+    _, after, reward, terminated, _ = env.step_env(jax.random.key(0), state, jnp.array(action), params)
+    assert terminated == env.is_terminated(after, params) == crashes
+    assert (reward == -10) == crashes
+
+
+def test_others_brake_for_whoever_is_ahead():
+    # In lane 0 the own car at 20 and one 30 m behind it at 30; in lane 1 one 20 m behind a slower one.
+    env, params, state = on_the_road([370.0, 100.0, 200.0, 120.0], [30.0, 25.0, 20.0, 10.0])
+    _, after, _, _, _ = env.step_env(jax.random.key(0), state, jnp.array(KEEP), params)
+    np.testing.assert_allclose(after.speeds, [24.0, 19.0, 20.0, 10.0])  # by at most 6 m / s each second
+
+
 @pytest.mark.parametrize("name", references.FAMILIES)
 def test_known_returns_are_what_the_command_measures(name):
     said = [value for _, value in references.TASKS[name]().references]
@@ -185,6 +237,7 @@ def test_known_returns_are_what_the_command_measures(name):
         (lambda: partner(spread=0.0), r"spread=0\.0"),
         (lambda: frozen_lake(holes=0.9), r"holes=0\.9"),
         (lambda: frozen_lake(slip=-1), "slip=-1"),
+        (lambda: highway(num_lanes=1), "num_lanes=1"),
         (lambda: market(drift=-1.0), r"drift=-1\.0"),
         (lambda: dosing(noise=-0.1), r"noise=-0\.1"),
         (lambda: dosing(horizon=0), "horizon=0"),

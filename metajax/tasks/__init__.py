@@ -6,6 +6,7 @@ from functools import partial
 from metajax.base import TaskDistribution
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
+from metajax.tasks.driving import highway
 from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
 from metajax.tasks.markets import market
 from metajax.tasks.medicine import dosing
@@ -42,6 +43,7 @@ TASKS: dict[str, Callable[..., TaskDistribution]] = {
     "partner": partner,
     "dosing": dosing,
     "market": market,
+    "highway": highway,
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "gaussian_bandit",
     "grid",
     "harlow",
+    "highway",
     "key_to_door",
     "market",
     "mountain_car",
