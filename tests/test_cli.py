@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 
 import jax
 import numpy as np
@@ -231,6 +232,14 @@ def test_lists_name_everything(capsys):
     assert cli.main(["--version"]) == 0
     assert cli.main([]) == 0
     assert "usage: metajax" in capsys.readouterr().out
+
+
+def test_tasks_whose_extra_is_missing_are_listed_with_it(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setitem(sys.modules, "brax", None)
+    assert cli.main(["tasks"]) == 0
+    printed = capsys.readouterr().out
+    assert "needs brax: install metajax[physics]" in printed
 
 
 def test_help_shows_the_options_of_the_outer_loop_chosen(capsys):

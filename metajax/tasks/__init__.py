@@ -5,13 +5,23 @@ from functools import partial
 
 from metajax.base import TaskDistribution
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
+from metajax.tasks.bodies import (
+    ant_direction,
+    ant_direction_2d,
+    ant_goal,
+    half_cheetah_direction,
+    half_cheetah_velocity,
+    hopper_physics,
+    humanoid_direction,
+    walker_physics,
+)
 from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
 from metajax.tasks.grids import dark_room, grid, key_to_door
 from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.point import point
 from metajax.tasks.tabular import tabular_mdp
 
-TASKS: dict[str, Callable[..., TaskDistribution]] = {
+OWN: dict[str, Callable[..., TaskDistribution]] = {
     "point": point,
     "point-unscaled": partial(point, action_scale=1.0),
     "point-corners": partial(
@@ -37,16 +47,39 @@ TASKS: dict[str, Callable[..., TaskDistribution]] = {
     "harlow": harlow,
 }
 
+# Tasks of other suites, which an extra installs; they are imported when their tasks are asked for.
+SUITES: dict[str, Callable[..., TaskDistribution]] = {
+    "half-cheetah-direction": half_cheetah_direction,
+    "half-cheetah-velocity": half_cheetah_velocity,
+    "ant-direction": ant_direction,
+    "ant-direction-2d": ant_direction_2d,
+    "ant-goal": ant_goal,
+    "walker-physics": walker_physics,
+    "hopper-physics": hopper_physics,
+    "humanoid-direction": humanoid_direction,
+}
+
+TASKS = OWN | SUITES
+
 __all__ = [
+    "OWN",
+    "SUITES",
     "TASKS",
     "acrobot",
+    "ant_direction",
+    "ant_direction_2d",
+    "ant_goal",
     "bandit",
     "cartpole",
     "dark_room",
     "dependent_bandit",
     "gaussian_bandit",
     "grid",
+    "half_cheetah_direction",
+    "half_cheetah_velocity",
     "harlow",
+    "hopper_physics",
+    "humanoid_direction",
     "key_to_door",
     "mountain_car",
     "mountain_car_continuous",
@@ -55,4 +88,5 @@ __all__ = [
     "t_maze",
     "tabular_mdp",
     "two_step",
+    "walker_physics",
 ]
