@@ -17,15 +17,15 @@ def actions_of(env, num_steps):
     return jax.vmap(space.sample)(jax.random.split(jax.random.key(5), num_steps))
 
 
-def play(env, seed, task, actions):
+def play(env, key, task, actions):
     """Observations [T + 1], rewards [T], ends [T] and time limits [T] of one episode, played on beyond any end."""
-    return jax.tree.map(np.asarray, jax.jit(partial(_episode, env))(jax.random.key(seed), task, actions))
+    return jax.tree.map(np.asarray, jax.jit(partial(_episode, env))(key, task, actions))
 
 
-def play_all(env, seed, tasks, actions):
-    """`play` in tasks [N], with the same keys and actions in each."""
-    run = jax.vmap(partial(_episode, env), (None, 0, None))
-    return jax.tree.map(np.asarray, jax.jit(run)(jax.random.key(seed), tasks, actions))
+def play_all(env, keys, tasks, actions):
+    """`play` in tasks [N], with a key [N] for each and the same actions."""
+    run = jax.vmap(partial(_episode, env), (0, 0, None))
+    return jax.tree.map(np.asarray, jax.jit(run)(keys, tasks, actions))
 
 
 def _episode(env, key, task, actions):
@@ -41,22 +41,22 @@ def _episode(env, key, task, actions):
     return _joined(first, obs), *rest
 
 
-def play_bare(reset, step, seed, actions):
-    """The states [T + 1] of a suite's own `reset(key) -> state` and `step(key, state, action) -> state`."""
+def play_bare(reset, step, key, actions, show=lambda state: state):
+    """What there is to `show` of the states [T + 1] of a suite's own `reset(key)` and `step(key, state, action)`."""
 
-    def run(actions):
-        key_reset, key_steps = jax.random.split(jax.random.key(seed))
+    def run(key, actions):
+        key_reset, key_steps = jax.random.split(key)
         first = reset(key_reset)
 
         def scanned(state, inputs):
             number, action = inputs
             state = step(jax.random.fold_in(key_steps, number), state, action)
-            return state, state
+            return state, show(state)
 
         _, states = jax.lax.scan(scanned, first, (jnp.arange(len(actions)), actions))
-        return jax.tree.map(_joined, first, states)
+        return jax.tree.map(_joined, show(first), states)
 
-    return jax.jit(run)(actions)
+    return jax.jit(run)(key, actions)
 
 
 def _joined(first, rest):

@@ -69,8 +69,8 @@ def test_a_body_moves_as_in_brax_and_is_paid_as_defined(make, reward):
     env, task = tasks.env, tasks.sample(jax.random.key(1))
     own = env._in(task)
     actions = actions_of(env, 12)
-    states = play_bare(own.reset, lambda key, state, action: own.step(state, action), 3, actions)
-    obs, earned, ended, truncated = play(env, 3, task, actions)
+    states = play_bare(own.reset, lambda key, state, action: own.step(state, action), jax.random.key(3), actions)
+    obs, earned, ended, truncated = play(env, jax.random.key(3), task, actions)
     np.testing.assert_allclose(obs, states.obs, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(earned, reward(states, own, actions, task.goal), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(ended, states.done[1:] > 0)
@@ -81,7 +81,8 @@ def test_a_body_moves_as_in_brax_and_is_paid_as_defined(make, reward):
 def test_tasks_of_a_body_differ(make, different):
     pytest.importorskip("brax")
     tasks = make(horizon=3, backend="spring")
-    obs, earned, _, _ = play_all(tasks.env, 3, tasks.tasks(jax.random.key(0), 4), actions_of(tasks.env, 3))
+    keys = jax.random.clone(jnp.full(4, jax.random.key(3)))
+    obs, earned, _, _ = play_all(tasks.env, keys, tasks.tasks(jax.random.key(0), 4), actions_of(tasks.env, 3))
     assert len(np.unique(earned[:, -1])) == different
     assert (obs[0] == obs[1]).all() == (make is not walker_physics)
 

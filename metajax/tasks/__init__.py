@@ -20,6 +20,7 @@ from metajax.tasks.grids import dark_room, grid, key_to_door
 from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.point import point
 from metajax.tasks.tabular import tabular_mdp
+from metajax.tasks.xland import xland
 
 OWN: dict[str, Callable[..., TaskDistribution]] = {
     "point": point,
@@ -57,6 +58,10 @@ SUITES: dict[str, Callable[..., TaskDistribution]] = {
     "walker-physics": walker_physics,
     "hopper-physics": hopper_physics,
     "humanoid-direction": humanoid_direction,
+    "xland": xland,
+    "xland-small": partial(xland, rulesets="small"),
+    "xland-medium": partial(xland, rulesets="medium", world="R1-13x13"),
+    "xland-high": partial(xland, rulesets="high", world="R1-13x13"),
 }
 
 TASKS = OWN | SUITES
@@ -89,4 +94,5 @@ __all__ = [
     "tabular_mdp",
     "two_step",
     "walker_physics",
+    "xland",
 ]
