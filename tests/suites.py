@@ -23,8 +23,8 @@ def play(env, key, task, actions):
 
 
 def play_all(env, keys, tasks, actions):
-    """`play` in tasks [N], with a key [N] for each and the same actions."""
-    run = jax.vmap(partial(_episode, env), (0, 0, None))
+    """`play` in tasks [N], with a key [N] and actions [N, T] for each."""
+    run = jax.vmap(partial(_episode, env))
     return jax.tree.map(np.asarray, jax.jit(run)(keys, tasks, actions))
 
 

@@ -82,7 +82,9 @@ def test_tasks_of_a_body_differ(make, different):
     pytest.importorskip("brax")
     tasks = make(horizon=3, backend="spring")
     keys = jax.random.clone(jnp.full(4, jax.random.key(3)))
-    obs, earned, _, _ = play_all(tasks.env, keys, tasks.tasks(jax.random.key(0), 4), actions_of(tasks.env, 3))
+    obs, earned, _, _ = play_all(
+        tasks.env, keys, tasks.tasks(jax.random.key(0), 4), jnp.tile(actions_of(tasks.env, 3), (4, 1, 1))
+    )
     assert len(np.unique(earned[:, -1])) == different
     assert (obs[0] == obs[1]).all() == (make is not walker_physics)
 

@@ -39,7 +39,9 @@ def test_a_world_goes_as_in_xland(rulesets, world):
         )
 
     seen, reward, discount, kind = jax.vmap(bare)(jax.random.split(jax.random.key(1), 32), batch.ruleset)
-    obs, earned, terminated, truncated = play_all(env, jax.random.split(jax.random.key(1), 32), batch, actions)
+    obs, earned, terminated, truncated = play_all(
+        env, jax.random.split(jax.random.key(1), 32), batch, jnp.tile(actions, (32, 1))
+    )
     np.testing.assert_array_equal(obs[..., :13].argmax(-1), seen[..., 0])
     np.testing.assert_array_equal(obs[..., 13:].argmax(-1), seen[..., 1])
     assert (obs.sum(-1) == 2).all()

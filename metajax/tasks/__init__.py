@@ -19,6 +19,7 @@ from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_
 from metajax.tasks.grids import dark_room, grid, key_to_door
 from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.point import point
+from metajax.tasks.problems import bin_pack, cvrp, job_shop, knapsack, tsp
 from metajax.tasks.tabular import tabular_mdp
 from metajax.tasks.xland import xland
 
@@ -62,6 +63,11 @@ SUITES: dict[str, Callable[..., TaskDistribution]] = {
     "xland-small": partial(xland, rulesets="small"),
     "xland-medium": partial(xland, rulesets="medium", world="R1-13x13"),
     "xland-high": partial(xland, rulesets="high", world="R1-13x13"),
+    "tsp": tsp,
+    "cvrp": cvrp,
+    "knapsack": knapsack,
+    "bin-pack": bin_pack,
+    "job-shop": job_shop,
 }
 
 TASKS = OWN | SUITES
@@ -75,7 +81,9 @@ __all__ = [
     "ant_direction_2d",
     "ant_goal",
     "bandit",
+    "bin_pack",
     "cartpole",
+    "cvrp",
     "dark_room",
     "dependent_bandit",
     "gaussian_bandit",
@@ -85,13 +93,16 @@ __all__ = [
     "harlow",
     "hopper_physics",
     "humanoid_direction",
+    "job_shop",
     "key_to_door",
+    "knapsack",
     "mountain_car",
     "mountain_car_continuous",
     "pendulum",
     "point",
     "t_maze",
     "tabular_mdp",
+    "tsp",
     "two_step",
     "walker_physics",
     "xland",
