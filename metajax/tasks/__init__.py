@@ -21,6 +21,7 @@ from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.point import point
 from metajax.tasks.problems import bin_pack, cvrp, job_shop, knapsack, tsp
 from metajax.tasks.tabular import tabular_mdp
+from metajax.tasks.worlds import craftax, rooms
 from metajax.tasks.xland import xland
 
 OWN: dict[str, Callable[..., TaskDistribution]] = {
@@ -68,6 +69,12 @@ SUITES: dict[str, Callable[..., TaskDistribution]] = {
     "knapsack": knapsack,
     "bin-pack": bin_pack,
     "job-shop": job_shop,
+    "four-rooms": rooms,
+    "door-key": partial(rooms, room="DoorKey-Random-8x8"),
+    "lava-gap": partial(rooms, room="LavaGapS7"),
+    "crossing": partial(rooms, room="SimpleCrossingS9N3"),
+    "craftax-classic": craftax,
+    "craftax": partial(craftax, version="full"),
 }
 
 TASKS = OWN | SUITES
@@ -83,6 +90,7 @@ __all__ = [
     "bandit",
     "bin_pack",
     "cartpole",
+    "craftax",
     "cvrp",
     "dark_room",
     "dependent_bandit",
@@ -100,6 +108,7 @@ __all__ = [
     "mountain_car_continuous",
     "pendulum",
     "point",
+    "rooms",
     "t_maze",
     "tabular_mdp",
     "tsp",
