@@ -236,10 +236,13 @@ def test_lists_name_everything(capsys):
 
 def test_tasks_whose_extra_is_missing_are_listed_with_it(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setitem(sys.modules, "brax", None)
+    extras = {"brax": "physics", "xminigrid": "envs", "jumanji": "envs", "navix": "envs", "craftax": "envs"}
+    for package in extras:
+        monkeypatch.setitem(sys.modules, package, None)
     assert cli.main(["tasks"]) == 0
     printed = capsys.readouterr().out
-    assert "needs brax: install metajax[physics]" in printed
+    for package, extra in extras.items():
+        assert f"needs {package}: install metajax[{extra}]" in printed
 
 
 def test_help_shows_the_options_of_the_outer_loop_chosen(capsys):
