@@ -23,7 +23,11 @@ class Distribution(Protocol):
 
 
 class Environment(Protocol):
-    """What is used of a gymnax 1.0 environment: the task (its traced `EnvParams`) is an argument of every function."""
+    """What is used of a gymnax 1.0 environment: the task (its traced `EnvParams`) is an argument of every function.
+
+    One in which not every action is always allowed may have `action_mask(obs) -> allowed`, bools [..., A] for
+    observations [...], which the networks keep to.
+    """
 
     @property
     def name(self) -> str: ...

@@ -242,12 +242,7 @@ def algorithms_command(arguments: Sequence[str]) -> None:
 def tasks_command(arguments: Sequence[str]) -> None:
     """Lists the task distributions."""
     _check_none(arguments)
-    table = Table(Column("tasks", no_wrap=True), "environment", "steps", "held-out tasks", "known returns")
-    for name, factory in TASKS.items():
-        tasks = factory()
-        references = ", ".join(f"{who} {value:g}" for who, value in tasks.references)
-        table.add_row(name, tasks.env.name, str(tasks.num_steps), tasks.split, references)
-    Console().print(table)
+    Console().print(console.tasks_table(TASKS))
 
 
 def doctor_command(arguments: Sequence[str]) -> None:

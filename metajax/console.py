@@ -4,14 +4,17 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
+from metajax.base import TaskDistribution
+from metajax.errors import MissingExtraError
 from metajax.evaluate import Evaluation, interval
 from metajax.meta_agent import MetaAgent
 from metajax.train import Progress
@@ -109,3 +112,25 @@ def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
             table = Table("run", *(f"{stage} adaptations" for stage in stages), title=title)
         table.add_row(name, *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for stage in stages))
     return table
+
+
+def tasks_table(factories: Mapping[str, Callable[..., TaskDistribution]]) -> Table:
+    """What each task distribution is; of one whose extra is missing, what to install."""
+    described = ("environment", "observation", "action", "steps", "held-out tasks", "known returns")
+    table = Table(Column("tasks", no_wrap=True), *described)
+    for name, factory in factories.items():
+        try:
+            tasks = factory()
+        except MissingExtraError as error:
+            table.add_row(name, f"needs {error.package}: install metajax\\[{error.extra}]")
+            continue
+        env, params = tasks.env, tasks.env.default_params
+        spaces = (_size(env.observation_space(params)), _size(env.action_space(params)))
+        references = ", ".join(f"{who} {value:g}" for who, value in tasks.references)
+        table.add_row(name, env.name, *spaces, str(tasks.num_steps), tasks.split, references)
+    return table
+
+
+def _size(space: Any) -> str:
+    """A space in short: how many choices, or the axes of an array."""
+    return f"one of {space.n}" if hasattr(space, "n") else " x ".join(map(str, space.shape))

@@ -15,6 +15,14 @@ class ConfigError(ValueError):
     """An argument, option or name is wrong; the message names it, what was expected, what was given and the fix."""
 
 
+class MissingExtraError(ConfigError):
+    """A package that an extra installs is not there; the message names both."""
+
+    def __init__(self, family: str, package: str, extra: str):
+        self.package, self.extra = package, extra
+        super().__init__(f"the tasks {family} need the package {package}; install the extra: metajax[{extra}]")
+
+
 class ShapeError(ValueError):
     """Arrays do not fit together; the message names the leaves."""
 

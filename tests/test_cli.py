@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import stat
+import sys
 
 import jax
 import numpy as np
@@ -236,6 +237,17 @@ def test_lists_name_everything(capsys):
     assert cli.main(["--version"]) == 0
     assert cli.main([]) == 0
     assert "usage: metajax" in capsys.readouterr().out
+
+
+def test_tasks_whose_extra_is_missing_are_listed_with_it(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    extras = {"brax": "physics", "xminigrid": "envs", "jumanji": "envs", "navix": "envs", "craftax": "envs"}
+    for package in extras:
+        monkeypatch.setitem(sys.modules, package, None)
+    assert cli.main(["tasks"]) == 0
+    printed = capsys.readouterr().out
+    for package, extra in extras.items():
+        assert f"needs {package}: install metajax[{extra}]" in printed
 
 
 def test_help_shows_the_options_of_the_outer_loop_chosen(capsys):

@@ -9,6 +9,7 @@ from metajax import ConfigError, TaskDistribution, check_env, check_tasks, compi
 from metajax.algorithms import maml, rl2
 from metajax.envs.bandit import Bandit
 from metajax.envs.point import PointNavigation, PointState
+from metajax.errors import MissingExtraError
 from metajax.networks import memory_policy, mlp
 from metajax.tasks import TASKS, cartpole
 
@@ -111,8 +112,11 @@ def test_tasks_of_another_environment_are_named():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_registered_environment_keeps_the_contract(name):
-    tasks = TASKS[name]()
-    check_env(tasks.env, tasks.sample(jax.random.key(0)))
+    try:
+        tasks = TASKS[name]()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    check_tasks(tasks)
 
 
 def test_a_network_for_another_environment_is_named():

@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "metajax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evosax", "tyro")
+SUITES = ("brax", "craftax", "jumanji", "mujoco", "navix", "xminigrid")
+HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evosax", "tyro", *SUITES)
 
 # From the bottom up; a module imports from its own layer or those below.
 LAYERS = [
@@ -89,6 +90,12 @@ def test_no_module_is_a_drawer_or_shadows_the_standard_library():
 
 def test_importing_metajax_loads_nothing_heavy():
     code = f"import sys, metajax; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_tasks_loads_no_suite():
+    code = f"import sys, metajax.cli; print([name for name in {SUITES} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

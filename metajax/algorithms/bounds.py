@@ -3,24 +3,29 @@
 import jax.numpy as jnp
 
 from metajax.base import Agent, Decision, Environment, Percept, PyTree
-from metajax.distributions import Categorical, Normal
+from metajax.distributions import Categorical, Normal, mask_logits
 from metajax.errors import ConfigError
+from metajax.networks.heads import masking
 from metajax.rollout import is_continuous
 
 
 def uniform(env: Environment) -> Agent:
-    """Acts at random: any of the actions alike; in a box, standard normal ones, which the box's bounds clip.
+    """Acts at random: any of the allowed actions alike; in a box, standard normal ones, which the box's bounds clip.
 
     >>> from metajax.tasks import bandit
     >>> uniform(bandit().env).memory(())
     ()
     """
-    space = env.action_space(env.default_params)
+    space, mask = env.action_space(env.default_params), masking(env)
     if is_continuous(space):
         distribution = Normal(jnp.zeros(space.shape), jnp.zeros(space.shape))
-    else:
-        distribution = Categorical(jnp.zeros(space.n))
-    return _reactive(lambda percept: distribution)
+        return _reactive(lambda percept: distribution)
+
+    def among_allowed(percept: Percept) -> Categorical:
+        logits, allowed = jnp.zeros(space.n), mask(percept.obs)
+        return Categorical(logits if allowed is None else mask_logits(logits, allowed))
+
+    return _reactive(among_allowed)
 
 
 def task_known(env: Environment) -> Agent:

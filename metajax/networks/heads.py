@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, PyTree
-from metajax.distributions import Categorical, Normal, TanhNormal
+from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.errors import ConfigError, check_choice, check_number
 from metajax.rollout import first_percept, is_continuous
 
@@ -23,7 +23,8 @@ def flat_obs(obs: PyTree) -> Array:
 class Head(nn.Module):
     """Features [D] to the distribution over an environment's actions.
 
-    A discrete space gets a categorical, a box a `head` distribution whose log_std is one parameter an action entry.
+    A discrete space gets a categorical, over the actions of the `mask` [A] if there is one, a box a `head` distribution
+    whose log_std is one parameter an action entry.
     """
 
     space: PyTree
@@ -31,14 +32,19 @@ class Head(nn.Module):
     init_std: float
 
     @nn.compact
-    def __call__(self, features: Array) -> PyTree:
+    def __call__(self, features: Array, mask: Array | None = None) -> PyTree:
         continuous = is_continuous(self.space)
         size = self.space.shape[0] if continuous else self.space.n
         out = nn.Dense(size, kernel_init=nn.initializers.xavier_uniform())(features)
         if not continuous:
-            return Categorical(out)
+            return Categorical(out if mask is None else mask_logits(out, mask))
         log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.init_std)), (size,))
         return HEADS[self.head](out, jnp.broadcast_to(log_std, out.shape))
+
+
+def masking(env: Environment) -> Callable[[PyTree], Array | None]:
+    """`mask(obs)`: the actions [A] that `env` allows, if it has an `action_mask` that says so."""
+    return getattr(env, "action_mask", lambda obs: None)
 
 
 def check_head(env: Environment, head: str, init_std: float) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks.attention import Attention, LinearAttention
-from metajax.networks.heads import Head, check_head, flat_obs
+from metajax.networks.heads import Head, check_head, flat_obs, masking
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
 from metajax.rollout import first_percept, is_continuous
@@ -91,6 +91,7 @@ class _Policy(nn.Module):
     memory_reset: str
     head: str
     init_std: float
+    mask: Callable[[PyTree], Array | None]
 
     def setup(self) -> None:
         self.blocks = isinstance(self.layers[0], Block)
@@ -101,7 +102,7 @@ class _Policy(nn.Module):
 
     def step(self, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         run = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
-        return self._decide(run, self.features(percept), self.reset(percept))
+        return self._decide(run, self.features(percept), percept)
 
     def unroll(self, memory: tuple | None, percepts: Percept, valid: Array) -> tuple[tuple, Decision]:
         states = memory or (None,) * len(self.layers)
@@ -109,15 +110,16 @@ class _Policy(nn.Module):
             lambda x, reset, layer=layer, state=state: layer.unroll(state, x, reset, valid)
             for layer, state in zip(self.layers, states, strict=True)
         ]
-        return self._decide(run, jax.vmap(self.features)(percepts), self.reset(percepts))
+        return self._decide(run, jax.vmap(self.features)(percepts), percepts)
 
-    def _decide(self, run: list[Callable], x: Array, reset: Array) -> tuple[tuple, Decision]:
-        x, after = self.embed(x) if self.blocks else x, []
+    def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
+        reset, after = self.reset(percept), []
+        x = self.embed(x) if self.blocks else x
         for layer in run:
             state, x = layer(x, reset)
             after.append(state)
         x = self.norm(x) if self.blocks else x
-        return tuple(after), Decision(self.policy(x), self.value(x)[..., 0])
+        return tuple(after), Decision(self.policy(x, self.mask(percept.obs)), self.value(x)[..., 0])
 
     def features(self, percept: Percept) -> Array:
         """What is shown of one percept, in one vector [D]; time is in hundreds of steps."""
@@ -190,7 +192,8 @@ def memory_policy(
         check_choice("show", name, SHOWN)
     _check_width(memory, width, heads)
     stack = tuple(MEMORIES[memory](width, context=context, heads=heads) for _ in range(layers))
-    module = _Policy(env.action_space(env.default_params), stack, width, tuple(show), memory_reset, head, init_std)
+    space = env.action_space(env.default_params)
+    module = _Policy(space, stack, width, tuple(show), memory_reset, head, init_std, masking(env))
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 
     def start() -> tuple:

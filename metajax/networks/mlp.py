@@ -1,6 +1,6 @@
 """The feed-forward policy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count, check_flag
-from metajax.networks.heads import ACTIVATIONS, Head, check_head, flat_obs
+from metajax.networks.heads import ACTIVATIONS, Head, check_head, flat_obs, masking
 from metajax.rollout import first_percept
 
 _xavier = nn.initializers.xavier_uniform()
@@ -22,6 +22,7 @@ class _MLP(nn.Module):
     init_std: float
     value: bool
     context_size: int
+    mask: Callable[[PyTree], Array | None]
 
     def trunk(self, features: Array, name: str) -> Array:
         for layer, width in enumerate(self.hidden):
@@ -36,7 +37,8 @@ class _MLP(nn.Module):
         if self.context_size:
             context = self.param("context", nn.initializers.zeros, (self.context_size,))
             features = jnp.concatenate([features, context])
-        distribution = Head(self.space, self.head, self.init_std, name="head")(self.trunk(features, "policy"))
+        head = Head(self.space, self.head, self.init_std, name="head")
+        distribution = head(self.trunk(features, "policy"), self.mask(obs))
         if not self.value:
             return Decision(distribution, jnp.zeros(()))
         return Decision(distribution, nn.Dense(1, name="value")(self.trunk(features, "value"))[0])
@@ -77,7 +79,7 @@ def mlp(
     check_choice("activation", activation, ACTIVATIONS)
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
-    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size)
+    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size, masking(env))
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:

@@ -5,6 +5,16 @@ from functools import partial
 
 from metajax.base import TaskDistribution
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
+from metajax.tasks.bodies import (
+    ant_direction,
+    ant_direction_2d,
+    ant_goal,
+    half_cheetah_direction,
+    half_cheetah_velocity,
+    hopper_physics,
+    humanoid_direction,
+    walker_physics,
+)
 from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
 from metajax.tasks.driving import highway
 from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
@@ -13,9 +23,12 @@ from metajax.tasks.medicine import dosing
 from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.partners import partner
 from metajax.tasks.point import point
+from metajax.tasks.problems import bin_pack, cvrp, job_shop, knapsack, tsp
 from metajax.tasks.tabular import tabular_mdp
+from metajax.tasks.worlds import craftax, rooms
+from metajax.tasks.xland import xland
 
-TASKS: dict[str, Callable[..., TaskDistribution]] = {
+OWN: dict[str, Callable[..., TaskDistribution]] = {
     "point": point,
     "point-unscaled": partial(point, action_scale=1.0),
     "point-corners": partial(
@@ -46,27 +59,74 @@ TASKS: dict[str, Callable[..., TaskDistribution]] = {
     "highway": highway,
 }
 
+# Tasks of other suites, which an extra installs; they are imported when their tasks are asked for.
+SUITES: dict[str, Callable[..., TaskDistribution]] = {
+    "half-cheetah-direction": half_cheetah_direction,
+    "half-cheetah-velocity": half_cheetah_velocity,
+    "ant-direction": ant_direction,
+    "ant-direction-2d": ant_direction_2d,
+    "ant-goal": ant_goal,
+    "walker-physics": walker_physics,
+    "hopper-physics": hopper_physics,
+    "humanoid-direction": humanoid_direction,
+    "xland": xland,
+    "xland-small": partial(xland, rulesets="small"),
+    "xland-medium": partial(xland, rulesets="medium", world="R1-13x13"),
+    "xland-high": partial(xland, rulesets="high", world="R1-13x13"),
+    "tsp": tsp,
+    "cvrp": cvrp,
+    "knapsack": knapsack,
+    "bin-pack": bin_pack,
+    "job-shop": job_shop,
+    "four-rooms": rooms,
+    "door-key": partial(rooms, room="DoorKey-Random-8x8"),
+    "lava-gap": partial(rooms, room="LavaGapS7"),
+    "crossing": partial(rooms, room="SimpleCrossingS9N3"),
+    "craftax-classic": craftax,
+    "craftax": partial(craftax, version="full"),
+}
+
+TASKS = OWN | SUITES
+
 __all__ = [
+    "OWN",
+    "SUITES",
     "TASKS",
     "acrobot",
+    "ant_direction",
+    "ant_direction_2d",
+    "ant_goal",
     "bandit",
+    "bin_pack",
     "cartpole",
+    "craftax",
+    "cvrp",
     "dark_room",
     "dependent_bandit",
     "dosing",
     "frozen_lake",
     "gaussian_bandit",
     "grid",
+    "half_cheetah_direction",
+    "half_cheetah_velocity",
     "harlow",
     "highway",
+    "hopper_physics",
+    "humanoid_direction",
+    "job_shop",
     "key_to_door",
+    "knapsack",
     "market",
     "mountain_car",
     "mountain_car_continuous",
     "partner",
     "pendulum",
     "point",
+    "rooms",
     "t_maze",
     "tabular_mdp",
+    "tsp",
     "two_step",
+    "walker_physics",
+    "xland",
 ]
