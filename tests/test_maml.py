@@ -62,12 +62,13 @@ def test_meta_gradient_equals_finite_differences(options):
         gradient = jax.grad(objective)(state.params)
         flat, unravel = jax.flatten_util.ravel_pytree(state.params)
         slopes = jax.flatten_util.ravel_pytree(gradient)[0]
+        # A solver ends near the optimum, not in it, so differences over less than that tell nothing.
+        width, rtol = (1e-3, 1e-3) if options.get("order") == "implicit" else (1e-5, 1e-6)
         for seed in range(5):
             direction = jax.random.normal(jax.random.key(seed), flat.shape)
             direction /= jnp.linalg.norm(direction)
-            ahead, behind = (objective(unravel(flat + sign * 1e-5 * direction)) for sign in (1, -1))
-            rtol = 1e-4 if options.get("order") == "implicit" else 1e-6  # a solver ends near the optimum
-            np.testing.assert_allclose(slopes @ direction, (ahead - behind) / 2e-5, rtol=rtol, atol=1e-8)
+            ahead, behind = (objective(unravel(flat + sign * width * direction)) for sign in (1, -1))
+            np.testing.assert_allclose(slopes @ direction, (ahead - behind) / (2 * width), rtol=rtol, atol=1e-8)
 
 
 @pytest.mark.parametrize("estimator", ["reinforce", "lvc", "dice"])
