@@ -72,7 +72,7 @@ METHODS = {
     "task-known": Method("multi_task", task_known=True),
 }
 SPARSE = {
-    f"sparse-{name}": Method(name, tasks="point-sparse", num_iterations=200)
+    f"sparse-{name}": Method(name, tasks="point-sparse", num_iterations=200, to_reach=None)
     for name in ("maml", "e_maml", "multi_task")
 }
 
@@ -149,29 +149,31 @@ def kept_results(methods: Mapping[str, Method]) -> dict[str, dict]:
 def table(methods: Mapping[str, Method]) -> str:
     """Interquartile means of sampled actions with 95 % intervals; methods that were not run are marked so."""
     shown, results = (0, 1, 2, 3, 5), kept_results(methods)
-    lines = [
-        "| method | " + " | ".join(map(str, shown)) + " | steps to -13, a seed | seconds, all seeds |",
-        "|---|" + "---|" * (len(shown) + 2),
-    ]
+    goals = {method.to_reach for method in methods.values()} - {None}
+    header = [*map(str, shown), *(f"steps to {goal:g}, a seed | seconds, all seeds" for goal in goals)]
+    lines = [f"| method | {' | '.join(header)} |", "|---|" + "---|" * (len(shown) + 2 * len(goals))]
     for name in methods:
         if name not in results:
-            lines.append(f"| `{name}` | not run |" + " |" * (len(shown) + 1))
+            lines.append(f"| `{name}` | not run |" + " |" * (len(shown) - 1 + 2 * len(goals)))
             continue
-        final, reached = results[name]["final"]["sampled"], results[name]["reached"]
+        final = results[name]["final"]["sampled"]
         cells = [
             f"{final['interquartile_mean'][stage]:.2f} [{low:.2f}, {high:.2f}]"
             for stage in shown
             for low, high in [final["interval"][stage] or [float("nan")] * 2]
         ]
-        there = [at for at in reached if at]
-        steps = f"{np.median([at['steps'] for at in there]) / 1e6:.2f} M" if there else "not"
-        if methods[name].to_reach is None:
-            steps = ""
-        if there and len(there) < len(reached):
-            steps += f" ({len(there)} of {len(reached)})"
-        seconds = f"{np.median([at['seconds'] for at in there]):.0f}" if there else ""
-        lines.append(f"| `{name}` | {' | '.join(cells)} | {steps} | {seconds} |")
+        lines.append(f"| `{name}` | {' | '.join(cells + (_reached(results[name]['reached']) if goals else []))} |")
     return "\n".join(lines)
+
+
+def _reached(reached: list[dict | None]) -> list[str]:
+    """Steps and seconds, medians over the seeds that reached what was to be reached, and how many did if not all."""
+    there = [at for at in reached if at]
+    if not there:
+        return ["not", ""]
+    steps, seconds = (np.median([at[what] for at in there]) for what in ("steps", "seconds"))
+    some = f" ({len(there)} of {len(reached)})" if len(there) < len(reached) else ""
+    return [f"{steps / 1e6:.2f} M{some}", f"{seconds:.0f}"]
 
 
 def plot(methods: Mapping[str, Method], path: Path) -> None:
