@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Transition
-from metajax.errors import ConfigError
 from metajax.returns import gae, reward_to_go
 
 Baseline = Callable[[Transition, float], tuple[Array, Array]]  # (stage, discount) -> value [B, T], next_value [B, T]
@@ -63,12 +62,6 @@ def no_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
 
 
 BASELINES: dict[str, Baseline] = {"linear": linear_baseline, "learned": learned_baseline, "none": no_baseline}
-
-
-def check_lambda(baseline: str, lambda_: float) -> None:
-    """Raises ConfigError for no baseline with a lambda below 1, which would take the zeros for values."""
-    if baseline == "none" and isinstance(lambda_, int | float) and lambda_ != 1:
-        raise ConfigError(f"baseline='none' gives no values to bootstrap from; lambda_={lambda_} must be 1")
 
 
 def advantages(stage: Transition, baseline: Baseline, discount: float, lambda_: float) -> Array:

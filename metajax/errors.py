@@ -18,9 +18,9 @@ class ConfigError(ValueError):
 class MissingExtraError(ConfigError):
     """A package that an extra installs is not there; the message names both."""
 
-    def __init__(self, family: str, package: str, extra: str):
+    def __init__(self, needed_by: str, package: str, extra: str):
         self.package, self.extra = package, extra
-        super().__init__(f"the tasks {family} need the package {package}; install the extra: metajax[{extra}]")
+        super().__init__(f"{needed_by} needs the package {package}; install the extra: metajax[{extra}]")
 
 
 class ShapeError(ValueError):

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from metajax.base import Array, Decision, PyTree, Transition
-from metajax.errors import ConfigError, check_count, check_number
+from metajax.base import Array, Decision, Network, PyTree, Transition
+from metajax.baselines import BASELINES
+from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.losses import clipped_surrogate
 from metajax.trust_region import line_search, natural_step
 
@@ -238,6 +239,17 @@ def policy_gradient(
 
 
 OUTERS = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+
+
+def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer) -> None:
+    """Raises ConfigError for a baseline that `network` and `outer` do not learn, or that does not go with `lambda_`."""
+    check_choice("baseline", baseline, BASELINES)
+    check_number("lambda_", lambda_, at_least=0, at_most=1)
+    if baseline == "learned" and not (network.value and outer.values):
+        lacking = "the outer loop trains no value head" if network.value else "the network has no value head"
+        raise ConfigError(f"baseline='learned', but {lacking}; use baseline='linear'")
+    if baseline == "none" and isinstance(lambda_, int | float) and lambda_ != 1:
+        raise ConfigError(f"baseline='none' gives no values to bootstrap from; lambda_={lambda_} must be 1")
 
 
 def check_micro_batch(micro_batch: int | None) -> None:

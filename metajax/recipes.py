@@ -10,21 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from metajax.algorithms import (
-    anil,
-    cavia,
-    dice_maml,
-    e_maml,
-    es_maml,
-    fomaml,
-    imaml,
-    maml,
-    meta_sgd,
-    multi_task,
-    promp,
-    reptile,
-    rl2,
-)
+from metajax import algorithms
 from metajax.algorithms.rl2 import default_outer
 from metajax.base import Algorithm, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
@@ -61,20 +47,20 @@ def _by_gradients(
 
 
 ALGORITHMS = {
-    "maml": _by_gradients(maml),
-    "fomaml": _by_gradients(fomaml),
-    "reptile": _by_gradients(reptile, outers={}),
-    "anil": _by_gradients(anil),
-    "cavia": _by_gradients(cavia, partial(mlp, context_size=5)),
-    "meta_sgd": _by_gradients(meta_sgd),
-    "promp": _by_gradients(promp, outers={"ppo": ppo} | OUTERS, num_tasks=40, num_iterations=150),
-    "e_maml": _by_gradients(e_maml),
-    "dice_maml": _by_gradients(dice_maml),
-    "imaml": _by_gradients(imaml),
-    "es_maml": _by_gradients(es_maml, partial(mlp, hidden=(32, 32)), {}, num_tasks=100, num_iterations=300),
-    "multi_task": _by_gradients(multi_task),
+    "maml": _by_gradients(algorithms.maml),
+    "fomaml": _by_gradients(algorithms.fomaml),
+    "reptile": _by_gradients(algorithms.reptile, outers={}),
+    "anil": _by_gradients(algorithms.anil),
+    "cavia": _by_gradients(algorithms.cavia, partial(mlp, context_size=5)),
+    "meta_sgd": _by_gradients(algorithms.meta_sgd),
+    "promp": _by_gradients(algorithms.promp, outers={"ppo": ppo} | OUTERS, num_tasks=40, num_iterations=150),
+    "e_maml": _by_gradients(algorithms.e_maml),
+    "dice_maml": _by_gradients(algorithms.dice_maml),
+    "imaml": _by_gradients(algorithms.imaml),
+    "es_maml": _by_gradients(algorithms.es_maml, partial(mlp, hidden=(32, 32)), {}, num_tasks=100, num_iterations=300),
+    "multi_task": _by_gradients(algorithms.multi_task),
     "rl2": Recipe(
-        rl2,
+        algorithms.rl2,
         memory_policy,
         {"ppo": default_outer, "trpo": partial(trust_region, micro_batch=64)},
         num_tasks=256,

@@ -66,6 +66,6 @@ def _joined(first, rest):
 def check_missing_extra(monkeypatch, factory, package, extra):
     """Without its package a family of tasks says which extra brings it."""
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"the tasks .* need the package {package}; install the extra: metajax\[{extra}\]"
+    message = rf".* needs the package {package}; install the extra: metajax\[{extra}\]"
     with pytest.raises(ConfigError, match=message):
         factory()

@@ -196,7 +196,7 @@ def test_networks_that_do_not_fit_the_method_are_named():
     tasks = point(horizon=5)
     with pytest.raises(ConfigError, match="maml adapts parameters, not a memory"):
         maml(tasks.env, memory_policy(tasks.env))
-    with pytest.raises(ConfigError, match="needs a network with a value head"):
+    with pytest.raises(ConfigError, match="but the network has no value head"):
         maml(tasks.env, mlp(tasks.env), baseline="learned")
 
 

@@ -19,6 +19,7 @@ import optax
 from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.errors import ConfigError, check_number
+from metajax.extras import load
 from metajax.rollout import leading_axis, trial
 from metajax.signatures import options_of
 
@@ -56,7 +57,7 @@ def es_maml(
         learning_rate: what `optimizer` is called with (0.01).
         optimizer: any optax optimiser, as a function of the learning rate.
 
-    Raises ConfigError without the package evosax, which the extra search installs.
+    Raises MissingExtraError without the package evosax, which the extra search installs.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -68,11 +69,9 @@ def es_maml(
     check_number("learning_rate", learning_rate, above=0)
     if options.get("baseline") == "learned":
         raise ConfigError("es_maml trains no value head; use baseline='linear' or 'none'")
-    try:
-        from evosax.algorithms import Open_ES
-        from evosax.core.fitness_shaping import identity_fitness_shaping_fn
-    except ImportError as error:
-        raise ConfigError("es_maml needs the package evosax; install the extra: metajax[search]") from error
+    strategies, shaping = (
+        load(f"evosax.{name}", extra="search", needed_by="es_maml") for name in ("algorithms", "core.fitness_shaping")
+    )
     sizes = {"num_steps": num_steps, "num_episodes": num_episodes, "inner_steps": inner_steps}
     base = maml(env, network, order="first", **sizes, **options)
     shapes = jax.eval_shape(lambda key: base.params(base.init(key)), jax.random.key(0))
@@ -81,12 +80,12 @@ def es_maml(
     def strategy(num_tasks: int) -> Any:
         with jax.ensure_compile_time_eval():  # it keeps arrays, which must not belong to what is being traced
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            return Open_ES(
+            return strategies.Open_ES(
                 2 * num_tasks,
                 zeros,
                 optimizer=optimizer(learning_rate),
                 std_schedule=lambda generation: jnp.asarray(sigma, float),
-                fitness_shaping_fn=identity_fitness_shaping_fn,
+                fitness_shaping_fn=shaping.identity_fitness_shaping_fn,
                 metrics_fn=lambda *_: {},
             )
 

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
-from metajax.baselines import BASELINES, advantages, check_lambda, normalize
+from metajax.baselines import BASELINES, advantages, normalize
 from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
 from metajax.inner import Adapted, inner_updates
 from metajax.losses import ESTIMATORS
 from metajax.networks import check_fits
-from metajax.outer import Batch, Outer, trust_region
+from metajax.outer import Batch, Outer, check_baseline, trust_region
 from metajax.rollout import collect_trials, replay
 
 # Options of the meta-gradient and of the outer loop, which relatives that have others do without.
@@ -100,13 +100,13 @@ def maml(
     check_count("num_steps", num_steps)
     check_count("num_episodes", num_episodes)
     check_choice("estimator", estimator, ESTIMATORS)
-    check_choice("baseline", baseline, BASELINES)
     check_flag("remat", remat)
     check_number("discount", discount, at_least=0, at_most=1)
-    check_number("lambda_", lambda_, at_least=0, at_most=1)
     check_number("inner_kl", inner_kl, at_least=0)
     check_number("exploration_credit", exploration_credit, at_least=0)
     check_fits(env, network)
+    if jax.tree.leaves(network.memory()):
+        raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
     outer = outer or trust_region()
     inner = inner_updates(
         inner_steps=inner_steps,
@@ -122,7 +122,7 @@ def maml(
     credits = not _is_zero(exploration_credit)
     penalised = not _is_zero(inner_kl)
     _check_stages(inner_steps, baseline, credits, penalised)
-    _check_baseline(network, outer, baseline, lambda_)
+    check_baseline(baseline, lambda_, network, outer)
     _check_estimator(estimator, dice_lambda, order)
     # What `adapts` names is looked for before anything compiles.
     jax.eval_shape(lambda key: inner.begin(inner.init(network.init(key))), jax.random.key(0))
@@ -224,16 +224,6 @@ def _check_stages(inner_steps: int, baseline: str, credits: bool, penalised: boo
         raise ConfigError(f"{name} is about what comes before an inner step, and inner_steps=0; leave it out")
     if credits and baseline == "learned":
         raise ConfigError("with exploration_credit values are learned of the last stage alone; use another baseline")
-
-
-def _check_baseline(network: Network, outer: Outer, baseline: str, lambda_: float) -> None:
-    if jax.tree.leaves(network.memory()):
-        raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
-    if baseline == "learned" and not network.value:
-        raise ConfigError("baseline='learned' needs a network with a value head, such as mlp(env, value=True)")
-    if baseline == "learned" and not outer.values:
-        raise ConfigError("baseline='learned' needs an outer loop that trains a value head: ppo or policy_gradient")
-    check_lambda(baseline, lambda_)
 
 
 def _check_estimator(estimator: str, dice_lambda: float | None, order: str) -> None:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
-from metajax.baselines import BASELINES, advantages, check_lambda, linear_fit
+from metajax.baselines import BASELINES, advantages, linear_fit
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.networks import check_fits
-from metajax.outer import Batch, Outer, ppo
+from metajax.outer import Batch, Outer, check_baseline, ppo
 from metajax.returns import trial_advantages
 from metajax.rollout import collect_trials, replay, trial_rows, unroll
 
@@ -68,17 +68,12 @@ def rl2(
     check_count("num_episodes", num_episodes)
     check_count("num_copies", num_copies)
     check_number("discount", discount, at_least=0, at_most=1)
-    check_number("lambda_", lambda_, at_least=0, at_most=1)
     check_choice("credit", credit, CREDITS)
     check_fits(env, network)
     outer = outer or default_outer()
     learned = network.value and outer.values
     baseline = ("learned" if learned else "linear") if baseline is None else baseline
-    check_choice("baseline", baseline, BASELINES)
-    check_lambda(baseline, lambda_)
-    if baseline == "learned" and not learned:
-        lacking = "the outer loop trains no value head" if network.value else "the network has no value head"
-        raise ConfigError(f"baseline='learned', but {lacking}; use baseline='linear'")
+    check_baseline(baseline, lambda_, network, outer)
     _check_lengths(network, num_episodes * num_steps, bptt_steps)
 
     def remember(params: PyTree, memory: PyTree | None, percepts: Percept, valid: Array) -> tuple[PyTree, Decision]:

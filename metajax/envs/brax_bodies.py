@@ -11,8 +11,8 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree
-from metajax.envs.extras import load
 from metajax.errors import check_choice, check_flag
+from metajax.extras import load
 
 AIMS = ("direction", "velocity", "goal")
 BACKENDS = ("generalized", "spring", "positional", "mjx")
@@ -84,7 +84,7 @@ class Body(environment.Environment[BodyState, BodyParams]):
         check_flag("vary_physics", vary_physics)
         self.body, self.aim, self.vary_physics = body, aim, vary_physics
         self.brax = _made(body, backend, **options)
-        self._state = load("brax.envs", extra="physics", family=body).State
+        self._state = load("brax.envs", extra="physics", needed_by=body).State
 
     @property
     def name(self) -> str:
@@ -173,7 +173,7 @@ def scaled(system: Any, physics: Physics) -> Any:
 @cache
 def _made(body: str, backend: str, **options: Any) -> Any:
     """Brax's environment, which never changes; MuJoCo warns of the suite's own model files."""
-    envs = load("brax.envs", extra="physics", family=body)
+    envs = load("brax.envs", extra="physics", needed_by=body)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return envs.get_environment(BODIES[body].name, backend=backend, **options)

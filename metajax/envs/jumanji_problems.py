@@ -12,8 +12,8 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree
-from metajax.envs.extras import load
 from metajax.errors import check_choice
+from metajax.extras import load
 
 
 class _Problem(NamedTuple):
@@ -61,8 +61,8 @@ class Problem(environment.Environment[ProblemState, ProblemParams]):
         check_choice("problem", problem, PROBLEMS)
         name, generators, generator, _ = PROBLEMS[problem]
         self.problem = problem
-        module = load(f"jumanji.environments.{generators}.generator", extra="envs", family=problem)
-        environments = load("jumanji.environments", extra="envs", family=problem)
+        module = load(f"jumanji.environments.{generators}.generator", extra="envs", needed_by=problem)
+        environments = load("jumanji.environments", extra="envs", needed_by=problem)
         self.jumanji = getattr(environments, name)(getattr(module, generator)(**sizes), **shown)
         self.parts = tuple(int(number) for number in jnp.ravel(self.jumanji.action_spec.num_values))
         self._first = self.generate(jax.random.key(0))

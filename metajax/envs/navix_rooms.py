@@ -6,8 +6,8 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree
-from metajax.envs.extras import load
 from metajax.errors import check_choice
+from metajax.extras import load
 
 _PREFIX, _SUFFIX = "Navix-", "-v0"
 VIEWS = {"first-person": "symbolic_first_person", "whole": "symbolic"}
@@ -35,12 +35,12 @@ class Room(environment.Environment[RoomState, RoomParams]):
 
     def __init__(self, room: str = "FourRooms", view: str = "first-person"):
         super().__init__()
-        package = load("navix", extra="envs", family="rooms")
+        package = load("navix", extra="envs", needed_by="rooms")
         names = [name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in package.registry()]
         check_choice("room", room, names)
         check_choice("view", view, VIEWS)
         self.room = room
-        observe = getattr(load("navix.observations", extra="envs", family="rooms"), VIEWS[view])
+        observe = getattr(load("navix.observations", extra="envs", needed_by="rooms"), VIEWS[view])
         # The time limit is the task's, and NAVIX's own out of reach.
         self.navix = package.make(f"{_PREFIX}{room}{_SUFFIX}", max_steps=2**30, observation_fn=observe)
         first = self.navix.reset(jax.random.PRNGKey(0))
