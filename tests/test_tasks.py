@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from metajax import TaskDistribution
-from metajax.algorithms import beb, epsilon_greedy, gittins, greedy, psrl, task_known, thompson, ucb1, uniform
+from metajax.algorithms import (
+    beb,
+    epsilon_greedy,
+    gittins,
+    greedy,
+    maml,
+    psrl,
+    rl2,
+    task_known,
+    thompson,
+    ucb1,
+    uniform,
+)
 from metajax.algorithms.bandits import gittins_indices
 from metajax.base import Agent, Decision
 from metajax.distributions import Categorical, Normal
@@ -21,7 +33,7 @@ from metajax.envs.point import PointNavigation
 from metajax.envs.revealed import reveal
 from metajax.errors import ConfigError
 from metajax.evaluate import evaluate
-from metajax.networks import memory_policy
+from metajax.networks import memory_policy, mlp
 from metajax.rollout import trial
 from metajax.tasks import (
     OWN,
@@ -442,6 +454,26 @@ def test_hidden_things_lie_where_they_are_said_to():
     assert not (np.asarray(rooms.key) == 4).all(1).any()
     dark = {tuple(cell) for cell in np.asarray(TASKS["dark-room"]().tasks(jax.random.key(0), 3000).goal)}
     assert len(dark) == 80
+
+
+class TwoOfThree(Bandit):
+    """A bandit whose middle arm may not be pulled."""
+
+    def action_mask(self, obs):
+        return jnp.broadcast_to(jnp.array([True, False, True]), (*jnp.shape(obs)[:-1], 3))
+
+
+@pytest.mark.parametrize("revealed", [False, True])
+def test_actions_that_are_not_allowed_are_not_taken(revealed):
+    tasks = bandit(num_arms=3, horizon=40)._replace(env=TwoOfThree(3))
+    tasks = reveal(tasks) if revealed else tasks
+    task, sizes = tasks.sample(jax.random.key(0)), {"num_stages": 1, "num_copies": 8, "num_steps": 40}
+    feed_forward, remembering = mlp(tasks.env), memory_policy(tasks.env, width=4)
+    learners = maml(tasks.env, feed_forward), rl2(tasks.env, remembering, num_steps=40)
+    players = [(one.agent, one.params(one.init(jax.random.key(1)))) for one in learners]
+    for agent, params in [(uniform(tasks.env), ()), *players]:
+        played = trial(jax.random.key(2), agent, params, tasks.env, task, **sizes).experience.action
+        assert set(np.unique(played)) == {0, 2}
 
 
 def test_a_revealed_task_is_in_the_observation_and_nothing_else_changes():

@@ -46,6 +46,11 @@ class Revealed(NamedTuple):
     def observation_space(self, params: PyTree) -> spaces.Dict:
         return spaces.Dict({"obs": self.env.observation_space(params), "task": None})
 
+    def action_mask(self, obs: dict[str, PyTree]) -> Array | None:
+        """Which actions [A] are allowed, if the environment underneath says so."""
+        mask = getattr(self.env, "action_mask", None)
+        return None if mask is None else mask(obs["obs"])
+
     def _observe(self, obs: PyTree, params: PyTree) -> dict[str, PyTree]:
         shown = params if self.fields is None else {name: getattr(params, name) for name in self.fields}
         return {"obs": obs, "task": jax.tree.map(jnp.asarray, shown)}
