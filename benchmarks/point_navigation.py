@@ -65,7 +65,7 @@ METHODS = {
     "meta_sgd": Method("meta_sgd"),
     "e_maml": Method("e_maml"),
     "imaml": Method("imaml"),
-    "promp": Method("promp", num_iterations=150, num_tasks=40),
+    "promp": Method("promp", num_iterations=75, num_tasks=40),
     "es_maml": Method("es_maml", num_iterations=200, num_tasks=50),
     "multi_task": Method("multi_task"),
     "scratch": Method("multi_task", num_iterations=0),

@@ -65,7 +65,7 @@ class Transition(NamedTuple):
     """One step of experience; `terminated` stops the bootstrap, `truncated` does not.
 
     A row of T steps is one episode. Steps after its end are idle: `valid` is false, the reward zero, the percept frozen
-    at the final observation.
+    at the final observation. `info` is what a simulator on the host tells beside, by name.
     """
 
     percept: Percept
@@ -76,6 +76,7 @@ class Transition(NamedTuple):
     truncated: Array
     valid: Array
     next_value: Array  # value estimate of the state that the step led to
+    info: PyTree = ()
 
 
 class Network(NamedTuple):
@@ -117,7 +118,9 @@ class Algorithm(NamedTuple):
 
     `init(key) -> state`; `collect(key, state, tasks) -> experience`, a `Transition` with axes [N, K, B, T], or [M N, …]
     if every task is played M times, a task's next to each other;
-    `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given.
+    `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given. An algorithm whose
+    tasks are played by others says by which: `players(state, num_tasks) -> params` [M N]. `tolerates_lag` says that
+    it may learn from what the parameters before the last update did, so that a simulator on the host need not wait.
     """
 
     init: Callable[[Array], PyTree]
@@ -125,17 +128,20 @@ class Algorithm(NamedTuple):
     update: Callable[[Array, PyTree, Transition], tuple[PyTree, dict[str, Array]]]
     params: Callable[[PyTree], PyTree]
     agent: Agent
+    players: Callable[[PyTree, int], PyTree] | None = None
+    tolerates_lag: bool = False
 
 
 class TaskDistribution(NamedTuple):
     """A distribution over tasks of one environment.
 
     `sample(key) -> task` draws a training task, `held_out(key) -> task` a test task (the same distribution unless
-    given: with a continuous prior a fresh draw is a task never seen). `horizon` is an episode's length in steps (by
-    default the environment's own limit). `references` are known returns (name, return) of policies; `plane` names the
-    two entries of the observation that a path is drawn in, ((name, index), (name, index)). `success(task, steps)` says
-    which steps [..., T] of a `Transition` succeed. `version` goes up when the same name and options mean other tasks:
-    results of two versions are never put side by side.
+    given: with a continuous prior a fresh draw is a task never seen). Where the test tasks are finitely many,
+    `held_out_set` [M] has them all instead, and they take turns, so that each counts the same. `horizon` is an
+    episode's length in steps (by default the environment's own limit). `references` are known returns (name, return)
+    of policies; `plane` names the two entries of the observation that a path is drawn in, ((name, index), (name,
+    index)). `success(task, steps)` says which steps [..., T] of a `Transition` succeed. `version` goes up when the same
+    name and options mean other tasks: results of two versions are never put side by side.
     """
 
     env: Environment
@@ -147,13 +153,22 @@ class TaskDistribution(NamedTuple):
     split: str = "fresh draws from the training distribution, which is continuous"
     success: Callable[[PyTree, Transition], Array] | None = None
     version: int = 1
+    held_out_set: PyTree | None = None
 
     @property
     def num_steps(self) -> int:
         """An episode's length in steps."""
         return int(self.env.default_params.max_steps_in_episode) if self.horizon is None else self.horizon
 
+    @property
+    def num_held_out(self) -> int | None:
+        """How many test tasks there are, None where they are drawn."""
+        return None if self.held_out_set is None else len(jax.tree.leaves(self.held_out_set)[0])
+
     def tasks(self, key: Array, num_tasks: int, *, held_out: bool = False) -> PyTree:
         """`num_tasks` tasks with leading axis [N]; a task's key depends on its index alone, not on their number."""
+        if held_out and self.held_out_set is not None:
+            turn = jax.numpy.arange(num_tasks) % self.num_held_out
+            return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[turn], self.held_out_set)
         sample = self.held_out if held_out and self.held_out else self.sample
         return jax.vmap(lambda index: sample(jax.random.fold_in(key, index)))(jax.numpy.arange(num_tasks))

@@ -18,7 +18,7 @@ from rich.table import Column, Table
 import metajax
 from metajax import checkpoint, console, doctor, record, report, runs, sweep
 from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
-from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count, check_number, lookup
+from metajax.errors import ConfigError, NonFiniteError, WorkerError, check_choice, check_count, check_number, lookup
 from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import ALGORITHMS, Option
@@ -30,7 +30,7 @@ _DEVICES = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
 _DEVICE = {"device": Option(str, "auto", "auto, cpu, gpu or tpu")}
 _EVALUATION = {
-    "eval_tasks": Option(int, 1000, "held-out tasks to evaluate on"),
+    "eval_tasks": Option(int | None, None, "held-out tasks to evaluate on; by default 1,000, or all that there are"),
     "success_at": Option(str, "any", "an episode succeeds at any of its steps, or at its end"),
 }
 _RUN = {
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(USAGE)
             return 0
         command(arguments[1:])
-    except (ValueError, NonFiniteError) as error:
+    except (ValueError, NonFiniteError, WorkerError) as error:
         if not type(error).__module__.startswith("metajax"):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -361,7 +361,8 @@ def _check_run(run: Mapping[str, Any]) -> None:
 
 
 def _check_evaluation(run: Mapping[str, Any]) -> None:
-    check_count("eval_tasks", run["eval_tasks"], at_least=2)
+    if run["eval_tasks"] is not None:
+        check_count("eval_tasks", run["eval_tasks"], at_least=2)
     check_choice("success_at", run["success_at"], SUCCESS_AT)
 
 

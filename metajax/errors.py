@@ -31,6 +31,10 @@ class NonFiniteError(FloatingPointError):
     """Training produced NaN or infinity; the message names the meta-iteration and, where it is known, the task."""
 
 
+class WorkerError(RuntimeError):
+    """A process that runs simulators died, failed or does not answer; the message names it and what it was doing."""
+
+
 def check_count(name: str, value: Any, at_least: int = 1) -> None:
     """Raises ConfigError unless `value` is a whole number of at least `at_least`."""
     try:

@@ -84,22 +84,12 @@ def evaluate(
     check_count("task_batch", task_batch)
     check_choice("success_at", success_at, SUCCESS_AT)
 
-    def outcome(task: PyTree, steps: Transition) -> tuple[Array, Array | None]:
-        """Return and success of episodes [..., T]."""
-        returns = steps.reward.sum(-1)
-        if success is None:
-            return returns, None
-        counts = steps.valid
-        if success_at == "end":
-            counts &= jnp.cumsum(steps.valid, -1) == steps.valid.sum(-1, keepdims=True)
-        return returns, jnp.any(success(task, steps) & counts, -1)
-
     def one(inputs: tuple[Array, PyTree]) -> Evaluation:
         index, task = inputs
         key_trial, key_greedy = jax.random.split(jax.random.fold_in(key, index))
         sizes = {"num_stages": num_stages, "num_copies": num_copies, "num_steps": num_steps}
         played = trial(key_trial, agent, params, env, task, **sizes)
-        returns, succeeds = outcome(task, played.experience)
+        returns, succeeds = outcome(success, success_at, task, played.experience)
         if not greedy:
             return Evaluation(returns, None, succeeds)
         if agent.unroll is not None:
@@ -112,11 +102,24 @@ def evaluate(
 
             keys = jax.random.split(key_greedy, num_stages)
             again = jax.vmap(episodes)(keys, played.knowledge, played.memory, played.percept)
-        greedy_returns, greedy_succeeds = outcome(task, again)
+        greedy_returns, greedy_succeeds = outcome(success, success_at, task, again)
         return Evaluation(returns, greedy_returns, succeeds, greedy_succeeds)
 
     num_tasks = leading_axis(tasks)
     return jax.lax.map(one, (jnp.arange(num_tasks), tasks), batch_size=min(task_batch, num_tasks))
+
+
+def outcome(
+    success: Callable[[PyTree, Transition], Array] | None, success_at: str, task: PyTree, steps: Transition
+) -> tuple[Array, Array | None]:
+    """Return and success of episodes [..., T]."""
+    returns = steps.reward.sum(-1)
+    if success is None:
+        return returns, None
+    counts = steps.valid
+    if success_at == "end":
+        counts &= jnp.cumsum(steps.valid, -1) == steps.valid.sum(-1, keepdims=True)
+    return returns, jnp.any(success(task, steps) & counts, -1)
 
 
 def interval(values: Array, *, level: float = 0.95) -> tuple[Array, Array]:

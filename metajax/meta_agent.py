@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import checkpoint, export, record
+from metajax import checkpoint, export, host, record
 from metajax.base import Agent, Algorithm, Array, Environment, Percept, PyTree, TaskDistribution, Transition
+from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.evaluate import SUCCESS_AT, Evaluation, Protocol, evaluate
 from metajax.recipes import build, task_options
@@ -39,11 +40,13 @@ class Compiled(NamedTuple):
 def compile_agent(agent: Agent, env: Environment) -> Compiled:
     """The functions of `Compiled`, each compiled when it is first called."""
 
+    on_host = isinstance(env, HostEnvironment)
+
     def of_sizes(function: Callable) -> Callable:
         def run(key: Array, params: PyTree, tasks: PyTree, sizes: Sizes) -> PyTree:
             return function(key, agent, params, env, tasks, **sizes._asdict())
 
-        return jax.jit(run, static_argnums=3)
+        return run if on_host else jax.jit(run, static_argnums=3)
 
     def act(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept, greedy: bool) -> tuple:
         memory, decision = agent.policy(knowledge, memory, percept)
@@ -56,21 +59,24 @@ def compile_agent(agent: Agent, env: Environment) -> Compiled:
         )
         return memory, percept, to_space(env.action_space(env.default_params), action)
 
-    return Compiled(of_sizes(trial), of_sizes(collect_trials), jax.jit(act, static_argnums=4))
+    plays = (host.trial, host.collect_trials) if on_host else (trial, collect_trials)
+    return Compiled(*map(of_sizes, plays), jax.jit(act, static_argnums=4))
 
 
 def compile_evaluation(algorithm: Algorithm, tasks: TaskDistribution) -> Callable[[PyTree, Protocol], Evaluation]:
     """`run(params, protocol)`: held-out tasks drawn and played under a protocol, compiled once for each protocol."""
 
-    @partial(jax.jit, static_argnums=1)
+    on_host = isinstance(tasks.env, HostEnvironment)
+
     def run(params: PyTree, protocol: Protocol) -> Evaluation:
         key_tasks, key = jax.random.split(jax.random.key(protocol.seed))
         batch = tasks.tasks(key_tasks, protocol.num_tasks, held_out=True)
         sizes = {name: getattr(protocol, name) for name in Sizes._fields}
         how = {"success": tasks.success, "success_at": protocol.success_at}
-        return evaluate(key, algorithm.agent, params, tasks.env, batch, **sizes, **how)
+        measure = host.evaluate if on_host else evaluate
+        return measure(key, algorithm.agent, params, tasks.env, batch, **sizes, **how)
 
-    return run
+    return run if on_host else jax.jit(run, static_argnums=1)
 
 
 class AdaptedAgent:
@@ -288,21 +294,29 @@ class MetaAgent:
         found = found._replace(key=jax.random.wrap_key_data(found.key))
         return AdaptedAgent(self._compiled.act, found, self.config)
 
-    def protocol(self, num_tasks: int = 1000, *, success_at: str = "any") -> Protocol:
-        """How `evaluate` measures: the tasks and draws are the same whatever the training seed."""
+    def protocol(self, num_tasks: int | None = None, *, success_at: str = "any") -> Protocol:
+        """How `evaluate` measures: the tasks and draws are the same whatever the training seed.
+
+        By default in 1,000 tasks, or once in each where there are finitely many to be held out.
+        """
+        all_there_are = self.tasks.num_held_out
+        num_tasks = (all_there_are or 1000) if num_tasks is None else num_tasks
         check_count("num_tasks", num_tasks, at_least=2)
+        if all_there_are and num_tasks % all_there_are:
+            raise ConfigError(f"num_tasks={num_tasks} must be a multiple of the {all_there_are} held-out tasks")
         check_choice("success_at", success_at, SUCCESS_AT)
         return Protocol(num_tasks, *self.evaluation_sizes, success_at, _EVALUATION_SEED)
 
-    def evaluate(self, num_tasks: int = 1000, *, success_at: str = "any") -> Evaluation:
+    def evaluate(self, num_tasks: int | None = None, *, success_at: str = "any") -> Evaluation:
         """Returns and successes [N, K, B] in held-out tasks, as `protocol` says."""
         self._check_learned("evaluate")
         return jax.device_get(self._evaluate(self.params, self.protocol(num_tasks, success_at=success_at)))
 
-    def plot_adaptation(self, num_tasks: int = 200):
-        """A figure of the return in held-out tasks after each number of adaptations."""
+    def plot_adaptation(self, num_tasks: int | None = None):
+        """A figure of the return in held-out tasks, by default 200 or all, after each number of adaptations."""
         from metajax import plots  # matplotlib is slow to import
 
+        num_tasks = num_tasks or self.tasks.num_held_out or 200
         return plots.adaptation_curve(self.evaluate(num_tasks), self.tasks.references, self.title)
 
     def animate(self, path: str | Path, *, num_tasks: int = 5) -> Path:

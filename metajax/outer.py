@@ -37,12 +37,13 @@ class Batch(NamedTuple):
 class Outer(NamedTuple):
     """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`.
 
-    `values` says whether it trains a value head.
+    `values` says whether it trains a value head, `tolerates_lag` whether slightly older decisions will do.
     """
 
     init: Callable[[PyTree], PyTree]
     step: Callable[[Array, PyTree, PyTree, Replay, Batch], tuple[PyTree, PyTree, Metrics]]
     values: bool = True
+    tolerates_lag: bool = False
 
 
 def trust_region(
@@ -204,7 +205,7 @@ def ppo(
         state = PPOState(optimizer, state.iteration + 1)
         return params, state, jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
 
-    return Outer(lambda params: PPOState(transform.init(params), jnp.zeros((), int)), step)
+    return Outer(lambda params: PPOState(transform.init(params), jnp.zeros((), int)), step, tolerates_lag=True)
 
 
 def policy_gradient(

@@ -72,35 +72,92 @@ def rollout(
     num_copies = percept.start.shape[0]
     space = env.action_space(env.default_params)
     obs, env_state = jax.vmap(env.reset_env, (0, None))(jax.random.split(key_reset, num_copies), task)
-    percept = percept._replace(obs=obs, start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))
 
     def step(carry, time):
-        env_state, memory, percept, alive = carry
+        env_state, copies = carry
         key_act, key_env = jax.random.split(jax.random.fold_in(key_steps, time))
-        next_memory, decision = jax.vmap(policy)(memory, percept)
-        action = decision.distribution.mode() if greedy else decision.distribution.sample(key_act)
+        choice = choose(key_act, policy, copies, greedy=greedy)
         keys = jax.random.split(key_env, num_copies)
         obs, next_env_state, reward, terminated, _ = jax.vmap(env.step_env, (0, 0, 0, None))(
-            keys, env_state, to_space(space, action), task
+            keys, env_state, to_space(space, choice.action), task
         )
-        reward = jnp.where(alive, reward, 0.0).astype(percept.reward.dtype)
-        terminated = alive & terminated
         time_is_up = jax.vmap(env.is_truncated, (0, None))(next_env_state, task)
-        truncated = alive & ~terminated & (time_is_up | (time == num_steps - 1))
-        transition = Transition(
-            percept, decision, action, reward, terminated, truncated, valid=alive, next_value=decision.value
-        )
-        next_percept = Percept(obs, action, reward, jnp.zeros_like(percept.start), percept.time + 1)
-        carry = _where(alive, (next_env_state, next_memory, next_percept), (env_state, memory, percept))
-        return (*carry, alive & ~terminated & ~truncated), transition
+        outcome = Outcome(obs, reward, terminated, time_is_up | (time == num_steps - 1))
+        next_copies, transition = follow(copies, choice, outcome)
+        return (_where(copies.alive, next_env_state, env_state), next_copies), transition
 
-    start = (env_state, memory, percept, jnp.ones(num_copies, bool))
-    (_, memory, percept, _), transitions = jax.lax.scan(step, start, jnp.arange(num_steps))
+    (_, copies), transitions = jax.lax.scan(step, (env_state, enter(memory, percept, obs)), jnp.arange(num_steps))
+    return copies.memory, copies.percept, with_next_values(policy, copies, transitions)
+
+
+class Copies(NamedTuple):
+    """Copies [B] of an environment within an episode: what each remembers and sees, and whether it still goes on."""
+
+    memory: PyTree
+    percept: Percept
+    alive: Array
+
+
+class Choice(NamedTuple):
+    """What the copies [B] are about to do, and would remember."""
+
+    memory: PyTree
+    decision: Decision
+    action: Array
+
+
+class Outcome(NamedTuple):
+    """What came of it in each copy [B]; `info` is what a host's simulator tells beside."""
+
+    obs: PyTree
+    reward: Array
+    terminated: Array
+    truncated: Array
+    info: PyTree = ()
+
+
+def enter(memory: PyTree, percept: Percept, obs: PyTree) -> Copies:
+    """The copies at the first step of an episode that begins with `obs` [B]."""
+    start = jnp.ones_like(percept.start)
+    return Copies(memory, percept._replace(obs=obs, start=start, time=jnp.zeros_like(percept.time)), start)
+
+
+def choose(key: Array, policy: Policy, copies: Copies, *, greedy: bool = False) -> Choice:
+    """What `policy` does in each copy, sampled or with `greedy` the most probable."""
+    memory, decision = jax.vmap(policy)(copies.memory, copies.percept)
+    action = decision.distribution.mode() if greedy else decision.distribution.sample(key)
+    return Choice(memory, decision, action)
+
+
+def follow(copies: Copies, choice: Choice, outcome: Outcome) -> tuple[Copies, Transition]:
+    """The copies after a step, those whose episode was over as they were, and the transition [B]."""
+    percept, alive = copies.percept, copies.alive
+    reward = jnp.where(alive, outcome.reward, 0.0).astype(percept.reward.dtype)
+    terminated = alive & outcome.terminated
+    truncated = alive & ~terminated & outcome.truncated
+    transition = Transition(
+        percept,
+        choice.decision,
+        choice.action,
+        reward,
+        terminated,
+        truncated,
+        valid=alive,
+        next_value=choice.decision.value,
+        info=outcome.info,
+    )
+    seen = Percept(outcome.obs, choice.action, reward, jnp.zeros_like(percept.start), percept.time + 1)
+    memory, percept = _where(alive, (choice.memory, seen), (copies.memory, percept))
+    return Copies(memory, percept, alive & ~terminated & ~truncated), transition
+
+
+def with_next_values(policy: Policy, copies: Copies, transitions: Transition) -> Transition:
+    """Transitions [T, B] of an episode after which the `copies` are, as [B, T] with the values of the next states."""
     # Idle steps hold the final observation, so the value of the next step's state is the next step's value throughout.
-    final_value = jax.vmap(policy)(memory, percept)[1].value
+    final_value = jax.vmap(policy)(copies.memory, copies.percept)[1].value
     next_value = jnp.concatenate([transitions.decision.value[1:], final_value[None]])
     transitions = transitions._replace(next_value=next_value)
-    return memory, percept, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transitions)
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transitions)
 
 
 def trial(

@@ -20,7 +20,7 @@ import numpy as np
 
 from metajax import record
 from metajax.checkpoint import FOLDER
-from metajax.errors import ConfigError, NonFiniteError
+from metajax.errors import ConfigError, NonFiniteError, WorkerError
 from metajax.evaluate import Evaluation, Protocol, interval
 from metajax.meta_agent import MetaAgent
 from metajax.train import Progress
@@ -124,7 +124,7 @@ def learn(
     """Follows the learning of one agent, or of several together, each in its folder.
 
     Saves every `save_every` seconds, at the end, and when it has to stop. Raises InterruptedRun after a signal, and
-    NonFiniteError naming the last checkpoint.
+    NonFiniteError or WorkerError naming the last checkpoint.
     """
     start, saved = time.monotonic(), time.monotonic()
     before = {folder: _forget_after(folder, agent.iteration) for folder, agent in members.items()}
@@ -146,10 +146,10 @@ def learn(
                 if time.monotonic() - saved >= save_every:
                     save()
                 check()
-        except NonFiniteError as error:
+        except (NonFiniteError, WorkerError) as error:
             save()
             places = ", ".join(str(folder / FOLDER) for folder in members)
-            raise NonFiniteError(f"{error}; saved in {places}") from error
+            raise type(error)(f"{error}; saved in {places}") from error
         except InterruptedRun:
             save()
             raise

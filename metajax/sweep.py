@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Algorithm, PyTree
+from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count
 from metajax.evaluate import Evaluation, Protocol
 from metajax.meta_agent import MetaAgent, compile_evaluation
@@ -64,11 +65,14 @@ def make_agents(
             raise ConfigError(f"{name} is given twice")
         if len({f"{value:g}" for value in values}) < len(values):
             raise ConfigError(f"the values of {name} are not different: {values}")
-    return [
+    agents = [
         MetaAgent(algorithm, tasks, seed=seed + offset, **given, **dict(zip(axes, values, strict=True)))
         for values in product(*axes.values())
         for offset in range(num_seeds)
     ]
+    if len(agents) > 1 and isinstance(agents[0].tasks.env, HostEnvironment):
+        raise ConfigError(f"{tasks} are simulated on the host: one run after the other, without seeds or sweep")
+    return agents
 
 
 def label(agent: MetaAgent, sweep: Sequence[str]) -> str:

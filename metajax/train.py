@@ -1,6 +1,8 @@
 """The driver: meta-iterations, many of them in one compiled program, and what happens when a number is not finite."""
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from metajax.base import Algorithm, Array, PyTree, TaskDistribution
+from metajax import host
+from metajax.base import Algorithm, Array, PyTree, TaskDistribution, Transition
 from metajax.envs.contract import check_tasks, traced
+from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, check_count
 
 
@@ -51,23 +55,33 @@ def meta_iteration(
     """
 
     def iterate(learner: Learner) -> tuple[Learner, dict[str, Array]]:
-        key = jax.random.fold_in(learner.key, learner.iteration)
-        key_tasks, key_collect, key_update = jax.random.split(key, 3)
-        batch = tasks.tasks(key_tasks, num_tasks)
+        key_collect, key_update, batch = _draw(tasks, num_tasks, learner.key, learner.iteration)
         experience = algorithm.collect(key_collect, learner.state, batch)
-        state, metrics = algorithm.update(key_update, learner.state, experience)
-        bad = ~jnp.isfinite(experience.reward.reshape(num_tasks, -1)).all(axis=1)
-        good = _all_finite(state) & ~bad.any()
-        learner = learner._replace(
-            state=jax.tree.map(lambda new, old: jnp.where(good, new, old), state, learner.state),
-            iteration=learner.iteration + 1,
-            skipped=learner.skipped + ~good,
-            skipped_in_a_row=jnp.where(good, 0, learner.skipped_in_a_row + 1),
-            bad_task=jnp.where(bad.any(), jnp.argmax(bad), -1),
-        )
-        return learner, metrics | {"skipped": 1.0 - good}
+        return _learn(algorithm, num_tasks, learner, key_update, experience)
 
     return iterate
+
+
+def _draw(tasks: TaskDistribution, num_tasks: int, key: Array, iteration: Array) -> tuple[Array, Array, PyTree]:
+    """Keys of collecting and of updating, and the tasks [N], of a meta-iteration."""
+    key_tasks, key_collect, key_update = jax.random.split(jax.random.fold_in(key, iteration), 3)
+    return key_collect, key_update, tasks.tasks(key_tasks, num_tasks)
+
+
+def _learn(
+    algorithm: Algorithm, num_tasks: int, learner: Learner, key: Array, experience: Transition
+) -> tuple[Learner, dict[str, Array]]:
+    state, metrics = algorithm.update(key, learner.state, experience)
+    bad = ~jnp.isfinite(experience.reward.reshape(num_tasks, -1)).all(axis=1)
+    good = _all_finite(state) & ~bad.any()
+    learner = learner._replace(
+        state=jax.tree.map(lambda new, old: jnp.where(good, new, old), state, learner.state),
+        iteration=learner.iteration + 1,
+        skipped=learner.skipped + ~good,
+        skipped_in_a_row=jnp.where(good, 0, learner.skipped_in_a_row + 1),
+        bad_task=jnp.where(bad.any(), jnp.argmax(bad), -1),
+    )
+    return learner, metrics | {"skipped": 1.0 - good}
 
 
 def run(
@@ -134,8 +148,61 @@ def compile_program(
         raise ShapeError(f"collect must give [M N, …] for N={num_tasks} tasks, not {experience.reward.shape}")
     iterate = meta_iteration(algorithm, tasks, num_tasks)
     _check_metrics(jax.eval_shape(iterate, learner)[1])
+    if isinstance(tasks.env, HostEnvironment):
+        return _host_program(algorithm, tasks, num_tasks, max_skipped, learner, experience)
     advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=0).lower(learner, stop).compile()
     return Program(advance, max_skipped, experience.reward.size, peak_memory(advance))
+
+
+def _host_program(
+    algorithm: Algorithm,
+    tasks: TaskDistribution,
+    num_tasks: int,
+    max_skipped: int,
+    learner: Learner,
+    experience: Transition,
+) -> Program:
+    """A program whose experience a simulator on the host fills; drawing and learning are compiled, each by itself.
+
+    They alternate; or, if the algorithm tolerates a lag, the next experience is collected while it learns, but for the
+    first after a line of progress, so that a run that resumes there equals one that was never stopped.
+    """
+    sizes = dict(zip(("num_stages", "num_copies", "num_steps"), experience.reward.shape[1:], strict=True))
+    tasks.env.check_copies(sizes["num_copies"])
+    told = jax.ShapeDtypeStruct(experience.reward.shape, np.float32)
+    experience = experience._replace(info=dict.fromkeys(tasks.env.simulator.info, told))
+    draw = jax.jit(partial(_draw, tasks, num_tasks))
+    key_update = jax.eval_shape(lambda: jax.random.key(0))
+    lowered = jax.jit(partial(_learn, algorithm, num_tasks)).lower(learner, key_update, experience)
+    learn = lowered.compile()
+
+    def gather(learner: Learner, iteration: int) -> tuple[Array, Transition]:
+        key_collect, key_update, batch = draw(learner.key, iteration)
+        return key_update, host.collect(key_collect, algorithm, learner.state, tasks.env, batch, **sizes)
+
+    def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
+        kept, first, stop = [], int(learner.iteration), int(stop)
+        gathered = gather(learner, first)
+        for iteration in range(first, stop):
+            before, (learner, metrics) = learner, learn(learner, *gathered)
+            kept.append(metrics)
+            if iteration + 1 < stop:
+                gathered = gather(before if algorithm.tolerates_lag else learner, iteration + 1)
+            if learner.bad_task >= 0 or learner.skipped_in_a_row >= max_skipped:
+                break
+        return learner, _means(jax.device_get(kept)) | {"skipped": learner.skipped}
+
+    return Program(advance, max_skipped, experience.reward.size, peak_memory(learn))
+
+
+def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Over meta-iterations, those of skipped updates left out."""
+    counted = [one for one in metrics if not one["skipped"]]
+    return {
+        name: float(np.mean([one[name] for one in counted])) if counted else math.nan
+        for name in metrics[0]
+        if name != "skipped"
+    }
 
 
 def peak_memory(compiled: jax.stages.Compiled) -> int:
@@ -179,8 +246,10 @@ def debug(
     """Runs a few small meta-iterations with every number, division and index checked; returns what was checked.
 
     Indices are left out where JAX's checkify cannot trace them, as in the gradient of a vmapped look-up. Raises
-    NonFiniteError that names the operation of the first wrong one.
+    NonFiniteError that names the operation of the first wrong one, and ConfigError if a simulator on the host plays.
     """
+    if isinstance(tasks.env, HostEnvironment):
+        raise ConfigError(f"{tasks.env.name} is simulated on the host, where not every number can be checked")
     iterate, learner = meta_iteration(algorithm, tasks, num_tasks), new_learner(algorithm, jax.random.key(seed))
     kinds = {"numbers": checkify.nan_checks, "divisions": checkify.div_checks, "indices": checkify.index_checks}
     try:

@@ -18,7 +18,7 @@ LAYERS = [
     ("distributions", "returns", "baselines", "losses", "inner", "trust_region", "stats", "signatures"),
     ("rollout",),
     ("networks", "outer"),
-    ("algorithms", "envs", "tasks", "evaluate", "train", "plots", "scenes", "record", "checkpoint", "export"),
+    ("algorithms", "envs", "tasks", "evaluate", "train", "plots", "scenes", "record", "checkpoint", "export", "host"),
     ("recipes",),
     ("meta_agent",),
     ("runs", "sweep", "table", "arguments"),
@@ -79,7 +79,7 @@ def test_the_library_proper_neither_compiles_nor_prints():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert "print" not in names or part_of(path) == "cli"
-        assert "jit" not in attributes or part_of(path) in ("train", "meta_agent", "sweep", "doctor"), path
+        assert "jit" not in attributes or part_of(path) in ("host", "train", "meta_agent", "sweep", "doctor"), path
 
 
 def test_no_module_is_a_drawer_or_shadows_the_standard_library():

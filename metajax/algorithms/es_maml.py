@@ -102,19 +102,22 @@ def es_maml(
         es = strategy(num_tasks)
         return es.ask(jax.random.wrap_key_data(state.noise), state.strategy, es.default_params)[0]
 
+    def players(state: ESState, num_tasks: int) -> PyTree:
+        """Those of a task next to each other, the plus sign first."""
+        by_sign = population(state, num_tasks)
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(2, num_tasks, *leaf.shape[1:]).swapaxes(0, 1).reshape(leaf.shape), by_sign
+        )
+
     def collect(key: Array, state: ESState, tasks: PyTree) -> Transition:
+        trial_sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
+
+        def one(index: Array, params: PyTree, task: PyTree) -> Transition:
+            return trial(jax.random.fold_in(key, index), base.agent, params, env, task, **trial_sizes).experience
+
         num_tasks = leading_axis(tasks)
-
-        def play(key: Array, params: PyTree, task: PyTree) -> Transition:
-            trial_sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
-            return trial(key, base.agent, params, env, task, **trial_sizes).experience
-
-        def one(index: Array, pair: PyTree, task: PyTree) -> Transition:
-            return jax.vmap(play, (None, 0, None))(jax.random.fold_in(key, index), pair, task)
-
-        pairs = jax.tree.map(lambda leaf: leaf.reshape(2, num_tasks, *leaf.shape[1:]), population(state, num_tasks))
-        played = jax.vmap(one, (0, 1, 0))(jnp.arange(num_tasks), pairs, tasks)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), played)
+        index = jnp.repeat(jnp.arange(num_tasks), 2)
+        return jax.vmap(one)(index, players(state, num_tasks), jax.tree.map(lambda leaf: leaf[index], tasks))
 
     def update(key: Array, state: ESState, experience: Transition) -> tuple[ESState, dict[str, Array]]:
         key_tell, key_next = jax.random.split(key)
@@ -134,4 +137,4 @@ def es_maml(
     def params(state: ESState) -> PyTree:
         return strategy(1).get_mean(state.strategy)
 
-    return base._replace(init=init, collect=collect, update=update, params=params)
+    return base._replace(init=init, collect=collect, update=update, params=params, players=players)

@@ -145,7 +145,9 @@ def rl2(
             kl_weight=jnp.zeros_like(weight),
         )
 
-    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent)
+    return Algorithm(
+        init, collect, update, params=lambda state: state.params, agent=agent, tolerates_lag=outer.tolerates_lag
+    )
 
 
 def _check_lengths(network: Network, trial_steps: int, bptt_steps: int | None) -> None:

@@ -24,6 +24,7 @@ from metajax.tasks.memory import harlow, t_maze, two_step
 from metajax.tasks.partners import partner
 from metajax.tasks.point import point
 from metajax.tasks.problems import bin_pack, cvrp, job_shop, knapsack, tsp
+from metajax.tasks.robots import meta_world
 from metajax.tasks.tabular import tabular_mdp
 from metajax.tasks.worlds import craftax, rooms
 from metajax.tasks.xland import xland
@@ -84,6 +85,12 @@ SUITES: dict[str, Callable[..., TaskDistribution]] = {
     "crossing": partial(rooms, room="SimpleCrossingS9N3"),
     "craftax-classic": craftax,
     "craftax": partial(craftax, version="full"),
+    "ml1-reach": meta_world,
+    "ml1-push": partial(meta_world, skill="push-v3"),
+    "ml1-pick-place": partial(meta_world, skill="pick-place-v3"),
+    "ml10": partial(meta_world, benchmark="ML10"),
+    "ml25": partial(meta_world, benchmark="ML25"),
+    "ml45": partial(meta_world, benchmark="ML45"),
 }
 
 TASKS = OWN | SUITES
@@ -117,6 +124,7 @@ __all__ = [
     "key_to_door",
     "knapsack",
     "market",
+    "meta_world",
     "mountain_car",
     "mountain_car_continuous",
     "partner",

@@ -1,0 +1,181 @@
+"""Worker processes that step Gymnasium environments, each with its share of the copies.
+
+Every worker holds one `gymnasium.vector.SyncVectorEnv`. A worker that dies, or does not answer in time, is told by an
+error that names it; it is never waited for longer than that.
+"""
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from metajax.base import PyTree
+from metajax.errors import WorkerError, check_count, check_number
+
+
+class Simulator(NamedTuple):
+    """A Gymnasium environment with tasks.
+
+    `make()` returns one; `set_task(environment, task)` puts it into a task, a pytree of NumPy arrays; `info` names the
+    numbers that its `info` tells at every step and that are to be kept.
+    """
+
+    make: Callable[[], Any]
+    set_task: Callable[[Any, PyTree], None]
+    info: tuple[str, ...] = ()
+
+
+class Workers:
+    """`num_workers` processes with `num_copies` copies of an environment among them; a context manager.
+
+    Args:
+        simulator: what each of them makes.
+        num_copies: E, of the environment.
+        num_workers: processes; no more than there are copies.
+        timeout: seconds after which a worker that has not answered counts as lost.
+
+    Raises WorkerError if one cannot start.
+    """
+
+    def __init__(self, simulator: Simulator, *, num_copies: int, num_workers: int = 2, timeout: float = 30.0):
+        from gymnasium.vector.utils import CloudpickleWrapper  # imported when there is a simulator to run
+
+        check_count("num_copies", num_copies)
+        check_count("num_workers", num_workers)
+        check_number("timeout", timeout, above=0)
+        self.num_copies, self.closed, self._timeout = num_copies, False, timeout
+        self._shares = [len(share) for share in np.array_split(np.arange(num_copies), min(num_workers, num_copies))]
+        context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads' locks
+        self.processes, self._pipes = [], []
+        for number, share in enumerate(self._shares):
+            here, there = context.Pipe()
+            arguments = (there, CloudpickleWrapper(simulator), share)
+            process = context.Process(target=_serve, args=arguments, name=f"worker {number}", daemon=True)
+            process.start()
+            there.close()  # so that a dead worker's end is closed
+            self.processes.append(process)
+            self._pipes.append(here)
+        self._start_time = max(timeout, 120.0)  # importing and building simulators takes longer than a step
+        self._gather("starting", self._start_time)
+
+    def reset(self, tasks: PyTree, seeds: np.ndarray) -> PyTree:
+        """Begins an episode in every copy: observations [E], for tasks and seeds [E]."""
+        for pipe, part in zip(self._pipes, self._split((tasks, seeds)), strict=True):
+            self._send(pipe, ("reset", part))
+        return self._joined(self._gather("resetting", self._start_time))
+
+    def step(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Observations, rewards, terminated, truncated and info [E] after `actions` [E].
+
+        A copy whose episode is over begins another that is nobody's, until the next reset.
+        """
+        for pipe, part in zip(self._pipes, self._split(actions), strict=True):
+            self._send(pipe, ("step", part))
+        return self._joined(self._gather("stepping", self._timeout))
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self.closed = True
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(1.0)
+            process.kill()
+            process.join()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _split(self, tree: PyTree) -> list[PyTree]:
+        ends = np.cumsum(self._shares)
+        return [
+            jax.tree.map(lambda leaf, end=end, share=share: leaf[end - share : end], tree)
+            for end, share in zip(ends, self._shares, strict=True)
+        ]
+
+    def _joined(self, parts: list[PyTree]) -> PyTree:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def _send(self, pipe: Connection, message: tuple) -> None:
+        with suppress(OSError):  # a dead one is found by `_gather`
+            pipe.send(message)
+
+    def _gather(self, doing: str, timeout: float) -> list[PyTree]:
+        """Every worker's answer; all are closed and WorkerError raised if one has none."""
+        try:
+            return [self._answer(number, doing, timeout) for number in range(len(self._pipes))]
+        except WorkerError:
+            self.close()
+            raise
+
+    def _answer(self, number: int, doing: str, timeout: float) -> PyTree:
+        pipe, process = self._pipes[number], self.processes[number]
+        name = f"worker {number} (process {process.pid}, {self._shares[number]} copies)"
+        if not wait([pipe, process.sentinel], timeout):
+            raise WorkerError(f"{name} has not answered for {timeout:g} seconds while {doing}")
+        try:
+            succeeded, answer = pipe.recv()
+        except (EOFError, OSError):
+            process.join(1.0)
+            raise WorkerError(f"{name} died while {doing}: {_ending(process.exitcode)}") from None
+        if not succeeded:
+            raise WorkerError(f"{name} failed while {doing}: {answer}")
+        return answer
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def _serve(pipe: Connection, simulator: Any, num_copies: int) -> None:
+    """What a worker does until the other end of its pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    try:
+        server = _Server(simulator.fn, num_copies)
+        pipe.send((True, ()))
+        while True:
+            name, argument = pipe.recv()
+            pipe.send((True, getattr(server, name)(argument)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the driver is gone, or wants no more
+        return
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        pipe.send((False, f"{type(error).__name__}: {error} ({place.name}, line {place.lineno} of {place.filename})"))
+
+
+class _Server:
+    """A worker's copies [n] of the environment."""
+
+    def __init__(self, simulator: Simulator, num_copies: int):
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+        self._simulator, self._over = simulator, np.zeros(num_copies, bool)
+        self._envs = SyncVectorEnv([simulator.make] * num_copies, autoreset_mode=AutoresetMode.DISABLED)
+
+    def reset(self, argument: tuple[PyTree, np.ndarray]) -> PyTree:
+        tasks, seeds = argument
+        for number, env in enumerate(self._envs.envs):
+            self._simulator.set_task(env, jax.tree.map(lambda leaf, number=number: leaf[number], tasks))
+        obs, _ = self._envs.reset(seed=[int(seed) for seed in seeds])
+        self._over = np.zeros_like(self._over)
+        return obs
+
+    def step(self, actions: np.ndarray) -> tuple:
+        if self._over.any():
+            self._envs.reset(options={"reset_mask": self._over})
+        obs, reward, terminated, truncated, info = self._envs.step(actions)
+        self._over = terminated | truncated
+        none = np.zeros(len(reward))
+        told = {name: np.asarray(info.get(name, none), np.float32) for name in self._simulator.info}
+        return obs, reward, terminated, truncated, told
