@@ -1,0 +1,133 @@
+"""Short trainings that show learning on other suites, simulators and fields, at a size that a CPU manages.
+
+    python benchmarks/demonstrations.py            # all whose suite is installed, then the table
+    python benchmarks/demonstrations.py dosing     # these
+    python benchmarks/demonstrations.py --show     # the table of what is kept, as Markdown
+
+Every row is one training from one seed, evaluated in held-out tasks. It writes
+benchmarks/results/demonstrations/NAME.json: the returns of sampled actions at each stage (after each adaptation, or
+earlier episode), with 95 % intervals over tasks, and how much more than at the first they are, task by task. Those
+"without memory" are a policy that sees the observation alone, trained on all tasks at once for as many environment
+steps or more.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metajax import MetaAgent, interval, record
+from metajax.cli import enable_compilation_cache
+from metajax.errors import MissingExtraError
+
+RESULTS = Path(__file__).parent / "results" / "demonstrations"
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Training(NamedTuple):
+    """What is trained, and for how long."""
+
+    algorithm: str
+    tasks: str
+    num_iterations: int
+    num_tasks: int
+    options: Mapping[str, Any] = NONE
+    num_evaluated: int | None = 1000
+
+
+WITHOUT_MEMORY = MappingProxyType({"num_episodes": 10, "outer": "ppo"})
+TRAININGS = {
+    "dosing": Training("rl2", "dosing", 200, 256, {"num_episodes": 3}),
+    "dosing-without-memory": Training("multi_task", "dosing", 800, 20, WITHOUT_MEMORY),
+    "highway": Training("rl2", "highway", 300, 256, {"num_episodes": 2}),
+    "highway-without-memory": Training("multi_task", "highway", 800, 20, WITHOUT_MEMORY),
+    "xland": Training("rl2", "xland", 150, 128, {"num_episodes": 4, "horizon": 100}),
+    "half-cheetah-direction": Training(
+        "maml", "half-cheetah-direction", 40, 10, {"num_episodes": 10, "backend": "spring"}, 40
+    ),
+    "ml1-reach": Training("maml", "ml1-reach", 30, 10, {"num_episodes": 5, "horizon": 100, "num_workers": 2}, None),
+}
+
+
+def run(training: Training) -> dict[str, Any]:
+    """Trains and evaluates; returns what is kept."""
+    agent = MetaAgent(training.algorithm, training.tasks, num_tasks=training.num_tasks, **training.options)
+    agent.program  # noqa: B018  (compiles, which is not timed)
+    start = time.perf_counter()
+    agent.learn(
+        training.num_iterations,
+        log_every=max(1, training.num_iterations // 10),
+        on_progress=lambda progress: print(progress.iteration, progress.metrics["return_after"], flush=True),
+    )
+    seconds = time.perf_counter() - start
+    found = agent.evaluate(training.num_evaluated)
+    returns = found.sampled.mean(-1)  # [N, K]
+    mean, width = interval(returns)
+    gain, gain_width = interval(returns[:, min(1, returns.shape[1] - 1) :] - returns[:, :1])
+    kept = {
+        "algorithm": training.algorithm,
+        "tasks": training.tasks,
+        "options": dict(training.options),
+        "tasks_an_iteration": training.num_tasks,
+        "iterations": training.num_iterations,
+        "steps": agent.program.steps * training.num_iterations,
+        "training_seconds": round(seconds, 1),
+        "protocol": str(agent.protocol(training.num_evaluated)),
+        "mean": np.round(mean, 3).tolist(),
+        "width_95": np.round(width, 3).tolist(),
+        "gain_over_first": np.round(gain, 3).tolist(),
+        "gain_width_95": np.round(gain_width, 3).tolist(),
+    }
+    if found.sampled_success is not None:
+        kept["success"] = np.round(found.sampled_success.mean((0, 2)), 3).tolist()
+    return kept
+
+
+def table() -> str:
+    """Returns of the first, the second and the last stage, and what the second gained."""
+    lines = [
+        "| training | environment steps | time | first | second | last | gain of the second |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, training in TRAININGS.items():
+        path = RESULTS / f"{name}.json"
+        if not path.is_file():
+            lines.append(f"| `{training.algorithm}`, `{name}` | not run | | | | | |")
+            continue
+        kept = json.loads(path.read_text())
+        stages = zip(kept["mean"], kept["width_95"], strict=True)
+        shown = [f"{mean:.2f} ± {width:.2f}" for mean, width in stages]
+        gain = f"{kept['gain_over_first'][0]:.2f} ± {kept['gain_width_95'][0]:.2f}"
+        many = len(shown) > 1 and kept["algorithm"] != "multi_task"
+        cells = [shown[0], shown[1] if many else "", shown[-1] if many else "", gain if many else ""]
+        steps, seconds = f"{kept['steps'] / 1e6:.2f} M", f"{kept['training_seconds']:.0f} s"
+        lines.append(f"| `{training.algorithm}`, `{name}` | {steps} | {seconds} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*TRAININGS, []], metavar="NAME", help=", ".join(TRAININGS))
+    parser.add_argument("--show", action="store_true", help="print the table of what is kept, and run nothing")
+    arguments = parser.parse_args()
+    if not arguments.show:
+        enable_compilation_cache()
+        RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in () if arguments.show else arguments.names or TRAININGS:
+        try:
+            kept = run(TRAININGS[name])
+        except MissingExtraError as error:
+            print(f"{name}: {error}")
+            continue
+        record.write_json(RESULTS / f"{name}.json", {"name": name} | kept | record.environment())
+        print(name, kept["mean"], kept["gain_over_first"], kept["gain_width_95"], flush=True)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
