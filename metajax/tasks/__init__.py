@@ -21,7 +21,7 @@ from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
 from metajax.tasks.markets import market
 from metajax.tasks.medicine import dosing
 from metajax.tasks.memory import harlow, t_maze, two_step
-from metajax.tasks.partners import partner
+from metajax.tasks.partners import coordination, partner
 from metajax.tasks.point import point
 from metajax.tasks.problems import bin_pack, cvrp, job_shop, knapsack, tsp
 from metajax.tasks.tabular import tabular_mdp
@@ -54,6 +54,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "two-step": two_step,
     "harlow": harlow,
     "partner": partner,
+    "coordination": coordination,
     "dosing": dosing,
     "market": market,
     "highway": highway,
@@ -99,6 +100,7 @@ __all__ = [
     "bandit",
     "bin_pack",
     "cartpole",
+    "coordination",
     "craftax",
     "cvrp",
     "dark_room",
