@@ -15,7 +15,14 @@ from metajax.tasks.bodies import (
     humanoid_direction,
     walker_physics,
 )
-from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
+from metajax.tasks.classic import (
+    acrobot,
+    cartpole,
+    cartpole_projected,
+    mountain_car,
+    mountain_car_continuous,
+    pendulum,
+)
 from metajax.tasks.driving import highway
 from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
 from metajax.tasks.markets import market
@@ -37,6 +44,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "point-half-circle": partial(point, goals="half-circle", goal_range=1.0, goal_radius=0.0, horizon=20),
     "point-sparse": partial(point, goals="half-circle", goal_range=1.0, goal_radius=0.0, horizon=20, reward="sparse"),
     "cartpole": cartpole,
+    "cartpole-projected": cartpole_projected,
     "pendulum": pendulum,
     "acrobot": acrobot,
     "mountain-car": mountain_car,
@@ -100,6 +108,7 @@ __all__ = [
     "bandit",
     "bin_pack",
     "cartpole",
+    "cartpole_projected",
     "coordination",
     "craftax",
     "cvrp",

@@ -108,3 +108,9 @@ def coordination(*, size: int = 5, noise: float = 0.2, sight: int = 1, horizon: 
         split=f"{held_out.sum()} of the {len(rounds)} ways round three landmarks, the others being trained on",
         success=lambda task, steps: steps.reward > 0,
     )
+
+
+def _rounds(landmarks: np.ndarray) -> np.ndarray:
+    """All ways round three of eight landmarks, cells [112, STOPS, 2], each once, from one of its stops."""
+    numbers = itertools.permutations(range(len(landmarks)), STOPS)
+    return landmarks[[way for way in numbers if way[0] == min(way)]]
