@@ -8,18 +8,21 @@ family's `references` say. Where the environment gives exact values, the first s
 """
 
 import argparse
+import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.algorithms import uniform
+from metajax.algorithms import task_known, uniform
 from metajax.base import Agent, Array, Decision, Percept, PyTree, TaskDistribution
 from metajax.distributions import Categorical
 from metajax.envs.grid import MOVES
 from metajax.envs.highway import CAR, FASTER, KEEP, LEFT, RIGHT, SLOWER, TOP_SPEED
+from metajax.envs.instructions import MEANINGS, Instructions, true_of
 from metajax.envs.revealed import reveal
 from metajax.evaluate import evaluate
 from metajax.tasks import TASKS
@@ -132,6 +135,45 @@ def met(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
     return expected(key, tasks, num_tasks, tasks.env.best_return)
 
 
+class Belief(NamedTuple):
+    """Of each lexicon [L]: whether it may be the task's, and of which objects [L, A] the last instruction is true."""
+
+    possible: Array
+    true: Array
+
+
+def reader(env: Instructions) -> Agent:
+    """Takes the object that the instruction is most probably true of, given all that was said and paid.
+
+    The posterior is exact: all lexicons are alike at first, and those left are that made every instruction true of one
+    object and the choices pay what they did. Nothing is chosen for what it would tell later.
+    """
+    lexicons = jnp.array(list(itertools.permutations(range(len(MEANINGS)))))
+
+    def policy(knowledge: PyTree, memory: Belief, percept: Percept) -> tuple[Belief, Decision]:
+        paid = memory.true[:, percept.action] == (percept.reward > 0)
+        true = jax.vmap(true_of, (None, None, 0))(*env.read(percept.obs), lexicons)
+        possible = memory.possible & (paid | (percept.action < 0)) & (true.sum(-1) == 1)
+        odds = possible @ true.astype(float)
+        return Belief(possible, true), Decision(Categorical(jnp.where(odds >= odds.max(), 0.0, -1e9)), jnp.zeros(()))
+
+    def start(knowledge: PyTree) -> Belief:
+        return Belief(jnp.ones(len(lexicons), bool), jnp.ones((len(lexicons), env.num_arms), bool))
+
+    return Agent(lambda key, params: (), start, policy, lambda key, knowledge, stage: knowledge)
+
+
+def understood(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Returns [N] of one who learns what the words mean in the one episode."""
+    return returns(key, reader(tasks.env), tasks, num_tasks)
+
+
+def told(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Returns [N] of the best actions at every step of one who is told the task."""
+    shown = reveal(tasks)
+    return returns(key, task_known(shown.env), shown, num_tasks)
+
+
 # Beside acting at random.
 FAMILIES = {
     "partner": {"partner known": planned},
@@ -140,6 +182,7 @@ FAMILIES = {
     "market": {"regime known": planned},
     "highway": {"a careful driver who knows what is liked": careful},
     "cartpole-projected": {"projection known, linear feedback": balanced},
+    "instructions": {"myopic, exact posterior over lexicons": understood, "words known": told},
     "coordination": {"follows the partner it sees, learns nothing": following, "partner known and seen": met},
 }
 

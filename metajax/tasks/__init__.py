@@ -25,6 +25,7 @@ from metajax.tasks.classic import (
 )
 from metajax.tasks.driving import highway
 from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
+from metajax.tasks.language import instructions
 from metajax.tasks.markets import market
 from metajax.tasks.medicine import dosing
 from metajax.tasks.memory import harlow, t_maze, two_step
@@ -63,6 +64,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "harlow": harlow,
     "partner": partner,
     "coordination": coordination,
+    "instructions": instructions,
     "dosing": dosing,
     "market": market,
     "highway": highway,
@@ -124,6 +126,7 @@ __all__ = [
     "highway",
     "hopper_physics",
     "humanoid_direction",
+    "instructions",
     "job_shop",
     "key_to_door",
     "knapsack",
