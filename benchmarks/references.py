@@ -20,6 +20,7 @@ import numpy as np
 from metajax.algorithms import task_known, uniform
 from metajax.base import Agent, Array, Decision, Percept, PyTree, TaskDistribution
 from metajax.distributions import Categorical
+from metajax.envs import intersection
 from metajax.envs.grid import MOVES
 from metajax.envs.highway import CAR, FASTER, KEEP, LEFT, RIGHT, SLOWER, TOP_SPEED
 from metajax.envs.instructions import MEANINGS, Instructions, true_of
@@ -135,6 +136,35 @@ def met(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
     return expected(key, tasks, num_tasks, tasks.env.best_return)
 
 
+def crossing(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Goes on as soon as that gets it through the cars it sees, all of whose ways it knows; until then it can stop."""
+    going = jnp.array([intersection.FASTER, intersection.KEEP, intersection.SLOWER])
+
+    def decide(percept: Percept) -> Array:
+        task, obs = percept.obs["task"], percept.obs["obs"]
+        coming = jnp.where(obs[2:] > 0, intersection.SIGHT * (1 - obs[2:]), jnp.inf).reshape(2, -1)
+        place, speed = -intersection.START * obs[0], intersection.TOP_SPEED * obs[1]
+
+        def ahead(first: Array) -> tuple[Array, Array]:
+            """Whether that action, and going faster from then on, gets it through; and whether it can stop instead."""
+            push = task.grip * jnp.asarray(intersection.PUSH)
+            change = intersection.STEP * jnp.concatenate([push[first][None], jnp.full(23, push[intersection.FASTER])])
+
+            def step(before: tuple[Array, ...], change: Array) -> tuple[tuple[Array, ...], Array]:
+                place, speed, coming = before
+                speed = jnp.clip(speed + change, 0.0, intersection.TOP_SPEED)
+                after = place + intersection.STEP * speed, speed, coming - intersection.STEP * task.traffic_speed
+                return after, (intersection.in_the_way(place, after[0], coming, after[2]).any(), *after[:2])
+
+            _, (crashes, places, speeds) = jax.lax.scan(step, (place, speed, coming), change)
+            return ~crashes.any(), places[0] + speeds[0] ** 2 / (12 * task.grip) < 0
+
+        through, stops = jax.vmap(ahead)(going)
+        return going[jnp.argmax(jnp.where(through.any(), through, stops & (going != intersection.FASTER)))]
+
+    return returns(key, acting(3, decide), reveal(tasks), num_tasks)
+
+
 class Belief(NamedTuple):
     """Of each lexicon [L]: whether it may be the task's, and of which objects [L, A] the last instruction is true."""
 
@@ -182,6 +212,7 @@ FAMILIES = {
     "market": {"regime known": planned},
     "highway": {"a careful driver who knows what is liked": careful},
     "cartpole-projected": {"projection known, linear feedback": balanced},
+    "intersection": {"a careful driver who knows grip and traffic": crossing},
     "instructions": {"myopic, exact posterior over lexicons": understood, "words known": told},
     "coordination": {"follows the partner it sees, learns nothing": following, "partner known and seen": met},
 }

@@ -23,7 +23,7 @@ from metajax.tasks.classic import (
     mountain_car_continuous,
     pendulum,
 )
-from metajax.tasks.driving import highway
+from metajax.tasks.driving import highway, intersection
 from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
 from metajax.tasks.language import instructions
 from metajax.tasks.markets import market
@@ -68,6 +68,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "dosing": dosing,
     "market": market,
     "highway": highway,
+    "intersection": intersection,
 }
 
 # Tasks of other suites, which an extra installs; they are imported when their tasks are asked for.
@@ -127,6 +128,7 @@ __all__ = [
     "hopper_physics",
     "humanoid_direction",
     "instructions",
+    "intersection",
     "job_shop",
     "key_to_door",
     "knapsack",
