@@ -1,29 +1,34 @@
-"""Returns of acting at random, and of the one who knows the task, for task families that have no closed form.
+"""Returns of acting at random, of who knows the task, and of others, for task families that have no closed form.
 
     python benchmarks/references.py              # every family here
     python benchmarks/references.py dosing       # these
 
-Prints the mean return of an episode over 100,000 tasks with its standard error, and beside it what the family's
-`references` say. Where the environment gives the exact values of actions, the first state's is the return of the one
-who knows.
+Prints the mean return of an episode over 100,000 held-out tasks with its standard error, and beside it what the
+family's `references` say. Where the environment gives exact values, the first state's is the return of who knows.
 """
 
 import argparse
+import itertools
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.algorithms import uniform
+from metajax.algorithms import task_known, uniform
 from metajax.base import Agent, Array, Decision, Percept, PyTree, TaskDistribution
 from metajax.distributions import Categorical
+from metajax.envs import intersection
+from metajax.envs.grid import MOVES
 from metajax.envs.highway import CAR, FASTER, KEEP, LEFT, RIGHT, SLOWER, TOP_SPEED
+from metajax.envs.instructions import MEANINGS, Instructions, true_of
 from metajax.envs.revealed import reveal
 from metajax.evaluate import evaluate
 from metajax.tasks import TASKS
 
-FAMILIES = ("partner", "frozen-lake", "dosing", "market", "highway")
+STAY, UP, RIGHTWARDS, DOWN, LEFTWARDS = range(len(MOVES))
 
 
 def returns(key: Array, agent: Agent, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
@@ -35,6 +40,12 @@ def returns(key: Array, agent: Agent, tasks: TaskDistribution, num_tasks: int) -
     return np.asarray(jax.jit(lambda key, batch: run(key, tasks=batch).sampled)(key_play, batch)).ravel()
 
 
+def expected(key: Array, tasks: TaskDistribution, num_tasks: int, value: Callable[[PyTree], Array]) -> np.ndarray:
+    """The `value` [N] of tasks."""
+    batch = tasks.tasks(key, num_tasks, held_out=True)
+    return np.asarray(jax.jit(lambda batch: jax.lax.map(value, batch, batch_size=1000))(batch))
+
+
 def planned(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
     """Expected returns [N] of the best actions in tasks that are known."""
 
@@ -42,7 +53,7 @@ def planned(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
         obs, _ = tasks.env.reset_env(jax.random.key(0), task)
         return tasks.env.action_values(task, obs, jnp.zeros((), int)).max()
 
-    return np.asarray(jax.jit(jax.vmap(one))(tasks.tasks(key, num_tasks, held_out=True)))
+    return expected(key, tasks, num_tasks, one)
 
 
 def dosed(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
@@ -58,14 +69,24 @@ def dosed(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
         _, start = tasks.env.reset_env(jax.random.key(0), task)
         return jnp.sum(jax.lax.scan(step, start, length=tasks.num_steps)[1])
 
-    return np.asarray(jax.jit(jax.vmap(one))(tasks.tasks(key, num_tasks, held_out=True)))
+    return expected(key, tasks, num_tasks, one)
 
 
-def careful(tasks: TaskDistribution) -> Agent:
-    """Drives at the liked speed in the liked lane where nobody is near, and brakes for whoever is ahead."""
-    lanes = tasks.env.env.num_lanes
+def acting(num_actions: int, decide: Callable[[Percept], Array]) -> Agent:
+    """An agent that learns nothing and takes the action `decide(percept)`."""
 
     def policy(knowledge: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
+        chosen = jnp.arange(num_actions) == decide(percept)
+        return memory, Decision(Categorical(jnp.where(chosen, 0.0, -1e9)), jnp.zeros(()))
+
+    return Agent(lambda key, params: (), lambda knowledge: (), policy, lambda key, knowledge, stage: knowledge)
+
+
+def careful(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Drives at the liked speed in the liked lane where nobody is near, and brakes for whoever is ahead."""
+    shown, lanes = reveal(tasks), tasks.env.num_lanes
+
+    def decide(percept: Percept) -> Array:
         task, obs = percept.obs["task"], percept.obs["obs"]
         speed, lane = obs[0] * TOP_SPEED, jnp.argmax(obs[1 : 1 + lanes])
         ahead, behind = obs[1 + lanes :].reshape(2, lanes, 2)
@@ -79,29 +100,130 @@ def careful(tasks: TaskDistribution) -> Agent:
         action = jnp.where(free, jnp.where(aside > lane, RIGHT, LEFT), action)
         too_near = (ahead[lane, 0] > 0) & (room < needs)
         careful_action = jnp.where(closing > 0, SLOWER, jnp.where(action == FASTER, KEEP, action))
-        action = jnp.where(too_near, careful_action, action)
-        return memory, Decision(Categorical(jnp.where(jnp.arange(5) == action, 0.0, -1e9)), jnp.zeros(()))
+        return jnp.where(too_near, careful_action, action)
 
-    return Agent(lambda key, params: (), lambda knowledge: (), policy, lambda key, knowledge, stage: knowledge)
+    return returns(key, acting(5, decide), shown, num_tasks)
 
 
-def known(name: str, key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Returns [N] of the one who knows the task."""
-    if name == "dosing":
-        return dosed(key, tasks, num_tasks)
-    if name == "highway":
-        shown = reveal(tasks)
-        return returns(key, careful(shown), shown, num_tasks)
-    return planned(key, tasks, num_tasks)
+def balanced(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Pushes to the side that a fixed linear function of CartPole's own state says, found through the known matrix."""
+    shown = reveal(tasks)
+
+    def decide(percept: Percept) -> Array:
+        state = tasks.env.unprojected(percept.obs["obs"], percept.obs["task"])
+        return (state @ jnp.array([0.1, 0.2, 1.0, 0.3]) > 0).astype(int)
+
+    return returns(key, acting(2, decide), shown, num_tasks)
+
+
+def following(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Goes along the walls until it sees the partner, and then to where it is, which is to learn nothing."""
+    last = tasks.env.size - 1
+
+    def decide(percept: Percept) -> Array:
+        own, other = jnp.argmax(percept.obs.reshape(2, 2, -1), -1)
+        (row, column), (down, right) = own, other - own
+        at_wall = [(row == 0) & (column < last), (column == last) & (row < last), (row == last) & (column > 0)]
+        around = jnp.select(at_wall, [RIGHTWARDS, DOWN, LEFTWARDS], UP)
+        towards = jnp.select([down > 0, down < 0, right > 0, right < 0], [DOWN, UP, RIGHTWARDS, LEFTWARDS], STAY)
+        return jnp.where(percept.obs[2 * (last + 1) :].any(), towards, around)
+
+    return returns(key, acting(5, decide), tasks, num_tasks)
+
+
+def met(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Expected meetings [N] of one who knows the partner and sees it throughout."""
+    return expected(key, tasks, num_tasks, tasks.env.best_return)
+
+
+def crossing(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Goes on as soon as that gets it through the cars it sees, all of whose ways it knows; until then it can stop."""
+    going = jnp.array([intersection.FASTER, intersection.KEEP, intersection.SLOWER])
+
+    def decide(percept: Percept) -> Array:
+        task, obs = percept.obs["task"], percept.obs["obs"]
+        coming = jnp.where(obs[2:] > 0, intersection.SIGHT * (1 - obs[2:]), jnp.inf).reshape(2, -1)
+        place, speed = -intersection.START * obs[0], intersection.TOP_SPEED * obs[1]
+
+        def ahead(first: Array) -> tuple[Array, Array]:
+            """Whether that action, and going faster from then on, gets it through; and whether it can stop instead."""
+            push = task.grip * jnp.asarray(intersection.PUSH)
+            change = intersection.STEP * jnp.concatenate([push[first][None], jnp.full(23, push[intersection.FASTER])])
+
+            def step(before: tuple[Array, ...], change: Array) -> tuple[tuple[Array, ...], Array]:
+                place, speed, coming = before
+                speed = jnp.clip(speed + change, 0.0, intersection.TOP_SPEED)
+                after = place + intersection.STEP * speed, speed, coming - intersection.STEP * task.traffic_speed
+                return after, (intersection.in_the_way(place, after[0], coming, after[2]).any(), *after[:2])
+
+            _, (crashes, places, speeds) = jax.lax.scan(step, (place, speed, coming), change)
+            return ~crashes.any(), places[0] + speeds[0] ** 2 / (12 * task.grip) < 0
+
+        through, stops = jax.vmap(ahead)(going)
+        return going[jnp.argmax(jnp.where(through.any(), through, stops & (going != intersection.FASTER)))]
+
+    return returns(key, acting(3, decide), reveal(tasks), num_tasks)
+
+
+class Belief(NamedTuple):
+    """Of each lexicon [L]: whether it may be the task's, and of which objects [L, A] the last instruction is true."""
+
+    possible: Array
+    true: Array
+
+
+def reader(env: Instructions) -> Agent:
+    """Takes the object that the instruction is most probably true of, given all that was said and paid.
+
+    The posterior is exact: all lexicons are alike at first, and those left are that made every instruction true of one
+    object and the choices pay what they did. Nothing is chosen for what it would tell later.
+    """
+    lexicons = jnp.array(list(itertools.permutations(range(len(MEANINGS)))))
+
+    def policy(knowledge: PyTree, memory: Belief, percept: Percept) -> tuple[Belief, Decision]:
+        paid = memory.true[:, percept.action] == (percept.reward > 0)
+        true = jax.vmap(true_of, (None, None, 0))(*env.read(percept.obs), lexicons)
+        possible = memory.possible & (paid | (percept.action < 0)) & (true.sum(-1) == 1)
+        odds = possible @ true.astype(float)
+        return Belief(possible, true), Decision(Categorical(jnp.where(odds >= odds.max(), 0.0, -1e9)), jnp.zeros(()))
+
+    def start(knowledge: PyTree) -> Belief:
+        return Belief(jnp.ones(len(lexicons), bool), jnp.ones((len(lexicons), env.num_arms), bool))
+
+    return Agent(lambda key, params: (), start, policy, lambda key, knowledge, stage: knowledge)
+
+
+def understood(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Returns [N] of one who learns what the words mean in the one episode."""
+    return returns(key, reader(tasks.env), tasks, num_tasks)
+
+
+def told(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Returns [N] of the best actions at every step of one who is told the task."""
+    shown = reveal(tasks)
+    return returns(key, task_known(shown.env), shown, num_tasks)
+
+
+# Beside acting at random.
+FAMILIES = {
+    "partner": {"partner known": planned},
+    "frozen-lake": {"map known": planned},
+    "dosing": {"patient known": dosed},
+    "market": {"regime known": planned},
+    "highway": {"a careful driver who knows what is liked": careful},
+    "cartpole-projected": {"projection known, linear feedback": balanced},
+    "intersection": {"a careful driver who knows grip and traffic": crossing},
+    "instructions": {"myopic, exact posterior over lexicons": understood, "words known": told},
+    "coordination": {"follows the partner it sees, learns nothing": following, "partner known and seen": met},
+}
 
 
 def measure(name: str, num_tasks: int) -> dict[str, tuple[float, float]]:
-    """Mean return and standard error of either."""
+    """Mean return and standard error of each; all but the random one play in the same tasks."""
     tasks, (key_known, key_random) = TASKS[name](), jax.random.split(jax.random.key(2**31 - 1))
-    found = {
-        "random": returns(key_random, uniform(tasks.env), tasks, num_tasks),
-        "task known": known(name, key_known, tasks, num_tasks),
-    }
+    found = {"random": returns(key_random, uniform(tasks.env), tasks, num_tasks)}
+    for who, play in FAMILIES[name].items():
+        found[who] = play(jax.random.clone(key_known), tasks, num_tasks)
     return {who: (float(one.mean()), float(one.std(ddof=1) / np.sqrt(num_tasks))) for who, one in found.items()}
 
 

@@ -18,7 +18,7 @@ from metajax.plots import task_histogram
 from metajax.report import draw, write_report
 from metajax.rollout import collect_trials
 from metajax.scenes import SCENES
-from metajax.tasks import TASKS, bandit
+from metajax.tasks import OWN, TASKS, bandit
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -84,7 +84,11 @@ def test_the_histogram_counts_every_task():
     assert axes.get_legend_handles_labels()[1] == ["adaptations: 0", "adaptations: 5"]
 
 
-DRAWN = {"CartPole-v1": "cartpole", "Pendulum-v1": "pendulum", "Grid": "key-to-door", "BernoulliBandit": "bandit"}
+DRAWN = {TASKS[name]().env.name: name for name in OWN}
+
+
+def test_every_scene_is_of_an_own_environment():
+    assert set(SCENES) <= set(DRAWN)
 
 
 @pytest.mark.parametrize("scene", [*SCENES, "nothing"])

@@ -15,13 +15,21 @@ from metajax.tasks.bodies import (
     humanoid_direction,
     walker_physics,
 )
-from metajax.tasks.classic import acrobot, cartpole, mountain_car, mountain_car_continuous, pendulum
-from metajax.tasks.driving import highway
+from metajax.tasks.classic import (
+    acrobot,
+    cartpole,
+    cartpole_projected,
+    mountain_car,
+    mountain_car_continuous,
+    pendulum,
+)
+from metajax.tasks.driving import highway, intersection
 from metajax.tasks.grids import dark_room, frozen_lake, grid, key_to_door
+from metajax.tasks.language import instructions
 from metajax.tasks.markets import market
 from metajax.tasks.medicine import dosing
 from metajax.tasks.memory import harlow, t_maze, two_step
-from metajax.tasks.partners import partner
+from metajax.tasks.partners import coordination, partner
 from metajax.tasks.point import point
 from metajax.tasks.problems import bin_pack, cvrp, job_shop, knapsack, tsp
 from metajax.tasks.robots import meta_world
@@ -38,6 +46,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "point-half-circle": partial(point, goals="half-circle", goal_range=1.0, goal_radius=0.0, horizon=20),
     "point-sparse": partial(point, goals="half-circle", goal_range=1.0, goal_radius=0.0, horizon=20, reward="sparse"),
     "cartpole": cartpole,
+    "cartpole-projected": cartpole_projected,
     "pendulum": pendulum,
     "acrobot": acrobot,
     "mountain-car": mountain_car,
@@ -55,9 +64,12 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "two-step": two_step,
     "harlow": harlow,
     "partner": partner,
+    "coordination": coordination,
+    "instructions": instructions,
     "dosing": dosing,
     "market": market,
     "highway": highway,
+    "intersection": intersection,
 }
 
 # Tasks of other suites, which an extra installs; they are imported when their tasks are asked for.
@@ -106,6 +118,8 @@ __all__ = [
     "bandit",
     "bin_pack",
     "cartpole",
+    "cartpole_projected",
+    "coordination",
     "craftax",
     "cvrp",
     "dark_room",
@@ -120,6 +134,8 @@ __all__ = [
     "highway",
     "hopper_physics",
     "humanoid_direction",
+    "instructions",
+    "intersection",
     "job_shop",
     "key_to_door",
     "knapsack",

@@ -12,8 +12,11 @@ from gymnax.environments.classic_control import mountain_car as gymnax_mountain_
 from gymnax.environments.classic_control import pendulum as gymnax_pendulum
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.errors import check_count
+from metajax.envs.projected_cartpole import ProjectedCartPole
+from metajax.errors import check_count, check_number
 
+# Of the default options: `python benchmarks/references.py cartpole-projected`.
+PROJECTED = (("random", 22.21), ("projection known, linear feedback", 200.0))
 Range = tuple[float, float]
 
 
@@ -69,6 +72,43 @@ def cartpole(*, horizon: int = 200, reversible: bool = True) -> TaskDistribution
         masspole=(0.05, 0.5),
         length=(0.25, 1.0),
         force_mag=(-10.0 if reversible else 0.0, 10.0),
+    )
+
+
+def cartpole_projected(*, num_features: int = 4, shift: float = 0.0, horizon: int = 200) -> TaskDistribution:
+    """CartPole with random projections (Lu et al. 2023, arXiv:2303.03982): each task shows it through its own matrix.
+
+    The columns of a matrix are orthogonal and sqrt(2) long, as in the authors' code, which however hides the
+    velocities. Nothing of the state is lost, but no fixed policy can tell to which side the pole falls. The physics,
+    and the reward of one a step while it stands, are CartPole's.
+
+    Args:
+        num_features: entries of an observation, at least the four of CartPole.
+        shift: standard deviation of what a task adds to each.
+        horizon: steps of an episode.
+
+    >>> cartpole_projected(num_features=6).tasks(jax.random.key(0), 3).matrix.shape
+    (3, 6, 4)
+    """
+    check_number("shift", shift, at_least=0)
+    check_count("horizon", horizon)
+    env = ProjectedCartPole(num_features)
+    template = env.default_params.replace(max_steps_in_episode=horizon)
+    orthogonal = jax.nn.initializers.orthogonal(2**0.5)
+
+    def sample(key: Array) -> PyTree:
+        key_matrix, key_shift = jax.random.split(key)
+        return template.replace(
+            matrix=orthogonal(key_matrix, (num_features, 4)),
+            shift=shift * jax.random.normal(key_shift, (num_features,)),
+        )
+
+    return TaskDistribution(
+        env,
+        sample,
+        horizon=horizon,
+        references=PROJECTED if horizon == 200 else (),
+        split="fresh projections from the same continuous prior",
     )
 
 
