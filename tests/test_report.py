@@ -84,7 +84,13 @@ def test_the_histogram_counts_every_task():
     assert axes.get_legend_handles_labels()[1] == ["adaptations: 0", "adaptations: 5"]
 
 
-DRAWN = {"CartPole-v1": "cartpole", "Pendulum-v1": "pendulum", "Grid": "key-to-door", "BernoulliBandit": "bandit"}
+DRAWN = {
+    "CartPole-v1": "cartpole",
+    "Pendulum-v1": "pendulum",
+    "Grid": "key-to-door",
+    "BernoulliBandit": "bandit",
+    "Alchemy": "alchemy",
+}
 
 
 @pytest.mark.parametrize("scene", [*SCENES, "nothing"])

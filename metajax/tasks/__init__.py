@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from metajax.base import TaskDistribution
+from metajax.tasks.alchemy import alchemy
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.bodies import (
     ant_direction,
@@ -57,6 +58,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "dosing": dosing,
     "market": market,
     "highway": highway,
+    "alchemy": alchemy,
 }
 
 # Tasks of other suites, which an extra installs; they are imported when their tasks are asked for.
@@ -93,6 +95,7 @@ __all__ = [
     "SUITES",
     "TASKS",
     "acrobot",
+    "alchemy",
     "ant_direction",
     "ant_direction_2d",
     "ant_goal",
