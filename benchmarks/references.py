@@ -5,8 +5,9 @@
 
 Prints the mean return of an episode over 100,000 tasks with its standard error, and beside it what the family's
 `references` say. Where the environment gives the exact values of actions, the first state's is the return of the one
-who knows. For Alchemy also the returns of ten episodes together, over 1,000 tasks, of those agents of whom Wang et al.
-2021 (arXiv:2102.02926) give them: 145.7 (1.5) for random potions, 284.4 (1.6) for an ideal observer.
+who knows. Alchemy, where this takes long, has 10,000 tasks; and 1,000, with the returns of ten episodes together, for
+those agents of whom Wang et al. 2021 (arXiv:2102.02926) give them: 145.7 (1.5) for random potions, 284.4 (1.6) for an
+ideal observer. Knowing the chemistry they give 288.5 (1.5).
 """
 
 import argparse
@@ -130,7 +131,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", choices=[*FAMILIES, []], metavar="FAMILY", help=", ".join(FAMILIES))
     for family in parser.parse_args().families or FAMILIES:
-        found = measure(family, 100_000) | (alchemists(1_000) if family == "alchemy" else {})
+        found = measure(family, 10_000) | alchemists(1_000) if family == "alchemy" else measure(family, 100_000)
         for who, (mean, error) in found.items():
             print(f"{family}, {who}: {mean:.4f} ({error:.4f})")
         print(f"{family} says: {TASKS[family]().references}")

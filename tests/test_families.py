@@ -224,7 +224,7 @@ def test_others_brake_for_whoever_is_ahead():
 @pytest.mark.parametrize("name", references.FAMILIES)
 def test_known_returns_are_what_the_command_measures(name):
     said = [value for _, value in references.TASKS[name]().references]
-    num_tasks = 300 if name == "alchemy" else 2000  # planning it takes long
+    num_tasks = 100 if name == "alchemy" else 2000  # planning it takes long
     for who, (mean, error) in references.measure(name, num_tasks).items():
         if len(said) == 2 or who == "task known":
             value = said[0] if who == "random" else said[-1]

@@ -46,16 +46,16 @@ def random_potions(env: Environment) -> Agent:
 
 
 def ideal_observer(env: Environment) -> Agent:
-    """Acts for the trial's reward as one who draws every conclusion from what was seen (Wang et al. 2021).
+    """Acts for the reward of this episode by all that was seen in the task (Wang et al. 2021, arXiv:2102.02926).
 
-    The belief is exact: it enumerates all chemistries, and keeps those under which everything seen, stones as they are
-    and as potions left them, had to look as it did; each is as likely as it was at first, over the sum.
+    The belief is exact. Of all chemistries those are kept under which everything seen, the stones as they lay there and
+    as potions left them, had to look as it did; the posterior is the prior, restricted to them.
 
-    The plan is not the paper's search over all actions and all they could teach. For each way in which stones may look,
-    a potion is taken to move a stone with the probability that the belief gives it, every time anew, and the values of
-    that process are exact, over all stones and potions of the trial; they are averaged over the ways. It is made anew
-    after every step. What a potion teaches so counts only once it is learned; where the chemistry is known, the plan is
-    the best one. Stones are cashed in last, and nothing is tried for the sake of later trials, nor is it in the paper.
+    The plan is not the paper's, which searches through all actions and all that they may teach. Here potions are taken
+    to move stones with the probabilities of the posterior, as if drawn anew at every use, and the plan is the best one
+    for that, over all stones and potions of the episode: its values are exact given how stones look, and averaged over
+    the ways in which they may. It is made anew at every step. So what a use teaches counts once it is learned, and not
+    before; who is certain of the chemistry plans as well as can be. As in the paper nothing is done for later episodes.
 
     Args:
         env: Alchemy.
@@ -65,53 +65,58 @@ def ideal_observer(env: Environment) -> Agent:
     (32, 5232)
     """
     _check_alchemy(env)
-    looks, effects, prior = jnp.asarray(env.looks, float), jnp.asarray(env.effects), jnp.asarray(env.prior, float)
-    moves, match = env.moves(effects), jax.vmap(env.match, (0, None))
-
-    def learn(belief: Belief, percept: Percept, vertices: Array, fits: Array) -> Belief:
-        """Keeps what agrees with the stones, at `vertices` [L, S] if they look so, and with the potion used, if any."""
-        stone, potion = env.parts(percept.action)
-        before = env.read(belief.obs)
-        poured = ~percept.start & (potion >= 0) & before.full[potion] & ~env.read(percept.obs).full[potion]
-        came_from = match(looks, before)[0][:, stone]
-        leads_to = effects[:, before.colour[potion]][:, came_from].T
-        agrees = ~poured | (leads_to == vertices[:, stone, None])
-        return Belief(belief.possible & fits[:, None] & agrees, percept.obs)
-
-    def plan(possible: Array, vertices: Array, colour: Array, needed: Array) -> Array:
-        """Expected rewards [A], zero unless `needed`."""
-        mass = jnp.where(possible, prior, 0) / jnp.sum(jnp.where(possible, prior, 0))
-        likely = mass.sum(1)
-        order, count = jnp.argsort(-likely), jnp.where(needed, jnp.sum(likely > 0), 0)
-
-        def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            number, worth = carry
-            way = order[number]
-            expected = jnp.tensordot(mass[way], moves, 1) / likely[way]
-            return number + 1, worth + likely[way] * env.plan(expected, vertices[way], colour)
-
-        start = (jnp.zeros((), int), jnp.zeros(env.num_actions))
-        return jax.lax.while_loop(lambda carry: carry[0] < count, add, start)[1]
 
     def policy(knowledge: PyTree, belief: Belief, percept: Percept) -> tuple[Belief, Decision]:
-        seen = env.read(percept.obs)
-        vertices, fits = match(looks, seen)
-        belief = learn(belief, percept, vertices, fits)
-        # Stones are cashed in when no potion is of use any more, so that once one is gone there is nothing to plan.
-        worth = plan(belief.possible, vertices, seen.colour, ~seen.gone.any() & seen.full.any())
-        by_stone = worth[1:].reshape(len(seen.gone), -1)
-        pours = by_stone.at[:, 0].set(-jnp.inf)
-        good = jnp.maximum(seen.reward, 0)
+        belief, seen = _learn(env, belief, percept), env.read(percept.obs)
+        by_stone = _expected(env, belief)[1:].reshape(len(seen.gone), -1)
+        pours, good = by_stone.at[:, 0].set(-jnp.inf), jnp.maximum(seen.reward, 0)
         cashes = jnp.zeros_like(by_stone).at[:, 0].set(good)
-        best = jnp.where(pours.max() > good.sum() + _GAIN, pours, cashes)
-        chosen = jnp.append(0, best)
-        return belief, _decide(jnp.arange(env.num_actions) == jnp.argmax(chosen))
+        worth = jnp.append(0, jnp.where(pours.max() > good.sum() + _GAIN, pours, cashes))
+        return belief, _decide(jnp.arange(env.num_actions) == jnp.argmax(worth))
 
     def memory(knowledge: PyTree) -> Belief:
         space = env.observation_space(env.default_params)
-        return Belief(jnp.ones((len(looks), len(effects)), bool), jnp.zeros(space.shape))
+        return Belief(jnp.ones((len(env.looks), len(env.effects)), bool), jnp.zeros(space.shape))
 
     return Agent(lambda key, params: (), memory, policy, lambda key, knowledge, stage: knowledge)
+
+
+def _vertices(env: Environment, obs: Array) -> tuple[Array, Array]:
+    """Where the stones are in every way to look [L, 3], and whether they can look so [L]."""
+    return jax.vmap(env.match, (0, None))(jnp.asarray(env.looks), env.read(obs))
+
+
+def _learn(env: Environment, belief: Belief, percept: Percept) -> Belief:
+    """Keeps what agrees with the stones that are seen, and with what the potion did that was used, if there was one."""
+    before, now, (stone, potion) = env.read(belief.obs), env.read(percept.obs), env.parts(percept.action)
+    vertices, fits = _vertices(env, percept.obs)
+    came_from = _vertices(env, belief.obs)[0][:, stone]
+    leads_to = jnp.asarray(env.effects)[:, before.colour[potion]][:, came_from].T
+    poured = ~percept.start & (potion >= 0) & before.full[potion] & ~now.full[potion]
+    agrees = ~poured | (leads_to == vertices[:, stone, None])
+    return Belief(belief.possible & fits[:, None] & agrees, percept.obs)
+
+
+def _expected(env: Environment, belief: Belief) -> Array:
+    """Expected rewards of actions [A], averaged over the ways in which stones may look, the likeliest first.
+
+    Zero where there is nothing to plan: without potions, and from the first stone that is gone on, as one is cashed in
+    only when no potion is of use to any.
+    """
+    seen, (vertices, _) = env.read(belief.obs), _vertices(env, belief.obs)
+    mass = jnp.where(belief.possible, jnp.asarray(env.prior, float), 0)
+    likely = mass.sum(1) / mass.sum()
+    order, moves = jnp.argsort(-likely), jnp.asarray(env.moves(env.effects))
+    count = jnp.where(~seen.gone.any() & seen.full.any(), jnp.sum(likely > 0), 0)
+
+    def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        number, worth = carry
+        way = order[number]
+        chances = jnp.tensordot(mass[way], moves, 1) / mass[way].sum()
+        return number + 1, worth + likely[way] * env.plan(chances, vertices[way], seen.colour)
+
+    start = (jnp.zeros((), int), jnp.zeros(env.num_actions))
+    return jax.lax.while_loop(lambda carry: carry[0] < count, add, start)[1]
 
 
 def _decide(chosen: Array) -> Decision:
