@@ -56,6 +56,7 @@ def ideal_observer(env: Environment) -> Agent:
     for that, over all stones and potions of the episode: its values are exact given how stones look, and averaged over
     the ways in which they may. It is made anew at every step. So what a use teaches counts once it is learned, and not
     before; who is certain of the chemistry plans as well as can be. As in the paper nothing is done for later episodes.
+    In the paper's ten trials this earns 279.9 (1.6) where the search earns 284.4 (1.6); the first trial makes the gap.
 
     Args:
         env: Alchemy.
