@@ -28,7 +28,7 @@ from metajax.base import Agent, Algorithm, TaskDistribution
 from metajax.envs.revealed import reveal
 from metajax.networks import memory_policy, mlp
 from metajax.outer import policy_gradient, ppo, trust_region
-from metajax.tasks import bandit, point, tabular_mdp
+from metajax.tasks import alchemy, bandit, point, tabular_mdp
 
 NUM_TASKS = 4
 
@@ -48,6 +48,7 @@ class Row(NamedTuple):
 
 
 POINT, BANDIT, TABULAR = point(horizon=5), bandit(num_arms=3, horizon=6), tabular_mdp(horizon=4)
+ALCHEMY = alchemy(num_potions=2, horizon=6)
 MLP = mlp(POINT.env, hidden=(4,))
 WITH_CONTEXT = mlp(POINT.env, hidden=(4,), context_size=2)
 SHOWN = reveal(BANDIT)
@@ -103,4 +104,8 @@ ROWS = {
 ROWS |= {
     name: Row(partial(getattr(algorithms, name), BANDIT.env), BANDIT, (2, 2, 6))
     for name in ("epsilon_greedy", "gittins", "greedy", "thompson", "ucb1")
+}
+ROWS |= {
+    name: Row(partial(getattr(algorithms, name), ALCHEMY.env), ALCHEMY, (2, 2, 6))
+    for name in ("ideal_observer", "random_potions")
 }

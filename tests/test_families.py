@@ -224,7 +224,7 @@ def test_others_brake_for_whoever_is_ahead():
 @pytest.mark.parametrize("name", references.FAMILIES)
 def test_known_returns_are_what_the_command_measures(name):
     said = dict(references.TASKS[name]().references)
-    measured = references.measure(name, 1000)
+    measured = references.measure(name, 100 if name == "alchemy" else 1000)  # it takes long
     assert set(said) <= set(measured)
     for who, value in said.items():
         mean, error = measured[who]

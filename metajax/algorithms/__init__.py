@@ -1,5 +1,6 @@
 """Algorithms: one file each, one factory each; hand-written agents by the problem they are for."""
 
+from metajax.algorithms.alchemy import ideal_observer, random_potions
 from metajax.algorithms.bandits import epsilon_greedy, gittins, greedy, thompson, ucb1
 from metajax.algorithms.bounds import task_known, uniform
 from metajax.algorithms.es_maml import es_maml
@@ -20,12 +21,14 @@ __all__ = [
     "fomaml",
     "gittins",
     "greedy",
+    "ideal_observer",
     "imaml",
     "maml",
     "meta_sgd",
     "multi_task",
     "promp",
     "psrl",
+    "random_potions",
     "reptile",
     "rl2",
     "task_known",

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from metajax.base import PyTree, Transition
 from metajax.scenes.charts import market, treatment
-from metajax.scenes.choices import bernoulli_posterior, instructed, moves
+from metajax.scenes.choices import bernoulli_posterior, chemistry, instructed, moves
 from metajax.scenes.rooms import lake, meeting, room
 from metajax.scenes.vehicles import cart_and_pole, crossing, pendulum, projected_cart_and_pole, road
 
@@ -31,6 +31,7 @@ SCENES: dict[str, Scene] = {
     "Instructions": instructed,
     "BernoulliBandit": bernoulli_posterior,
     "RepeatedGame": moves,
+    "Alchemy": chemistry,
     "Dosing": treatment,
     "MarketMaking": market,
 }

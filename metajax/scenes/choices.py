@@ -49,3 +49,26 @@ def moves(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
     axes.set(
         xlim=(-1, len(episode.reward)), ylim=(-1.9, 1.6), yticks=[1, 0, -1.1], yticklabels=["own", "other", "payoff"]
     )
+
+
+def chemistry(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
+    """Alchemy: the edges of the cube that there are, the stones at its vertices, the potions, and the reward so far.
+
+    The best vertex is up to the right; a stone that is gone and a potion that is empty are not shown.
+    """
+    vertices = np.arange(8)[:, None] >> np.arange(3) & 1
+    places = vertices @ np.array([[1.0, 0.0], [0.0, 1.0], [0.45, 0.35]])
+    for start, end in {(vertex, after) for row in task.effect for vertex, after in enumerate(row) if vertex < after}:
+        axes.plot(*places[[start, end]].T, color="0.6", zorder=1)
+    axes.plot(*places.T, "o", color="0.6", markersize=3)
+    axes.plot(*places[-1], "*", color="C8", markersize=16, zorder=2)
+    stones, potions = episode.percept.obs[last, :15].reshape(3, 5), episode.percept.obs[last, 15:].reshape(-1, 2)
+    for number, (*features, _, gone) in enumerate(stones):
+        if not gone:
+            place = places[np.abs(task.looks - features).sum(1).argmin()]
+            axes.plot(place[0] + 0.09 * (number - 1), place[1] + 0.09, "o", color=f"C{number}", markersize=8)
+    for number, (colour, empty) in enumerate(potions):
+        if not empty:
+            axes.plot(0.12 * number, -0.3, "s", color=f"C{3 + round(3 * (colour + 1))}", markersize=6)
+    axes.set(xlim=(-0.2, 1.65), ylim=(-0.5, 1.6), aspect="equal", xticks=[], yticks=[])
+    axes.set_xlabel(f"earned {episode.reward[: last + 1].sum():.0f}", fontsize=8)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from metajax.base import TaskDistribution
+from metajax.tasks.alchemy import alchemy
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.bodies import (
     ant_direction,
@@ -70,6 +71,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "market": market,
     "highway": highway,
     "intersection": intersection,
+    "alchemy": alchemy,
 }
 
 # Tasks of other suites, which an extra installs; they are imported when their tasks are asked for.
@@ -112,6 +114,7 @@ __all__ = [
     "SUITES",
     "TASKS",
     "acrobot",
+    "alchemy",
     "ant_direction",
     "ant_direction_2d",
     "ant_goal",
