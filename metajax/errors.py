@@ -31,6 +31,11 @@ class NonFiniteError(FloatingPointError):
     """Training produced NaN or infinity; the message names the meta-iteration and, where it is known, the task."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def check_count(name: str, value: Any, at_least: int = 1) -> None:
     """Raises ConfigError unless `value` is a whole number of at least `at_least`."""
     try:
