@@ -11,7 +11,7 @@ from suites import check_missing_extra, play_all
 from metajax import ConfigError, memory_policy, mlp
 from metajax.algorithms import maml, rl2, uniform
 from metajax.rollout import trial
-from metajax.tasks import SUITES, bin_pack, cvrp, job_shop, knapsack, tsp
+from metajax.tasks import TASKS, bin_pack, cvrp, job_shop, knapsack, tsp
 
 SMALL = {
     "tsp": partial(tsp, num_cities=5),
@@ -123,4 +123,4 @@ def test_wrong_arguments_of_problems_are_named(make, message):
 
 @pytest.mark.parametrize("problem", SMALL)
 def test_a_missing_jumanji_is_named(problem, monkeypatch):
-    check_missing_extra(monkeypatch, SUITES[problem], "jumanji", "envs")
+    check_missing_extra(monkeypatch, TASKS[problem], "jumanji", "envs")
