@@ -144,10 +144,12 @@ def tasks_table() -> Table:
 
 
 def _size(space: Any) -> str:
-    """A space in short: how many choices, or the axes of an array and its bounds if it has any."""
+    """A space in short: how many choices, or the axes of an array and its bounds if it has any; parts with a plus."""
+    if hasattr(space, "spaces"):
+        return " + ".join(_size(part) for part in space.spaces.values())
     if hasattr(space, "n"):
         return f"one of {space.n}"
-    axes, bounds = " x ".join(map(str, space.shape)), np.array([np.min(space.low), np.max(space.high)])
+    axes, bounds = " x ".join(map(str, space.shape)) or "1", np.array([np.min(space.low), np.max(space.high)])
     return f"{axes} in {bounds[0]:g} to {bounds[1]:g}" if (np.abs(bounds) < 1e6).all() else axes
 
 
