@@ -83,7 +83,8 @@ def test_an_adapter_is_measured_against_its_suite(name, monkeypatch):
     suite = adapters.SUITES[name]
     pytest.importorskip(suite.package)
     monkeypatch.setitem(adapters.SUITES, name, suite._replace(num_copies=2, num_steps=3))
-    measured = adapters.measure(name, rounds=2)
+    with jax.debug_key_reuse(False):  # both begin with the same keys
+        measured = adapters.measure(name, rounds=2)
     assert measured["least"] <= measured["ratio"] <= measured["greatest"]
     row = adapters.table({name: measured}).splitlines()[2]
     assert f"`{name}` | {measured['package']} | {measured['adapter']:,} | {measured['bare']:,} |" in row
