@@ -51,6 +51,7 @@ _LAZY = {
     "CheckpointError": "metajax.checkpoint",
     "load_params": "metajax.export",
     "load_policy": "metajax.meta_agent",
+    "to_gymnasium": "metajax.envs.gymnasium_env",
 }
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "rl2",
     "rollout",
     "score",
+    "to_gymnasium",
     "train",
     "trial",
     "trust_region",

@@ -26,7 +26,8 @@ class Environment(Protocol):
     """What is used of a gymnax 1.0 environment: the task (its traced `EnvParams`) is an argument of every function.
 
     One in which not every action is always allowed may have `action_mask(obs) -> allowed`, bools [..., A] for
-    observations [...], which the networks keep to.
+    observations [...], which the networks keep to. One that observes categories, which are kept as small integers, may
+    have `features(obs) -> features`, such as their one-hot code, which the networks read in place of the observation.
     """
 
     @property

@@ -23,7 +23,6 @@ from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import ALGORITHMS, Option
 from metajax.table import FORMATS, table
-from metajax.tasks import TASKS
 from metajax.train import debug
 
 _DEVICES = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
@@ -61,7 +60,7 @@ USAGE = """usage: metajax COMMAND
   report RUN                             one HTML file about a run
   bench [algorithm] [tasks] --option …   time a meta-iteration
   algorithms                             the algorithms and their outer loops
-  tasks                                  the task distributions, their splits and known returns
+  tasks                                  the task distributions: suites, spaces, parameters, splits and known returns
   doctor                                 versions, devices and a short check of speed
 
 `metajax train maml point --help` lists every option."""
@@ -242,7 +241,7 @@ def algorithms_command(arguments: Sequence[str]) -> None:
 def tasks_command(arguments: Sequence[str]) -> None:
     """Lists the task distributions."""
     _check_none(arguments)
-    Console().print(console.tasks_table(TASKS))
+    Console().print(console.tasks_table())
 
 
 def doctor_command(arguments: Sequence[str]) -> None:

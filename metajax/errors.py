@@ -35,6 +35,11 @@ class WorkerError(RuntimeError):
     """A process that runs simulators died, failed or does not answer; the message names it and what it was doing."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def check_count(name: str, value: Any, at_least: int = 1) -> None:
     """Raises ConfigError unless `value` is a whole number of at least `at_least`."""
     try:

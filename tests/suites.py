@@ -38,7 +38,7 @@ def _episode(env, key, task, actions):
         return state, (obs, reward, terminated, env.is_truncated(state, task))
 
     _, (obs, *rest) = jax.lax.scan(step, state, (jnp.arange(len(actions)), actions))
-    return _joined(first, obs), *rest
+    return jax.tree.map(_joined, first, obs), *rest
 
 
 def play_bare(reset, step, key, actions, show=lambda state: state):

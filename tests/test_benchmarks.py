@@ -2,6 +2,7 @@
 
 import json
 
+import adapters
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,3 +76,15 @@ def test_the_task_known_is_shown_the_goal_alone(navigation):
     assert jax.tree.map(jnp.shape, obs) == {"obs": (2,), "task": {"goal": (2,)}}
     with pytest.raises(ConfigError, match="unknown field 'gaol'; did you mean goal"):
         reveal(point(), fields=("gaol",))
+
+
+@pytest.mark.parametrize("name", ["tsp", "xland"])
+def test_an_adapter_is_measured_against_its_suite(name, monkeypatch):
+    suite = adapters.SUITES[name]
+    pytest.importorskip(suite.package)
+    monkeypatch.setitem(adapters.SUITES, name, suite._replace(num_copies=2, num_steps=3))
+    with jax.debug_key_reuse(False):  # both begin with the same keys
+        measured = adapters.measure(name, rounds=2)
+    assert measured["least"] <= measured["ratio"] <= measured["greatest"]
+    row = adapters.table({name: measured}).splitlines()[2]
+    assert f"`{name}` | {measured['package']} | {measured['adapter']:,} | {measured['bare']:,} |" in row

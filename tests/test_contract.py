@@ -1,17 +1,22 @@
 """What a broken environment gets: one message that names the field, before anything compiles."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import struct
+from gymnax.environments import spaces
 
 from metajax import ConfigError, TaskDistribution, check_env, check_tasks, compile_program
 from metajax.algorithms import maml, rl2
 from metajax.envs.bandit import Bandit
+from metajax.envs.jumanji_problems import PROBLEMS
 from metajax.envs.point import PointNavigation, PointState
 from metajax.errors import MissingExtraError
 from metajax.networks import memory_policy, mlp
-from metajax.tasks import TASKS, cartpole
+from metajax.tasks import OWN, TASKS, cartpole, point
 
 
 class Changed(PointNavigation):
@@ -99,6 +104,158 @@ def test_an_algorithm_for_other_tasks_is_named():
         compile_program(algorithm, cartpole(), num_tasks=2)
 
 
+class Counting(PointNavigation):
+    count = 0
+
+    def step_env(self, key, state, action, params):
+        self.count += 1
+        return super().step_env(key, state, action, params)
+
+
+class Remembering(PointNavigation):
+    def reset_env(self, key, params):
+        obs, state = super().reset_env(key, params)
+        self.seen = [obs]
+        return obs, state
+
+
+class Caching(PointNavigation):
+    origin = None
+
+    def reset_env(self, key, params):
+        if self.origin is None:
+            self.origin = np.zeros(2)
+        obs, state = super().reset_env(key, params)
+        return obs + self.origin, state
+
+
+class Surprising(PointNavigation):
+    """Its goal is drawn anew in every episode."""
+
+    def reset_env(self, key, params):
+        return jnp.zeros(2), PointState(position=jax.random.normal(key, (2,)), time=jnp.zeros((), int))
+
+    def step_env(self, key, state, action, params):
+        reward = -jnp.sum((state.position - action) ** 2)
+        return jnp.zeros(2), state.replace(time=state.time + 1), reward, jnp.zeros((), bool), {}
+
+
+class Rounding(PointNavigation):
+    def reset_env(self, key, params):
+        obs, state = super().reset_env(key, params)
+        return obs + jnp.zeros(int(params.action_scale)), state
+
+
+class Endless(PointNavigation):
+    def is_truncated(self, state, params):
+        return jnp.zeros((), bool)
+
+
+class Over(PointNavigation):
+    def is_truncated(self, state, params):
+        return state.time < params.max_steps_in_episode
+
+
+class Spaced(PointNavigation):
+    def __init__(self, space):
+        super().__init__()
+        self.space = space
+
+    def observation_space(self, params):
+        return self.space
+
+
+@jax.custom_batching.custom_vmap
+def mixed(reward):
+    return reward
+
+
+@mixed.def_vmap
+def mix(size, batched, reward):
+    return jnp.full(size, reward.sum()), True
+
+
+def on_the_host(reward):
+    return jax.pure_callback(lambda value: value, jax.ShapeDtypeStruct((), reward.dtype), reward)
+
+
+class Numbered(Spaced):
+    """It observes the time."""
+
+    def reset_env(self, key, params):
+        _, state = super().reset_env(key, params)
+        return state.time, state
+
+    def step_env(self, key, state, action, params):
+        _, state, *rest = super().step_env(key, state, action, params)
+        return state.time, state, *rest
+
+
+MISBEHAVING = {
+    r"changes self\.count; what changes belongs in the state": Counting(),
+    r"keeps self\.seen\[0\], which a call has computed, on itself": Remembering(),
+    r"reset_env cannot be traced: .*\(it depends on params\.action_scale\)": Rounding(),
+    r"step_env gives the reward .* and .*; draw it from the key": Changed(
+        lambda o, s, r, d, i: (o, s, r + np.random.default_rng().random(), d, i)
+    ),
+    r"alone and under jax\.vmap step_env gives the reward": Changed(lambda o, s, r, d, i: (o, s, mixed(r), d, i)),
+    r"cannot be compiled, or run under jax\.vmap: .*vmap_method": Changed(
+        lambda o, s, r, d, i: (o, s, on_the_host(r), d, i)
+    ),
+    r"nothing of \.action_scale, .* in the task changes what .* return": Surprising(),
+    r"the reward of step_env is -inf, not finite": Changed(lambda o, s, r, d, i: (o, s, r / 0, d, i)),
+    r"the observation of step_env is nan, not finite": Changed(lambda o, s, r, d, i: (o / 0 * 0, s, r, d, i)),
+    r"the observation of step_env is -?0\..*, but observation_space says Box\(low=-0\.02": Spaced(
+        spaces.Box(-0.02, 0.02, (2,))
+    ),
+    r"the observation of step_env is 5, but observation_space says Discrete\(5": Numbered(spaces.Discrete(5)),
+    r"is_truncated is false after 8 steps with max_steps_in_episode=8; step_env must count": Endless(),
+    r"is_truncated holds for the state of reset_env": Over(),
+}
+
+
+@pytest.mark.parametrize("message", MISBEHAVING)
+def test_what_an_environment_does_wrong_is_named(message):
+    with pytest.raises(ConfigError, match=message):
+        check_env(MISBEHAVING[message], MISBEHAVING[message].default_params.replace(start_range=0.01))
+
+
+def test_what_is_filled_once_is_no_fault():
+    check_env(Caching())
+
+
+def test_tasks_that_do_not_differ_are_named():
+    """The radius is that of sparse rewards, and rewards are distances."""
+
+    def sample(key):
+        return point().env.default_params.replace(reward_radius=jax.random.uniform(key))
+
+    tasks = TaskDistribution(PointNavigation(), sample)
+    check_tasks(tasks)
+    with pytest.raises(ConfigError, match=r"nothing of \.reward_radius in the task changes what reset_env"):
+        check_tasks(tasks, play=True)
+    check_tasks(tasks._replace(env=PointNavigation("sparse")), play=True)
+
+
+def test_a_parameter_that_is_not_traced_is_named():
+    @struct.dataclass
+    class Static:
+        goal: float = struct.field(pytree_node=False, default=0.0)
+
+    with pytest.raises(ConfigError, match="reset_env cannot be traced"):
+        check_tasks(TaskDistribution(PointNavigation(), lambda key: Static(goal=jax.random.uniform(key)), horizon=5))
+
+
+# Of other suites one family for each environment, in the physics that compile fastest.
+PLAYED = OWN | {name: TASKS[name] for name in ("xland", "four-rooms", "craftax-classic", *PROBLEMS)}
+PLAYED |= {name: partial(TASKS[name], backend="spring") for name in ("half-cheetah-direction", "walker-physics")}
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_every_environment_plays_as_it_has_to(name):
+    check_tasks(made(PLAYED[name]), play=True)
+
+
 @struct.dataclass
 class Other:
     mass: float = 1.0
@@ -112,11 +269,15 @@ def test_tasks_of_another_environment_are_named():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_registered_environment_keeps_the_contract(name):
+    check_tasks(made(TASKS[name]))
+
+
+def made(factory):
+    """The tasks; the test is skipped if their extra is missing."""
     try:
-        tasks = TASKS[name]()
+        return factory()
     except MissingExtraError as error:
         pytest.skip(str(error))
-    check_tasks(tasks)
 
 
 def test_a_network_for_another_environment_is_named():

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.utils import env_checker
 from simulators import Corridor, Dying, Failing, PointOnHost, Stuck, set_goal, set_length
 
-from metajax import MetaAgent, TaskDistribution, host
+from metajax import MetaAgent, TaskDistribution, check_env, check_tasks, host
 from metajax.algorithms import es_maml, maml, rl2, uniform
 from metajax.cli import main
 from metajax.envs.host import HostEnvironment
@@ -188,6 +189,13 @@ def test_more_episodes_than_copies_are_refused(corridor_env):
     agent = MetaAgent("maml", TaskDistribution(corridor_env, lambda key: jnp.array(3), horizon=4), num_episodes=7)
     with pytest.raises(ConfigError, match="max_copies=6 must be at least the 7 episodes of a task"):
         agent.learn(1)
+
+
+def test_a_simulator_is_checked_by_gymnasium(point_env):
+    check_tasks(goals(point_env, horizon=5))
+    with pytest.raises(ConfigError, match=r"PointOnHost is simulated on the host; gymnasium\.utils\.env_checker"):
+        check_env(point_env)
+    env_checker.check_env(PointOnHost(), skip_render_check=True)
 
 
 def test_a_compiled_run_of_a_simulator_is_no_number(point_env):

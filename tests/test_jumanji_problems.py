@@ -11,7 +11,7 @@ from suites import check_missing_extra, play_all
 from metajax import ConfigError, memory_policy, mlp
 from metajax.algorithms import maml, rl2, uniform
 from metajax.rollout import trial
-from metajax.tasks import SUITES, bin_pack, cvrp, job_shop, knapsack, tsp
+from metajax.tasks import TASKS, bin_pack, cvrp, job_shop, knapsack, tsp
 
 SMALL = {
     "tsp": partial(tsp, num_cities=5),
@@ -60,13 +60,14 @@ def test_a_problem_goes_as_in_jumanji(problem):
         np.testing.assert_allclose(earned[number, :length], steps.reward[1:], rtol=1e-6)
         np.testing.assert_array_equal(terminated[number, :length], np.arange(length) == length - 1)
         np.testing.assert_array_equal(truncated[number], np.arange(tasks.num_steps) == tasks.num_steps - 1)
-        leaves = [np.asarray(leaf, float).reshape(length + 1, -1) for leaf in jax.tree.leaves(steps.observation)[:-1]]
-        shown = np.concatenate(leaves, axis=1)
-        np.testing.assert_allclose(seen[number, : length + 1, : shown.shape[1]], shown, rtol=1e-6)
+        for path, shown in jax.tree.leaves_with_path(steps.observation._replace(action_mask=None)):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            np.testing.assert_allclose(seen[name][number, : length + 1], shown, rtol=1e-6)
         own = steps.observation.action_mask
         mask = own[:, 0, :, None] & own[:, 1, None, :] if problem == "job-shop" else own
-        np.testing.assert_array_equal(env.action_mask(seen[number, : length + 1]), mask.reshape(length + 1, -1))
-    assert len({episode.tobytes() for episode in np.asarray(seen)[:, 0]}) == 4
+        np.testing.assert_array_equal(env.action_mask(seen)[number, : length + 1], mask.reshape(length + 1, -1))
+    first = np.concatenate([leaf[:, 0].reshape(4, -1).astype(float) for leaf in jax.tree.leaves(seen)], axis=1)
+    assert len({obs.tobytes() for obs in first}) == 4
 
 
 def test_policies_keep_to_what_is_allowed():
@@ -123,4 +124,4 @@ def test_wrong_arguments_of_problems_are_named(make, message):
 
 @pytest.mark.parametrize("problem", SMALL)
 def test_a_missing_jumanji_is_named(problem, monkeypatch):
-    check_missing_extra(monkeypatch, SUITES[problem], "jumanji", "envs")
+    check_missing_extra(monkeypatch, TASKS[problem], "jumanji", "envs")

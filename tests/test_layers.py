@@ -74,12 +74,16 @@ def test_only_rollout_steps_an_environment():
 
 
 def test_the_library_proper_neither_compiles_nor_prints():
-    """Compiling is the caller's to do: the driver and what is above it jit, and only the command line prints."""
+    """Compiling is the caller's to do: the driver and what is above it jit, and only the command line prints.
+
+    Gymnasium's loop is a caller too.
+    """
     for path in FILES:
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert "print" not in names or part_of(path) == "cli"
-        assert "jit" not in attributes or part_of(path) in ("host", "train", "meta_agent", "sweep", "doctor"), path
+        drives = part_of(path) in ("host", "train", "meta_agent", "sweep", "doctor") or path.stem == "gymnasium_env"
+        assert "jit" not in attributes or drives, path
 
 
 def test_no_module_is_a_drawer_or_shadows_the_standard_library():

@@ -476,6 +476,24 @@ def test_actions_that_are_not_allowed_are_not_taken(revealed):
         assert set(np.unique(played)) == {0, 2}
 
 
+class Numbered(Bandit):
+    """A bandit whose observation is one of seven categories."""
+
+    def features(self, obs):
+        return jax.nn.one_hot(obs.astype(int), 7)
+
+
+@pytest.mark.parametrize("revealed", [False, True])
+def test_networks_read_the_features_of_an_observation(revealed):
+    tasks = bandit(num_arms=3)._replace(env=Numbered(3))
+    tasks, more = (reveal(tasks, fields=("means",)), 3) if revealed else (tasks, 0)
+    feed_forward, remembering = mlp(tasks.env), memory_policy(tasks.env, width=4, memory="s5", show=("reward",))
+    params = (jax.eval_shape(network.init, jax.random.key(0)) for network in (feed_forward, remembering))
+    first, second = ({leaf.shape[0] for leaf in jax.tree.leaves(one) if leaf.ndim == 2} for one in params)
+    assert 7 + more in first
+    assert 7 + more + 1 in second
+
+
 def test_a_revealed_task_is_in_the_observation_and_nothing_else_changes():
     tasks = bandit(num_arms=3)
     shown, key = reveal(tasks), jax.random.key(0)

@@ -1,42 +1,78 @@
 """What an environment must keep to; checked before anything compiles, so that a fault names its field."""
 
+import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax.base import Environment, PyTree, TaskDistribution
-from metajax.errors import ConfigError, check_count
+from metajax.envs.playing import LIMIT, check_no_tracer, check_play
+from metajax.errors import ConfigError, check_count, first_line
 
 _NEEDED = ("name", "default_params", "reset_env", "step_env", "is_truncated", "action_space", "observation_space")
 
 
-def check_tasks(tasks: TaskDistribution) -> None:
-    """Raises ConfigError unless the environment of `tasks` keeps the contract in a task of either split."""
+def check_tasks(tasks: TaskDistribution, *, play: bool = False) -> None:
+    """Raises ConfigError unless the environment of `tasks` keeps the contract in a task of either split.
+
+    Shapes and dtypes are traced, in a moment; every training does it. With `play` a few steps are run as well, as
+    `check_env` does, and what `sample` draws must make a difference.
+
+    >>> from metajax.tasks import point
+    >>> check_tasks(point(), play=True)
+    """
     if not isinstance(tasks, TaskDistribution):
         raise ConfigError(f"tasks must be a TaskDistribution, or a name where one is asked for, not {tasks!r}")
     if tasks.horizon is not None:
         check_count("horizon", tasks.horizon)
-    elif not hasattr(tasks.env.default_params, "max_steps_in_episode"):
-        raise ConfigError(f"{tasks.env.name} sets no max_steps_in_episode; give TaskDistribution(horizon=…)")
+    elif not hasattr(tasks.env.default_params, LIMIT):
+        raise ConfigError(f"{tasks.env.name} sets no {LIMIT}; give TaskDistribution(horizon=…)")
     for split, sample in (("sample", tasks.sample), ("held_out", tasks.held_out)):
-        if sample is not None:
-            check_env(tasks.env, traced(f"{split}(key)", sample, jax.random.key(0)))
+        if sample is None:
+            continue
+        _check_shapes(tasks.env, traced(f"{split}(key)", sample, jax.random.key(0)))
+        if play:
+            drawn = jax.lax.map(sample, jax.random.split(jax.random.key(0), 8))
+            names = [name for name, leaf in _named(drawn) if np.unique(np.asarray(leaf), axis=0).shape[0] > 1]
+            check_play(tasks.env, jax.tree.map(lambda leaf: leaf[:3], drawn), names or _without_limit(drawn))
 
 
 def check_env(env: Environment, task: PyTree | None = None) -> None:
-    """Raises ConfigError, naming the field, unless `env` keeps to the gymnax 1.0 protocol in `task`.
+    """Raises ConfigError, naming the field and the fix, unless `env` keeps to the gymnax 1.0 protocol in `task`.
 
     The observation, the state, the reward and the end must come out of `step_env` as they went in: same structure,
-    shapes and dtypes. Nothing is run; `task` may be shapes only, and is the environment's default when it is not
-    given.
+    shapes and dtypes. Then a few steps are run: it must be a pure function of its arguments that can be vmapped, depend
+    on the task, keep nothing on itself, and give finite numbers inside its spaces; `is_truncated` must hold after
+    max_steps_in_episode. It takes as long as compiling the environment three times. `task` is the environment's default
+    when it is not given.
+
+    >>> from metajax.tasks import point
+    >>> check_env(point().env)
     """
+    _check_shapes(env, env.default_params if task is None and hasattr(env, "default_params") else task)
+    task = env.default_params if task is None else task
+    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, *jnp.shape(leaf))), task)
+    check_play(env, copies, _without_limit(task))
+
+
+def _named(task: PyTree) -> list[tuple[str, PyTree]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(task)]
+
+
+def _without_limit(task: PyTree) -> list[str]:
+    """The names of a task's leaves but for the time limit."""
+    return [name for name, _ in _named(task) if name != f".{LIMIT}"]
+
+
+def _check_shapes(env: Environment, task: PyTree) -> None:
+    """Raises ConfigError unless `env` has all that is needed, of the right shapes; `task` may be shapes only."""
     for attribute in _NEEDED:
         if not hasattr(env, attribute):
             raise ConfigError(
                 f"{type(env).__name__} has no {attribute}; an environment needs {', '.join(_NEEDED)}, as in gymnax 1.0"
             )
-    task = env.default_params if task is None else task
     key = jax.eval_shape(lambda: jax.random.key(0))
     reset = traced("reset_env", env.reset_env, key, task)
     _check_count(env, "reset_env", reset, ("observation", "state"))
@@ -59,6 +95,7 @@ def check_env(env: Environment, task: PyTree | None = None) -> None:
         whole = traced("step", env.step, key, state, action, task)
         names = ("observation", "state", "reward", "terminated", "truncated", "info")
         _check_count(env, "step", whole, names)
+    check_no_tracer(env)
 
 
 def traced(name: str, function: Callable, *arguments: PyTree) -> PyTree:
@@ -66,10 +103,11 @@ def traced(name: str, function: Callable, *arguments: PyTree) -> PyTree:
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = re.search(r"depends on the values? of the arguments? ([^\n]+)\.\n", str(error))
+        which = f" (it depends on {cause[1]})" if cause else ""
         raise ConfigError(
-            f"{name} cannot be traced: {reason}; it must be a pure function of arrays, its state a pytree of arrays "
-            "(no Python numbers that change, no Python `if` on an array)"
+            f"{name} cannot be traced: {first_line(error)}{which}; it must be a pure function of arrays, "
+            "its state a pytree of arrays (no Python numbers that change, no Python `if` on an array)"
         ) from error
 
 

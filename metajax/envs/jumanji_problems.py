@@ -51,9 +51,9 @@ class Problem(environment.Environment[ProblemState, ProblemParams]):
 
     `sizes` are those of its generator, `shown` those of the environment itself.
 
-    Observed is all that Jumanji shows, in one vector, and last in it which actions are allowed. Any other one is a
-    mistake, which costs what Jumanji says and ends the episode, as does a solution. Where an action has several parts,
-    their combinations are numbered, the last part running fastest.
+    Observed is all that Jumanji shows, by name, with the actions [A] that are allowed as `action_mask`. Any other one
+    is a mistake, which costs what Jumanji says and ends the episode, as does a solution. Where an action has several
+    parts, their combinations are numbered, the last part running fastest.
     """
 
     def __init__(self, problem: str, *, shown: Mapping[str, int] = MappingProxyType({}), **sizes: int | float):
@@ -80,7 +80,7 @@ class Problem(environment.Environment[ProblemState, ProblemParams]):
         raw = jax.random.key_data(key)  # some generators use a key twice, which JAX does not check of a raw one
         return self.jumanji.generator(raw).replace(key=None)
 
-    def reset_env(self, key: Array, params: ProblemParams) -> tuple[Array, ProblemState]:
+    def reset_env(self, key: Array, params: ProblemParams) -> tuple[PyTree, ProblemState]:
         del key
         on_instance = copy.copy(self.jumanji)
         on_instance.generator = lambda key: params.start.replace(key=None)  # a copy, which Jumanji may write to
@@ -95,9 +95,9 @@ class Problem(environment.Environment[ProblemState, ProblemParams]):
         state = ProblemState(progress=self._without(after), time=state.time + 1)
         return self._observe(shown), state, shown.reward, shown.discount == 0, {}
 
-    def action_mask(self, obs: Array) -> Array:
+    def action_mask(self, obs: dict[str, Array]) -> Array:
         """Which actions [A] are allowed, according to an observation."""
-        return obs[..., -self.num_actions :] > 0
+        return obs["action_mask"]
 
     @property
     def _instance(self) -> tuple[str, ...]:
@@ -106,12 +106,12 @@ class Problem(environment.Environment[ProblemState, ProblemParams]):
     def _without(self, state: PyTree) -> PyTree:
         return state.replace(**dict.fromkeys(self._instance))
 
-    def _observe(self, shown: Any) -> Array:
-        rest = jax.tree.leaves(shown.observation._replace(action_mask=None))
+    def _observe(self, shown: Any) -> dict[str, Array]:
         mask = shown.observation.action_mask
         if self.problem == "job-shop":  # a row for each machine
             mask = jnp.all(jnp.stack(jnp.meshgrid(*mask, indexing="ij")), axis=0)
-        return jnp.concatenate([jnp.ravel(leaf).astype(float) for leaf in (*rest, mask)])
+        leaves = jax.tree.leaves_with_path(shown.observation._replace(action_mask=jnp.ravel(mask)))
+        return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
     @property
     def num_actions(self) -> int:
@@ -120,6 +120,6 @@ class Problem(environment.Environment[ProblemState, ProblemParams]):
     def action_space(self, params: ProblemParams | None = None) -> spaces.Discrete:
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: ProblemParams) -> spaces.Box:
+    def observation_space(self, params: ProblemParams) -> spaces.Dict:
         obs, _ = jax.eval_shape(self.reset_env, jax.random.key(0), self.default_params)
-        return spaces.Box(-jnp.inf, jnp.inf, obs.shape)
+        return spaces.Dict({name: spaces.Box(-jnp.inf, jnp.inf, leaf.shape) for name, leaf in obs.items()})

@@ -6,6 +6,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree
+from metajax.envs.xland import one_hot
 from metajax.errors import check_choice
 from metajax.extras import load
 
@@ -30,7 +31,7 @@ class Room(environment.Environment[RoomState, RoomParams]):
     """A room of NAVIX, the same in every episode of a task: walls, doors, keys, goal and start are where they were.
 
     Reaching the goal pays 1 and ends the episode; what else ends it pays as NAVIX says. Observed are the cells before
-    the agent, or those of the "whole" room: kind (11), colour (6) and state (4), one-hot.
+    the agent, or those of the "whole" room: kind (11), colour (6) and state (4); networks read them one-hot.
     """
 
     def __init__(self, room: str = "FourRooms", view: str = "first-person"):
@@ -57,14 +58,14 @@ class Room(environment.Environment[RoomState, RoomParams]):
     def reset_env(self, key: Array, params: RoomParams) -> tuple[Array, RoomState]:
         del key
         first = self.navix.reset(params.layout, self._pictures)
-        return _one_hot(first.observation), RoomState(room=_stripped(first.state), time=jnp.zeros((), int))
+        return first.observation.astype(jnp.uint8), RoomState(room=_stripped(first.state), time=jnp.zeros((), int))
 
     def step_env(self, key: Array, state: RoomState, action: Array, params: RoomParams) -> tuple:
         room = state.room.replace(cache=self._pictures, key=jax.random.key_data(key))
         before = self._timestep(state=room, t=state.time, observation=None, action=None, reward=None, step_type=None)
         after = self.navix._step(before, action)  # its `step` begins anew after an end
         state = RoomState(room=_stripped(after.state), time=state.time + 1)
-        return _one_hot(after.observation), state, after.reward, after.is_termination(), {}
+        return after.observation.astype(jnp.uint8), state, after.reward, after.is_termination(), {}
 
     @property
     def num_actions(self) -> int:
@@ -74,16 +75,14 @@ class Room(environment.Environment[RoomState, RoomParams]):
         return spaces.Discrete(self.num_actions)
 
     def observation_space(self, params: RoomParams) -> spaces.Box:
-        return spaces.Box(0.0, 1.0, (*self.navix.observation_space.shape[:2], sum(_SIZES)))
+        return spaces.Box(0, 255, self.navix.observation_space.shape, jnp.uint8)
+
+    def features(self, obs: Array) -> Array:
+        """Kinds, colours and states one-hot, [..., 21] for observations [..., 3]."""
+        return one_hot(obs, _SIZES)
 
 
 _SIZES = (11, 6, 4)
-
-
-def _one_hot(cells: Array) -> Array:
-    """Kind, colour and state of cells, one-hot, as bools, which are kept in a quarter of the memory."""
-    parts = [jax.nn.one_hot(cells[..., part], size, dtype=bool) for part, size in enumerate(_SIZES)]
-    return jnp.concatenate(parts, axis=-1)
 
 
 def _stripped(state: PyTree) -> PyTree:

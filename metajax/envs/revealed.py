@@ -51,6 +51,11 @@ class Revealed(NamedTuple):
         mask = getattr(self.env, "action_mask", None)
         return None if mask is None else mask(obs["obs"])
 
+    def features(self, obs: dict[str, PyTree]) -> dict[str, PyTree]:
+        """What networks read, with the environment underneath saying what of its own."""
+        read = getattr(self.env, "features", lambda own: own)
+        return obs | {"obs": read(obs["obs"])}
+
     def _observe(self, obs: PyTree, params: PyTree) -> dict[str, PyTree]:
         shown = params if self.fields is None else {name: getattr(params, name) for name in self.fields}
         return {"obs": obs, "task": jax.tree.map(jnp.asarray, shown)}

@@ -1,5 +1,6 @@
 """Worlds of XLand-MiniGrid (Nikulin et al. 2023, arXiv:2312.12044), whose goal and rules are the task."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,7 +48,8 @@ class XLand(environment.Environment[XLandState, XLandParams]):
     """Objects lie about in rooms; rules, which are not observed, make others of them, and the goal ends the episode.
 
     Reaching it pays 1 - 0.9 t / max_steps_in_episode at step t. Where things lie is drawn for every episode. Observed
-    are the view_size x view_size cells before the agent, the kind of tile (13) and its colour (12) one-hot.
+    are the view_size x view_size cells before the agent, the kind of tile (13) and its colour (12); networks read them
+    one-hot.
     """
 
     def __init__(self, world: str = "R1-9x9", view_size: int = 5):
@@ -70,7 +72,7 @@ class XLand(environment.Environment[XLandState, XLandParams]):
 
     def reset_env(self, key: Array, params: XLandParams) -> tuple[Array, XLandState]:
         first = self.xland.reset(self._with(params), key)
-        return _one_hot(first.observation), XLandState(world=_stripped(first.state), time=jnp.zeros((), int))
+        return first.observation, XLandState(world=_stripped(first.state), time=jnp.zeros((), int))
 
     def step_env(self, key: Array, state: XLandState, action: Array, params: XLandParams) -> tuple:
         del key
@@ -79,7 +81,7 @@ class XLand(environment.Environment[XLandState, XLandParams]):
         before = self._types.TimeStep(state=world, step_type=None, reward=None, discount=None, observation=None)
         after = self.xland.step(self._with(params), before, action)
         state = XLandState(world=_stripped(after.state), time=state.time + 1)
-        return _one_hot(after.observation), state, after.reward, after.discount == 0, {}
+        return after.observation, state, after.reward, after.discount == 0, {}
 
     def _with(self, params: XLandParams) -> Any:
         """XLand's own parameters in a task."""
@@ -93,21 +95,19 @@ class XLand(environment.Environment[XLandState, XLandParams]):
         return spaces.Discrete(self.num_actions)
 
     def observation_space(self, params: XLandParams) -> spaces.Box:
-        return spaces.Box(0.0, 1.0, (self.view_size, self.view_size, _NUM_KINDS + _NUM_COLOURS))
+        return spaces.Box(0, 255, (self.view_size, self.view_size, 2), jnp.uint8)
+
+    def features(self, obs: Array) -> Array:
+        """Kinds and colours one-hot, [..., 25] for observations [..., 2]."""
+        return one_hot(obs, (_NUM_KINDS, _NUM_COLOURS))
 
 
 _NUM_KINDS, _NUM_COLOURS = 13, 12
 
 
-def _one_hot(cells: Array) -> Array:
-    """Kind and colour of cells, one-hot, as bools, which are kept in a quarter of the memory."""
-    return jnp.concatenate(
-        [
-            jax.nn.one_hot(cells[..., 0], _NUM_KINDS, dtype=bool),
-            jax.nn.one_hot(cells[..., 1], _NUM_COLOURS, dtype=bool),
-        ],
-        axis=-1,
-    )
+def one_hot(cells: Array, sizes: Sequence[int]) -> Array:
+    """Categories [..., P], of which there are so many each, one-hot in a row [..., sum of the sizes]."""
+    return jnp.concatenate([jax.nn.one_hot(cells[..., part], size) for part, size in enumerate(sizes)], axis=-1)
 
 
 def _stripped(state: PyTree) -> PyTree:

@@ -47,6 +47,11 @@ def masking(env: Environment) -> Callable[[PyTree], Array | None]:
     return getattr(env, "action_mask", lambda obs: None)
 
 
+def reading(env: Environment) -> Callable[[PyTree], PyTree]:
+    """`read(obs)`: what a network reads of an observation of `env`, its `features` if it has any."""
+    return getattr(env, "features", lambda obs: obs)
+
+
 def check_head(env: Environment, head: str, init_std: float) -> None:
     """Raises ConfigError unless `env`'s actions are a discrete set or a box of one axis, and the options are known."""
     space = env.action_space(env.default_params)

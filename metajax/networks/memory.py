@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks.attention import Attention, LinearAttention
-from metajax.networks.heads import Head, check_head, flat_obs, masking
+from metajax.networks.heads import Head, check_head, flat_obs, masking, reading
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
 from metajax.rollout import first_percept, is_continuous
@@ -92,6 +92,7 @@ class _Policy(nn.Module):
     head: str
     init_std: float
     mask: Callable[[PyTree], Array | None]
+    read: Callable[[PyTree], PyTree]
 
     def setup(self) -> None:
         self.blocks = isinstance(self.layers[0], Block)
@@ -130,7 +131,7 @@ class _Policy(nn.Module):
             "start": percept.start[None],
             "time": percept.time[None] / 100,
         }
-        return jnp.concatenate([flat_obs(percept.obs), *(shown[name] for name in self.show)])
+        return jnp.concatenate([flat_obs(self.read(percept.obs)), *(shown[name] for name in self.show)])
 
     def reset(self, percept: Percept) -> Array:
         if self.memory_reset == "episode":
@@ -193,7 +194,7 @@ def memory_policy(
     _check_width(memory, width, heads)
     stack = tuple(MEMORIES[memory](width, context=context, heads=heads) for _ in range(layers))
     space = env.action_space(env.default_params)
-    module = _Policy(space, stack, width, tuple(show), memory_reset, head, init_std, masking(env))
+    module = _Policy(space, stack, width, tuple(show), memory_reset, head, init_std, masking(env), reading(env))
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 
     def start() -> tuple:

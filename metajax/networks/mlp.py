@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count, check_flag
-from metajax.networks.heads import ACTIVATIONS, Head, check_head, flat_obs, masking
+from metajax.networks.heads import ACTIVATIONS, Head, check_head, flat_obs, masking, reading
 from metajax.rollout import first_percept
 
 _xavier = nn.initializers.xavier_uniform()
@@ -23,6 +23,7 @@ class _MLP(nn.Module):
     value: bool
     context_size: int
     mask: Callable[[PyTree], Array | None]
+    read: Callable[[PyTree], PyTree]
 
     def trunk(self, features: Array, name: str) -> Array:
         for layer, width in enumerate(self.hidden):
@@ -33,7 +34,7 @@ class _MLP(nn.Module):
 
     @nn.compact
     def __call__(self, obs: PyTree) -> Decision:
-        features = flat_obs(obs)
+        features = flat_obs(self.read(obs))
         if self.context_size:
             context = self.param("context", nn.initializers.zeros, (self.context_size,))
             features = jnp.concatenate([features, context])
@@ -79,7 +80,7 @@ def mlp(
     check_choice("activation", activation, ACTIVATIONS)
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
-    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size, masking(env))
+    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size, masking(env), reading(env))
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from metajax.base import TaskDistribution
 from metajax.tasks.alchemy import alchemy
@@ -74,45 +75,72 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "alchemy": alchemy,
 }
 
-# Tasks of other suites, which an extra installs; they are imported when their tasks are asked for.
-SUITES: dict[str, Callable[..., TaskDistribution]] = {
-    "half-cheetah-direction": half_cheetah_direction,
-    "half-cheetah-velocity": half_cheetah_velocity,
-    "ant-direction": ant_direction,
-    "ant-direction-2d": ant_direction_2d,
-    "ant-goal": ant_goal,
-    "walker-physics": walker_physics,
-    "hopper-physics": hopper_physics,
-    "humanoid-direction": humanoid_direction,
-    "xland": xland,
-    "xland-small": partial(xland, rulesets="small"),
-    "xland-medium": partial(xland, rulesets="medium", world="R1-13x13"),
-    "xland-high": partial(xland, rulesets="high", world="R1-13x13"),
-    "tsp": tsp,
-    "cvrp": cvrp,
-    "knapsack": knapsack,
-    "bin-pack": bin_pack,
-    "job-shop": job_shop,
-    "four-rooms": rooms,
-    "door-key": partial(rooms, room="DoorKey-Random-8x8"),
-    "lava-gap": partial(rooms, room="LavaGapS7"),
-    "crossing": partial(rooms, room="SimpleCrossingS9N3"),
-    "craftax-classic": craftax,
-    "craftax": partial(craftax, version="full"),
-    "ml1-reach": meta_world,
-    "ml1-push": partial(meta_world, skill="push-v3"),
-    "ml1-pick-place": partial(meta_world, skill="pick-place-v3"),
-    "ml10": partial(meta_world, benchmark="ML10"),
-    "ml25": partial(meta_world, benchmark="ML25"),
-    "ml45": partial(meta_world, benchmark="ML45"),
+
+class Suite(NamedTuple):
+    """Tasks of another package, which an extra installs; it is imported when one of them is asked for."""
+
+    extra: str
+    tasks: dict[str, Callable[..., TaskDistribution]]
+    slow: bool = False  # to make, so that a list of all tasks leaves them out
+
+
+SUITES = {
+    "Brax": Suite(
+        "physics",
+        {
+            "half-cheetah-direction": half_cheetah_direction,
+            "half-cheetah-velocity": half_cheetah_velocity,
+            "ant-direction": ant_direction,
+            "ant-direction-2d": ant_direction_2d,
+            "ant-goal": ant_goal,
+            "walker-physics": walker_physics,
+            "hopper-physics": hopper_physics,
+            "humanoid-direction": humanoid_direction,
+        },
+    ),
+    "XLand-MiniGrid": Suite(
+        "envs",
+        {
+            "xland": xland,
+            "xland-small": partial(xland, rulesets="small"),
+            "xland-medium": partial(xland, rulesets="medium", world="R1-13x13"),
+            "xland-high": partial(xland, rulesets="high", world="R1-13x13"),
+        },
+    ),
+    "Jumanji": Suite(
+        "envs", {"tsp": tsp, "cvrp": cvrp, "knapsack": knapsack, "bin-pack": bin_pack, "job-shop": job_shop}
+    ),
+    "NAVIX": Suite(
+        "envs",
+        {
+            "four-rooms": rooms,
+            "door-key": partial(rooms, room="DoorKey-Random-8x8"),
+            "lava-gap": partial(rooms, room="LavaGapS7"),
+            "crossing": partial(rooms, room="SimpleCrossingS9N3"),
+        },
+    ),
+    "Craftax": Suite("envs", {"craftax-classic": craftax, "craftax": partial(craftax, version="full")}),
+    "Meta-World": Suite(
+        "metaworld",
+        {
+            "ml1-reach": meta_world,
+            "ml1-push": partial(meta_world, skill="push-v3"),
+            "ml1-pick-place": partial(meta_world, skill="pick-place-v3"),
+            "ml10": partial(meta_world, benchmark="ML10"),
+            "ml25": partial(meta_world, benchmark="ML25"),
+            "ml45": partial(meta_world, benchmark="ML45"),
+        },
+        slow=True,
+    ),
 }
 
-TASKS = OWN | SUITES
+TASKS = OWN | {name: factory for suite in SUITES.values() for name, factory in suite.tasks.items()}
 
 __all__ = [
     "OWN",
     "SUITES",
     "TASKS",
+    "Suite",
     "acrobot",
     "alchemy",
     "ant_direction",
