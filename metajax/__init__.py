@@ -35,7 +35,8 @@ from metajax.base import (
 from metajax.baselines import advantages, learned_baseline, linear_baseline
 from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.envs.contract import check_env, check_tasks
-from metajax.errors import ConfigError, NonFiniteError, ShapeError
+from metajax.envs.host import HostEnvironment
+from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
 from metajax.evaluate import Evaluation, Protocol, Score, evaluate, interval, score
 from metajax.networks import memory_policy, mlp
 from metajax.outer import Batch, Outer, policy_gradient, ppo, trust_region
@@ -66,6 +67,7 @@ __all__ = [
     "Distribution",
     "Environment",
     "Evaluation",
+    "HostEnvironment",
     "Learner",
     "MetaAgent",
     "Network",
@@ -81,6 +83,7 @@ __all__ = [
     "TanhNormal",
     "TaskDistribution",
     "Transition",
+    "WorkerError",
     "advantages",
     "anil",
     "cavia",
