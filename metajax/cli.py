@@ -267,6 +267,7 @@ COMMANDS = {
 def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, Any], *, new: bool) -> None:
     """Trains and evaluates agents, together where there are several, each in its folder."""
     screen, agents = console.new(), list(members.values())
+    agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])  # a wrong one is told before training
     with ExitStack() as stack:
         for folder, agent in members.items():
             stack.enter_context(runs.writing(folder, new=new))

@@ -43,9 +43,7 @@ class _Player(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _player(agent: Agent, env: HostEnvironment, num_copies: int) -> _Player:
-    space = env.action_space()
-
+def _player(agent: Agent, space: PyTree, num_copies: int) -> _Player:
     def begin(key: Array, params: PyTree) -> tuple[PyTree, PyTree, Array]:
         key_begin, key_stages = jax.random.split(key)
         knowledge = agent.begin(key_begin, params)
@@ -101,7 +99,7 @@ def _stages(
 ) -> Iterator[Trial]:
     """The stages of trials in `tasks` [N] by parameters [N], each without the axis K."""
     num_stages, num_copies, num_steps = (sizes[name] for name in ("num_stages", "num_copies", "num_steps"))
-    play, num_tasks = _player(agent, env, num_copies), leading_axis(tasks)
+    play, num_tasks = _player(agent, env.action_space(), num_copies), leading_axis(tasks)
     knowledge, memory, key_stages = play.begin(keys, params)
     one = jax.tree.map(lambda leaf: leaf[0], tasks)
     percept = first_percept(env, one, num_copies)
@@ -219,7 +217,7 @@ def _sampled_and_greedy(
         again = _stages(keys[:, 1], agent, params, env, tasks, sizes, greedy=True)
         yield from zip(sampled, (stage.experience for stage in again), strict=True)
         return
-    play = _player(agent, env, sizes["num_copies"])
+    play = _player(agent, env.action_space(), sizes["num_copies"])
     key_greedy = jax.vmap(lambda key: jax.random.split(key, sizes["num_stages"]))(keys[:, 1])
     for number, stage in enumerate(stages):
         key_steps, seeds = play.start(key_greedy[:, number])

@@ -94,7 +94,7 @@ class AdaptedAgent:
         """The action, in the environment's units, at the observation `obs`; the first call starts an episode.
 
         Args:
-            obs: what the environment shows.
+            obs: what the environment shows; of one on the host, what `HostEnvironment.read` makes of it.
             reward: what the previous action of this agent brought.
             start: whether this is the first step of another episode.
             greedy: take the most probable action rather than a sampled one.

@@ -148,6 +148,7 @@ def learn(
                 check()
         except (NonFiniteError, WorkerError) as error:
             save()
+            check()  # a signal to all processes ends the workers too, and is the reason
             places = ", ".join(str(folder / FOLDER) for folder in members)
             raise type(error)(f"{error}; saved in {places}") from error
         except InterruptedRun:

@@ -186,10 +186,13 @@ def _host_program(
         for iteration in range(first, stop):
             before, (learner, metrics) = learner, learn(learner, *gathered)
             kept.append(metrics)
-            if iteration + 1 < stop:
-                gathered = gather(before if algorithm.tolerates_lag else learner, iteration + 1)
+            more = iteration + 1 < stop
+            if more and algorithm.tolerates_lag:  # while it is learning
+                gathered = gather(before, iteration + 1)
             if learner.bad_task >= 0 or learner.skipped_in_a_row >= max_skipped:
                 break
+            if more and not algorithm.tolerates_lag:
+                gathered = gather(learner, iteration + 1)
         return learner, _means(jax.device_get(kept)) | {"skipped": learner.skipped}
 
     return Program(advance, max_skipped, experience.reward.size, peak_memory(learn))
@@ -215,7 +218,9 @@ def peak_memory(compiled: jax.stages.Compiled) -> int:
 def train(program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10) -> Iterator[Progress]:
     """Meta-trains up to `num_iterations`, yielding every `log_every`; in between nothing leaves the device.
 
-    The learner given and each one yielded is consumed by what follows: copy what is to be kept.
+    The learner given and each one yielded is consumed by what follows: copy what is to be kept. Where a simulator on
+    the host plays, an algorithm that tolerates a lag collects while it learns, but not across `log_every`, which then
+    is one of the things that its results depend on.
 
     Args:
         program: from `compile_program`.

@@ -1,5 +1,6 @@
 """What a broken environment gets: one message that names the field, before anything compiles."""
 
+import enum
 from functools import partial
 
 import jax
@@ -32,6 +33,23 @@ class Changed(PointNavigation):
 
 class Plain:
     """A state that is no pytree."""
+
+
+class Way(enum.Enum):
+    UP = 1
+    DOWN = 2
+
+
+class Mapped(PointNavigation):
+    """Holds a dictionary whose keys have no order, which is nobody's concern."""
+
+    def __init__(self):
+        super().__init__()
+        self.moves = {Way.UP: 1.0, Way.DOWN: -1.0}
+
+
+def test_an_environment_may_hold_a_dictionary_of_any_keys():
+    check_env(Mapped())
 
 
 BROKEN = {

@@ -11,12 +11,12 @@ import pytest
 from gymnasium.utils import env_checker
 from simulators import Corridor, Dying, Failing, PointOnHost, Stuck, set_goal, set_length
 
-from metajax import MetaAgent, TaskDistribution, check_env, check_tasks, host
+from metajax import MetaAgent, TaskDistribution, check_env, check_tasks, host, to_gymnasium
 from metajax.algorithms import es_maml, maml, rl2, uniform
 from metajax.cli import main
 from metajax.envs.host import HostEnvironment
 from metajax.envs.workers import Simulator, Workers
-from metajax.errors import ConfigError, WorkerError
+from metajax.errors import ConfigError, ShapeError, WorkerError
 from metajax.evaluate import evaluate
 from metajax.networks import memory_policy, mlp
 from metajax.rollout import collect_trials, trial
@@ -135,6 +135,56 @@ def test_a_worker_that_does_not_answer_is_named(make, message):
     assert all(not process.is_alive() for process in workers.processes)
 
 
+def test_what_is_under_way_when_a_call_is_interrupted_is_no_later_answer(monkeypatch):
+    workers = Workers(Simulator(Corridor, set_length), num_copies=2, num_workers=2)
+    workers.reset(np.array([9, 9]), np.zeros(2, int))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workers.step(np.zeros(2, int))
+    with pytest.raises(WorkerError, match="the workers are closed"):
+        workers.reset(np.array([9, 9]), np.zeros(2, int))
+
+
+def test_an_info_that_is_never_told_is_an_error():
+    with Workers(Simulator(PointOnHost, set_goal, ("nearer",)), num_copies=1) as workers:
+        tasks, seeds = np.zeros((1, 2)), np.zeros(1, int)
+        workers.reset(tasks, seeds)
+        assert workers.step(np.zeros((1, 2)))[-1]["nearer"] == 0
+        with pytest.raises(WorkerError, match="no info told nearer, but near"):
+            workers.reset(tasks, seeds)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"info": "near"}, r"info='near' must be a tuple of names, \('near',\)"),
+        ({"make": None}, "make=None must be a function"),
+        ({"num_workers": 0}, "num_workers=0 must be a whole number"),
+        ({"timeout": -1.0}, "timeout=-1.0 must be a finite number > 0"),
+    ],
+)
+def test_wrong_arguments_of_a_simulator_are_told(options, message):
+    arguments = {"make": PointOnHost, "set_task": set_goal, "task": jnp.zeros(2)} | options
+    with pytest.raises(ConfigError, match=message):
+        HostEnvironment(**arguments)
+
+
+def test_held_out_tasks_that_do_not_fit_are_told(point_env):
+    with pytest.raises(ShapeError, match=r"held_out_set\[0\] must have shape"):
+        check_tasks(goals(point_env, horizon=5, held_out_set=jnp.zeros((4, 3))))
+    tasks = goals(point_env, horizon=5, held_out_set=jnp.arange(8.0).reshape(4, 2))
+    check_tasks(tasks)
+    np.testing.assert_array_equal(tasks.tasks(jax.random.key(0), 6, held_out=True)[:, 0], [0, 2, 4, 6, 0, 2])
+    agent = MetaAgent("maml", tasks, num_episodes=2)
+    assert agent.protocol().num_tasks == 4
+    with pytest.raises(ConfigError, match="num_tasks=6 must be a multiple of the 4 held-out tasks"):
+        agent.protocol(6)
+
+
 def test_a_simulator_that_cannot_be_made_is_told():
     with pytest.raises(WorkerError, match=r"worker 0 .* failed while starting"):
         Workers(Simulator(lambda: 1 / 0, set_length), num_copies=1)
@@ -196,6 +246,8 @@ def test_a_simulator_is_checked_by_gymnasium(point_env):
     with pytest.raises(ConfigError, match=r"PointOnHost is simulated on the host; gymnasium\.utils\.env_checker"):
         check_env(point_env)
     env_checker.check_env(PointOnHost(), skip_render_check=True)
+    with pytest.raises(ConfigError, match="PointOnHost is simulated on the host; take what its `make` returns"):
+        to_gymnasium(goals(point_env, horizon=5), jnp.zeros(2))
 
 
 def test_a_compiled_run_of_a_simulator_is_no_number(point_env):

@@ -10,6 +10,7 @@ import numpy as np
 from metajax.base import Environment, PyTree, TaskDistribution
 from metajax.envs.playing import LIMIT, check_no_tracer, check_play
 from metajax.errors import ConfigError, check_count, first_line
+from metajax.rollout import check_like, leading_axis
 
 _NEEDED = ("name", "default_params", "reset_env", "step_env", "is_truncated", "action_space", "observation_space")
 
@@ -29,6 +30,10 @@ def check_tasks(tasks: TaskDistribution, *, play: bool = False) -> None:
         check_count("horizon", tasks.horizon)
     elif not hasattr(tasks.env.default_params, LIMIT):
         raise ConfigError(f"{tasks.env.name} sets no {LIMIT}; give TaskDistribution(horizon=…)")
+    if tasks.held_out_set is not None:
+        leading_axis(tasks.held_out_set)
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], tasks.held_out_set)
+        check_like("held_out_set[0]", traced("sample(key)", tasks.sample, jax.random.key(0)), first)
     for split, sample in (("sample", tasks.sample), ("held_out", tasks.held_out)):
         if sample is None:
             continue

@@ -12,6 +12,7 @@ import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from metajax.base import PyTree, TaskDistribution
+from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError
 
 
@@ -22,6 +23,8 @@ class GymnasiumTask(gymnasium.Env):
 
     def __init__(self, tasks: TaskDistribution, task: PyTree):
         env = tasks.env
+        if isinstance(env, HostEnvironment):
+            raise ConfigError(f"{env.name} is simulated on the host; take what its `make` returns")
         self.task, self.num_steps = task, tasks.num_steps
         try:
             self.observation_space = gymnax_space_to_gym_space(env.observation_space(env.default_params))

@@ -3,8 +3,8 @@
 Compiled code knows their shapes alone. `metajax.host` plays them in worker processes.
 """
 
-import atexit
 import os
+import weakref
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,10 @@ class HostEnvironment:
         info: names of the numbers in `info` that are kept in `Transition.info`, zero where they are missing.
         num_workers: processes; None: as many as there are cores.
         max_copies: copies of the environment in all processes, at most; tasks that have none wait for their turn.
-        timeout: seconds after which a worker that has not answered counts as lost.
+        timeout: seconds after which a worker that has not answered a step counts as lost; ten times as many for
+            starting and resetting.
+
+    Workers are processes that import the program's main module: a script needs `if __name__ == "__main__":`.
     """
 
     def __init__(
@@ -50,9 +53,14 @@ class HostEnvironment:
         if num_workers is not None:
             check_count("num_workers", num_workers)
         check_count("max_copies", max_copies)
+        for argument, function in (("make", make), ("set_task", set_task)):
+            if not callable(function):
+                raise ConfigError(f"{argument}={function!r} must be a function")
+        if isinstance(info, str):
+            raise ConfigError(f"info={info!r} must be a tuple of names, ({info!r},)")
         check_number("timeout", timeout, above=0)
         self.simulator, self._name, self.default_params = Simulator(make, set_task, tuple(info)), name, task
-        self._num_workers, self._max_copies, self._timeout = num_workers or os.cpu_count() or 1, max_copies, timeout
+        self._num_workers, self._max_copies, self._timeout = num_workers or _cores(), max_copies, timeout
         self._workers: Workers | None = None
 
     @property
@@ -72,7 +80,7 @@ class HostEnvironment:
             self.close()
             sizes = {"num_copies": size * num_copies, "num_workers": self._num_workers}
             self._workers = Workers(self.simulator, **sizes, timeout=self._timeout)
-            atexit.register(self._workers.close)
+            self._finalizer = weakref.finalize(self, self._workers.close)
         return size
 
     def begin(self, tasks: PyTree, seeds: np.ndarray) -> PyTree:
@@ -80,19 +88,22 @@ class HostEnvironment:
         self._shape = seeds.shape
         repeated = jax.tree.map(lambda leaf: np.repeat(leaf, seeds.shape[1], 0), jax.device_get(tasks))
         filled = jax.tree.map(self._filled, (repeated, seeds.ravel()))
-        return self._unfilled(_read(self._described[0], self._workers.reset(*filled)))
+        return self._unfilled(self.read(self._workers.reset(*filled)))
 
     def play(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Observations, rewards, terminated, truncated and info [N, B] after `actions` [N, B]."""
         actions = self._filled(actions.reshape(-1, *actions.shape[2:])).astype(self._described[1].dtype)
         obs, *rest = self._workers.step(actions)
-        return self._unfilled((_read(self._described[0], obs), *rest))
+        return self._unfilled((self.read(obs), *rest))
+
+    def read(self, obs: PyTree) -> PyTree:
+        """What agents see of one or more of the simulator's observations."""
+        return _read(self._described[0], obs)
 
     def close(self) -> None:
         """Ends the processes; they are started again when they are needed."""
         if self._workers is not None:
-            atexit.unregister(self._workers.close)
-            self._workers.close()
+            self._finalizer()
             self._workers = None
 
     def _filled(self, leaf: np.ndarray) -> np.ndarray:
@@ -115,6 +126,10 @@ class HostEnvironment:
         return jnp.zeros((), bool)
 
     def action_space(self, params: PyTree | None = None) -> Any:
+        return self._actions
+
+    @cached_property
+    def _actions(self) -> Any:
         return _actions(self._described[1], self.name)
 
     def observation_space(self, params: PyTree | None = None) -> Any:
@@ -128,6 +143,11 @@ class HostEnvironment:
             return env.observation_space, env.action_space, env.spec.id if env.spec else type(env.unwrapped).__name__
         finally:
             env.close()
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _observations(space: Any, name: str) -> Any:

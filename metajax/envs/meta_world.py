@@ -12,7 +12,8 @@ from metajax.base import Array
 from metajax.extras import load
 
 NUM_OBSERVED, NUM_PLACED = 39, 6
-_IDLE: dict[str, list[Any]] = {}  # simulations of this process, by skill, that no arm needs now
+_IDLE: list[tuple[str, Any]] = []  # skills and simulations of this process that no arm needs now, the oldest first
+_MOST_IDLE = 32
 
 
 class Placement(NamedTuple):
@@ -42,7 +43,9 @@ class Arm(gymnasium.Env):
         """Puts the objects in place at the next reset."""
         skill = self._skills[int(task.skill)]
         if skill != self._skill:
-            _IDLE.setdefault(self._skill, []).append(self._simulation)
+            _IDLE.append((self._skill, self._simulation))
+            if len(_IDLE) > _MOST_IDLE:
+                _IDLE.pop(0)[1].close()
             self._skill, self._simulation = skill, _started(skill)
         places = np.asarray(task.places, float)[: self._simulation._random_reset_space.shape[0]]
         kind = type(self._simulation)
@@ -69,8 +72,10 @@ def load_meta_world() -> Any:
 
 
 def _started(skill: str) -> Any:
-    idle = _IDLE.get(skill)
-    return idle.pop() if idle else load_meta_world().ALL_V3_ENVIRONMENTS[skill]()
+    for number, (name, _) in enumerate(_IDLE):
+        if name == skill:
+            return _IDLE.pop(number)[1]
+    return load_meta_world().ALL_V3_ENVIRONMENTS[skill]()
 
 
 @cache

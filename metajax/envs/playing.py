@@ -112,8 +112,14 @@ def _run(env: Environment, play: Any, batch: tuple[Array, PyTree]) -> Played:
 
 def _attributes(env: Environment) -> dict[str, Any]:
     """What an environment holds, looking into containers, by name."""
-    leaves = jax.tree.leaves_with_path(getattr(env, "__dict__", {}))
-    return {f"self.{path[0].key}{jax.tree_util.keystr(path[1:])}": leaf for path, leaf in leaves}
+    found = {}
+    for name, value in getattr(env, "__dict__", {}).items():
+        try:
+            leaves = jax.tree.leaves_with_path(value)
+        except ValueError:  # a dictionary whose keys have no order
+            leaves = [((), value)]
+        found |= {f"self.{name}{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+    return found
 
 
 def _check_nothing_kept(env: Environment, task: PyTree) -> None:

@@ -1,11 +1,12 @@
 """Worker processes that step Gymnasium environments, each with its share of the copies.
 
 Every worker holds one `gymnasium.vector.SyncVectorEnv`. A worker that dies, or does not answer in time, is told by an
-error that names it; it is never waited for longer than that.
+error that names it.
 """
 
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,8 @@ import numpy as np
 
 from metajax.base import PyTree
 from metajax.errors import WorkerError, check_count, check_number
+
+_SLOWER = 10  # times, than a step, may starting and resetting be
 
 
 class Simulator(NamedTuple):
@@ -38,7 +41,8 @@ class Workers:
         simulator: what each of them makes.
         num_copies: E, of the environment.
         num_workers: processes; no more than there are copies.
-        timeout: seconds after which a worker that has not answered counts as lost.
+        timeout: seconds after which a worker that has not answered a step counts as lost; ten times as many for
+            starting and resetting.
 
     Raises WorkerError if one cannot start.
     """
@@ -61,23 +65,18 @@ class Workers:
             there.close()  # so that a dead worker's end is closed
             self.processes.append(process)
             self._pipes.append(here)
-        self._start_time = max(timeout, 120.0)  # importing and building simulators takes longer than a step
-        self._gather("starting", self._start_time)
+        self._gathered("starting", _SLOWER * timeout)
 
     def reset(self, tasks: PyTree, seeds: np.ndarray) -> PyTree:
         """Begins an episode in every copy: observations [E], for tasks and seeds [E]."""
-        for pipe, part in zip(self._pipes, self._split((tasks, seeds)), strict=True):
-            self._send(pipe, ("reset", part))
-        return self._joined(self._gather("resetting", self._start_time))
+        return self._ask("reset", "resetting", (tasks, seeds), _SLOWER * self._timeout)
 
     def step(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Observations, rewards, terminated, truncated and info [E] after `actions` [E].
 
         A copy whose episode is over begins another that is nobody's, until the next reset.
         """
-        for pipe, part in zip(self._pipes, self._split(actions), strict=True):
-            self._send(pipe, ("step", part))
-        return self._joined(self._gather("stepping", self._timeout))
+        return self._ask("step", "stepping", actions, self._timeout)
 
     def close(self) -> None:
         """Ends the processes."""
@@ -85,7 +84,7 @@ class Workers:
         for pipe in self._pipes:
             pipe.close()
         for process in self.processes:
-            process.join(1.0)
+            process.join(2.0)
             process.kill()
             process.join()
 
@@ -95,38 +94,37 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _split(self, tree: PyTree) -> list[PyTree]:
+    def _ask(self, name: str, doing: str, argument: PyTree, timeout: float) -> PyTree:
+        """What all workers answer to their parts of `argument`, put together."""
+        if self.closed:
+            raise WorkerError("the workers are closed")
         ends = np.cumsum(self._shares)
-        return [
-            jax.tree.map(lambda leaf, end=end, share=share: leaf[end - share : end], tree)
-            for end, share in zip(ends, self._shares, strict=True)
-        ]
+        for pipe, end, share in zip(self._pipes, ends, self._shares, strict=True):
+            part = jax.tree.map(lambda leaf, end=end, share=share: leaf[end - share : end], argument)
+            with suppress(OSError):  # a dead one is found when it does not answer
+                pipe.send((name, part))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *self._gathered(doing, timeout))
 
-    def _joined(self, parts: list[PyTree]) -> PyTree:
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-    def _send(self, pipe: Connection, message: tuple) -> None:
-        with suppress(OSError):  # a dead one is found by `_gather`
-            pipe.send(message)
-
-    def _gather(self, doing: str, timeout: float) -> list[PyTree]:
-        """Every worker's answer; all are closed and WorkerError raised if one has none."""
+    def _gathered(self, doing: str, timeout: float) -> list[PyTree]:
+        """Every worker's answer; all are closed if one has none, lest a later call takes an answer for its own."""
+        deadline = time.monotonic() + timeout
         try:
-            return [self._answer(number, doing, timeout) for number in range(len(self._pipes))]
-        except WorkerError:
+            return [self._answer(number, doing, deadline, timeout) for number in range(len(self._pipes))]
+        except BaseException:
             self.close()
             raise
 
-    def _answer(self, number: int, doing: str, timeout: float) -> PyTree:
+    def _answer(self, number: int, doing: str, deadline: float, timeout: float) -> PyTree:
         pipe, process = self._pipes[number], self.processes[number]
         name = f"worker {number} (process {process.pid}, {self._shares[number]} copies)"
-        if not wait([pipe, process.sentinel], timeout):
+        if not wait([pipe, process.sentinel], max(deadline - time.monotonic(), 0.0)):
             raise WorkerError(f"{name} has not answered for {timeout:g} seconds while {doing}")
         try:
             succeeded, answer = pipe.recv()
         except (EOFError, OSError):
             process.join(1.0)
-            raise WorkerError(f"{name} died while {doing}: {_ending(process.exitcode)}") from None
+            hint = '; a script that starts workers needs `if __name__ == "__main__":`' if doing == "starting" else ""
+            raise WorkerError(f"{name} died while {doing}: {_ending(process.exitcode)}{hint}") from None
         if not succeeded:
             raise WorkerError(f"{name} failed while {doing}: {answer}")
         return answer
@@ -141,29 +139,42 @@ def _ending(code: int | None) -> str:
 def _serve(pipe: Connection, simulator: Any, num_copies: int) -> None:
     """What a worker does until the other end of its pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
-    try:
-        server = _Server(simulator.fn, num_copies)
-        pipe.send((True, ()))
-        while True:
+    server = _Server(simulator.fn, num_copies)
+    name, argument = "start", None
+    while True:
+        try:
+            answer = True, getattr(server, name)(argument)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{place.name}, line {place.lineno} of {place.filename}"
+            answer = False, f"{type(error).__name__}: {error} ({where})"
+        try:
+            pipe.send(answer)
             name, argument = pipe.recv()
-            pipe.send((True, getattr(server, name)(argument)))
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # the driver is gone, or wants no more
-        return
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        pipe.send((False, f"{type(error).__name__}: {error} ({place.name}, line {place.lineno} of {place.filename})"))
+        except (EOFError, OSError):  # the driver is gone, or wants no more
+            break
+    server.close()
 
 
 class _Server:
     """A worker's copies [n] of the environment."""
 
     def __init__(self, simulator: Simulator, num_copies: int):
+        self._simulator, self._over = simulator, np.zeros(num_copies, bool)
+        self._envs: Any = None
+        self._told: set[str] = set()  # of `info`, by any step so far
+
+    def start(self, _: None) -> tuple:
         from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-        self._simulator, self._over = simulator, np.zeros(num_copies, bool)
-        self._envs = SyncVectorEnv([simulator.make] * num_copies, autoreset_mode=AutoresetMode.DISABLED)
+        makes = [self._simulator.make] * len(self._over)
+        self._envs = SyncVectorEnv(makes, autoreset_mode=AutoresetMode.DISABLED)
+        return ()
 
     def reset(self, argument: tuple[PyTree, np.ndarray]) -> PyTree:
+        missing = set(self._simulator.info) - self._told
+        if self._told and missing:
+            raise ValueError(f"no info told {', '.join(missing)}, but {', '.join(sorted(self._told))}")
         tasks, seeds = argument
         for number, env in enumerate(self._envs.envs):
             self._simulator.set_task(env, jax.tree.map(lambda leaf, number=number: leaf[number], tasks))
@@ -176,6 +187,11 @@ class _Server:
             self._envs.reset(options={"reset_mask": self._over})
         obs, reward, terminated, truncated, info = self._envs.step(actions)
         self._over = terminated | truncated
+        self._told |= {name for name in info if not name.startswith("_")}
         none = np.zeros(len(reward))
         told = {name: np.asarray(info.get(name, none), np.float32) for name in self._simulator.info}
         return obs, reward, terminated, truncated, told
+
+    def close(self) -> None:
+        if self._envs is not None:
+            self._envs.close()

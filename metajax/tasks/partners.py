@@ -81,10 +81,7 @@ def coordination(*, size: int = 5, noise: float = 0.2, sight: int = 1, horizon: 
     check_count("horizon", horizon)
     env = Coordination(size)
     template = env.default_params.replace(sight=sight, max_steps_in_episode=horizon)
-    numbers = itertools.permutations(range(len(env.landmarks)), STOPS)
-    rounds = env.landmarks[
-        [way for way in numbers if way[0] == min(way)]
-    ]  # [112, STOPS, 2], each from one of its stops
+    rounds = _rounds(env.landmarks)
     held_out = np.arange(len(rounds)) % 4 == 1  # on the average as long as the others
 
     def sampler(among: np.ndarray):

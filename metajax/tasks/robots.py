@@ -20,6 +20,7 @@ def meta_world(
     goal_visible: bool = False,
     num_workers: int | None = None,
     max_copies: int = 64,
+    timeout: float = 30.0,
     goal_seed: int = 0,
 ) -> TaskDistribution:
     """Meta-World's ML benchmarks (Yu et al. 2020, arXiv:1910.10897): where objects and goals are, and which skill.
@@ -35,7 +36,10 @@ def meta_world(
         horizon: longest episode, in steps of the simulator; Meta-World's is 500.
         goal_visible: show the goal in the observation: the task is known.
         num_workers: processes that simulate; None: as many as there are cores.
-        max_copies: simulations in all of them, at most; each takes about 20 MB.
+        max_copies: simulations in all of them, at most, each of about 20 MB; with several skills each process keeps up
+            to 32 more.
+        timeout: seconds after which a process that has not answered a step counts as lost; ten times as many for
+            starting and resetting.
         goal_seed: of Meta-World's draw of goals.
 
     Raises MissingExtraError without the package metaworld, which the extra metaworld installs.
@@ -56,6 +60,7 @@ def meta_world(
         info=("success",),
         num_workers=num_workers,
         max_copies=max_copies,
+        timeout=timeout,
     )
 
     def sample(key: Array) -> worlds.Placement:
