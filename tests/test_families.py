@@ -222,9 +222,12 @@ def test_others_brake_for_whoever_is_ahead():
 
 
 @pytest.mark.parametrize("name", references.FAMILIES)
-def test_known_returns_are_what_the_command_measures(name):
+def test_known_returns_are_what_the_command_measures(name, monkeypatch):
     said = dict(references.TASKS[name]().references)
-    measured = references.measure(name, 100 if name == "alchemy" else 1000)  # it takes long
+    if name == "alchemy":  # which takes long: its ideal observer has tests of its own
+        monkeypatch.delitem(references.FAMILIES[name], "ideal observer, of ten")
+        del said["ideal observer, of ten"]
+    measured = references.measure(name, 50 if name == "alchemy" else 1000)
     assert set(said) <= set(measured)
     for who, value in said.items():
         mean, error = measured[who]
