@@ -45,7 +45,7 @@ def goals(env, **options):
 
 def assert_alike(found, wanted):
     for (path, one), other in zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(found), strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-4, atol=2e-4, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=2e-3, err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.mark.parametrize("factory", [maml, rl2, es_maml])
