@@ -159,9 +159,9 @@ def table(methods: Mapping[str, Method]) -> str:
             continue
         final = results[name]["final"]["sampled"]
         cells = [
-            f"{final['interquartile_mean'][stage]:.2f} [{low:.2f}, {high:.2f}]"
+            f"{final['interquartile_mean'][stage]:.2f}" + (" [{:.2f}, {:.2f}]".format(*interval) if interval else "")
             for stage in shown
-            for low, high in [final["interval"][stage] or [float("nan")] * 2]
+            for interval in [final["interval"][stage] or ()]
         ]
         lines.append(f"| `{name}` | {' | '.join(cells + _reached(results[name]['reached']))} |")
     return "\n".join(lines)
