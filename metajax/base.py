@@ -122,6 +122,8 @@ class Algorithm(NamedTuple):
     `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given. An algorithm whose
     tasks are played by others says by which: `players(state, num_tasks) -> params` [M N]. `tolerates_lag` says that
     it may learn from what the parameters before the last update did, so that a simulator on the host need not wait.
+    `shares` says that its tasks may be shared out over devices: that whatever it sums over tasks goes through
+    `metajax.devices`, so that every device comes to the same state.
     """
 
     init: Callable[[Array], PyTree]
@@ -131,6 +133,7 @@ class Algorithm(NamedTuple):
     agent: Agent
     players: Callable[[PyTree, int], PyTree] | None = None
     tolerates_lag: bool = False
+    shares: bool = False
 
 
 class TaskDistribution(NamedTuple):
@@ -166,10 +169,11 @@ class TaskDistribution(NamedTuple):
         """How many test tasks there are, None where they are drawn."""
         return None if self.held_out_set is None else len(jax.tree.leaves(self.held_out_set)[0])
 
-    def tasks(self, key: Array, num_tasks: int, *, held_out: bool = False) -> PyTree:
-        """`num_tasks` tasks with leading axis [N]; a task's key depends on its index alone, not on their number."""
+    def tasks(self, key: Array, num_tasks: int, *, held_out: bool = False, first: Array | int = 0) -> PyTree:
+        """Tasks [N] from number `first` on; a task depends on its number alone, not on how many there are."""
+        numbers = first + jax.numpy.arange(num_tasks)
         if held_out and self.held_out_set is not None:
-            turn = jax.numpy.arange(num_tasks) % self.num_held_out
+            turn = numbers % self.num_held_out
             return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[turn], self.held_out_set)
         sample = self.held_out if held_out and self.held_out else self.sample
-        return jax.vmap(lambda index: sample(jax.random.fold_in(key, index)))(jax.numpy.arange(num_tasks))
+        return jax.vmap(lambda number: sample(jax.random.fold_in(key, number)))(numbers)

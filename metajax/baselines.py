@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Array, Transition
+from metajax.base import Array, PyTree, Transition
 from metajax.returns import gae, reward_to_go
 
 Baseline = Callable[[Transition, float], tuple[Array, Array]]  # (stage, discount) -> value [B, T], next_value [B, T]
@@ -23,7 +23,13 @@ def linear_features(stage: Transition) -> Array:
     return jnp.concatenate([obs, obs**2, time, time**2, time**3, jnp.ones_like(time)], axis=-1)
 
 
-def linear_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
+def _own(sums: PyTree) -> PyTree:
+    return sums
+
+
+def linear_baseline(
+    stage: Transition, discount: float, total: Callable[[PyTree], PyTree] = _own
+) -> tuple[Array, Array]:
     """A ridge regression, fitted to the stage itself, of the discounted return on `linear_features`.
 
     Solves (mean of f f' + ridge I) w = mean of f G over the valid steps, for features f scaled to mean square 1, so the
@@ -32,20 +38,26 @@ def linear_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
     return is that of the episode, so the value after its last step is zero.
     """
     target = jax.vmap(reward_to_go, (0, None))(stage.reward, discount)
-    value = linear_fit(stage, target)
+    value = linear_fit(stage, target, total)
     ended = stage.terminated | stage.truncated
     return value, jnp.where(ended, 0.0, jnp.roll(value, -1, axis=-1))
 
 
-def linear_fit(stage: Transition, target: Array) -> Array:
-    """The ridge regression of `target` [B, T] on `linear_features`, at every step [B, T]; see `linear_baseline`."""
+def linear_fit(stage: Transition, target: Array, total: Callable[[PyTree], PyTree] = _own) -> Array:
+    """The ridge regression of `target` [B, T] on `linear_features`, at every step [B, T]; see `linear_baseline`.
+
+    `total` adds to sums over the stage those of others that the regression is fitted to as well.
+    """
     features = jnp.where(stage.valid[..., None], linear_features(stage), 0.0)
     flat, flat_target = features.reshape(-1, features.shape[-1]), target.reshape(-1)
-    count, size = jnp.maximum(jnp.sum(stage.valid), 1), flat.shape[-1]
-    scale = jnp.sqrt(jnp.sum(flat**2, axis=0) / count)
+    size = flat.shape[-1]
+    count, squares = total((jnp.sum(stage.valid), jnp.sum(flat**2, axis=0)))
+    count = jnp.maximum(count, 1)
+    scale = jnp.sqrt(squares / count)
     flat = flat / jnp.where(scale > 0, scale, 1.0)
     ridge = max(1e-5, 10 * size * float(jnp.finfo(flat.dtype).eps)) * count * jnp.eye(size)
-    weights = jax.scipy.linalg.solve(flat.T @ flat + ridge, flat.T @ flat_target, assume_a="pos")
+    moments, products = total((flat.T @ flat, flat.T @ flat_target))
+    weights = jax.scipy.linalg.solve(moments + ridge, products, assume_a="pos")
     return (flat @ weights).reshape(stage.reward.shape)
 
 

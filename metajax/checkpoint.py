@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from metajax import devices, hosts
 from metajax.errors import check_count
 from metajax.record import environment, write_text
 from metajax.train import Learner
@@ -42,6 +43,8 @@ class Checkpoint(NamedTuple):
 def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int = 3, keep_every: int = 0) -> None:
     """Saves `learner` in a run folder, atomically, under the number of its meta-iteration.
 
+    Where several processes train together all of them call it, and the folder is one that all of them see.
+
     Args:
         folder: of the run.
         learner: what is saved, whole.
@@ -58,13 +61,18 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     for later in numbers:
         if later > number and not _is_damaged(root / f"{later}.json"):
             raise CheckpointError(f"{folder} holds meta-iteration {later}, this is {number}; choose another folder")
+    hosts.meet("before a checkpoint")  # all have seen what is there
     try:
         # One of the same number stays until the new one is whole.
         taken = number in numbers and _folder_of(root / f"{number}.json") == f"{number}"
         name = f"{number}-again" if taken else f"{number}"
-        shutil.rmtree(root / name, ignore_errors=True)
+        if hosts.is_first():
+            shutil.rmtree(root / name, ignore_errors=True)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(root / name, args=ocp.args.StandardSave(learner))
+            checkpointer.save(root / name, args=ocp.args.StandardSave(_of_all(learner)))
+        if not hosts.is_first():
+            hosts.meet("after a checkpoint")
+            return
         manifest = {
             "format": FORMAT,
             "iteration": number,
@@ -81,6 +89,7 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     for later in (later for later in numbers if later > number):  # damaged, or this would not have been saved
         (root / f"{later}.json").unlink()
     _drop(root, keep, keep_every)
+    hosts.meet("after a checkpoint")
 
 
 def newest(folder: Path) -> Checkpoint:
@@ -128,9 +137,14 @@ def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
             raise CheckpointError(
                 f"the checkpoint has {_described(saved)} at {name}, but this run's learner {_described(here)}"
             )
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _of_all(template))
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint.path, args=ocp.args.StandardRestore(abstract))
+        return devices.to_first(checkpointer.restore(checkpoint.path, args=ocp.args.StandardRestore(abstract)))
+
+
+def _of_all(learner: Learner) -> Learner:
+    """The learner as all processes have it, of which each writes and reads its part."""
+    return devices.to_each(learner, devices.mesh()) if jax.process_count() > 1 else learner
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

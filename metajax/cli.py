@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import metajax
-from metajax import checkpoint, console, doctor, record, report, runs, sweep
+from metajax import checkpoint, console, doctor, hosts, record, report, runs, sweep
 from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
 from metajax.errors import ConfigError, NonFiniteError, WorkerError, check_choice, check_count, check_number, lookup
 from metajax.evaluate import SUCCESS_AT
@@ -25,9 +25,21 @@ from metajax.recipes import ALGORITHMS, Option
 from metajax.table import FORMATS, table
 from metajax.train import debug
 
-_DEVICES = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+_PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
 _DEVICE = {"device": Option(str, "auto", "auto, cpu, gpu or tpu")}
+_PLACE = {
+    "devices": Option(int | None, None, "devices that share the tasks; by default one, or all of several processes'"),
+    "coordinator": Option(
+        str | None, None, "HOST:PORT of process 0 of several that train together; auto: what Slurm or Kubernetes says"
+    ),
+    "processes": Option(int | None, None, "how many processes there are; by default what the cluster says"),
+    "process": Option(int | None, None, "the number of this process, from 0; by default what the cluster says"),
+    "heartbeat": Option(int, 100, "seconds of silence after which a process is taken for lost and the others end"),
+    "stall": Option(
+        float, 0.0, "end, showing where it hangs, after so many seconds without a line of metrics; 0: never"
+    ),
+}
 _EVALUATION = {
     "eval_tasks": Option(int | None, None, "held-out tasks to evaluate on; by default 1,000, or all that there are"),
     "success_at": Option(str, "any", "an episode succeeds at any of its steps, or at its end"),
@@ -109,7 +121,7 @@ def enable_compilation_cache() -> None:
 
 def choose_device(name: str) -> None:
     """Makes JAX run on the device asked for; raises ConfigError, naming the extra to install, if there is none."""
-    platform = lookup("device", name, _DEVICES)
+    platform = lookup("device", name, _PLATFORMS)
     if platform is None:
         return
     jax.config.update("jax_platforms", platform)
@@ -124,12 +136,16 @@ def choose_device(name: str) -> None:
 def train_command(arguments: Sequence[str]) -> None:
     """Meta-trains, evaluates and leaves everything in a run folder, or in one for each seed and swept value."""
     algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
-    own = _RUN | _MANY | _DEVICE
+    own = _RUN | _MANY | _DEVICE | _PLACE
     run, given = parse(own, flags, algorithm, tasks, prog=f"metajax train {algorithm} {tasks}")
     _check_run(run)
-    _prepare(run.pop("device"))
+    _join(run)
     seeds, axes, checked = run.pop("seeds"), run.pop("sweep"), run.pop("debug")
     shared = given | {"num_tasks": run["num_tasks"]}
+    if seeds == 1 and not axes:  # else devices share the runs, not the tasks of each
+        shared["num_devices"] = run["devices"]
+    elif jax.process_count() > 1:
+        raise ConfigError("several processes train one run: one after the other, without seeds or sweep")
     agents = sweep.make_agents(algorithm, tasks, seed=run["seed"], num_seeds=seeds, sweep=axes, **shared)
     if checked:
         how = {"num_tasks": min(agents[0].num_tasks, 10), "seed": run["seed"]}
@@ -137,7 +153,7 @@ def train_command(arguments: Sequence[str]) -> None:
         print(f"all {', '.join(kinds)} were right")
         return
     run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
-    parent = Path(run["folder"]) if run["folder"] else _free_folder(algorithm, tasks)
+    parent = Path(hosts.of_first(str(run["folder"] or _free_folder(algorithm, tasks))))
     folders = [parent / sweep.label(agent, axes) if len(agents) > 1 else parent for agent in agents]
     _go(dict(zip(folders, agents, strict=True)), [sweep.parse_sweep(text)[0] for text in axes], run, new=True)
 
@@ -154,7 +170,7 @@ def resume_command(arguments: Sequence[str]) -> None:
         for name, option in _RUN.items()
         if name not in ("seed", "folder")  # the key is in the checkpoint
     }
-    own |= _DEVICE | {"override": Option(bool, False, "go on although hyper-parameters differ")}
+    own |= _DEVICE | _PLACE | {"override": Option(bool, False, "go on although hyper-parameters differ")}
     run, given = parse(own, flags, config["algorithm"], config["tasks"], prog=f"metajax resume {folder}", saved=saved)
     now = given | {"num_tasks": run["num_tasks"]}
     changed = {name: now[name] for name in now if now[name] != was.get(name)}
@@ -162,24 +178,25 @@ def resume_command(arguments: Sequence[str]) -> None:
         differences = "; ".join(f"{name} was {was.get(name, 'the default')}, is {changed[name]}" for name in changed)
         raise ConfigError(f"{folder} was trained with other options: {differences}; --override goes on all the same")
     _check_run(run)
-    _prepare(run["device"])
+    _join(run)
     with runs.writing(folder, new=False):
-        agent = MetaAgent.load(folder, **changed)
+        agent = MetaAgent.load(folder, num_devices=run["devices"], **changed)
     if agent.iteration >= run["num_iterations"]:
         raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
-    kept = {name: run[name] for name in _RUN if name in run}
+    kept = {name: run[name] for name in [*_RUN, *_PLACE] if name in run}
     _go({folder: agent}, [], kept | {"seed": config["seed"], "folder": str(folder)}, new=False)
 
 
 def evaluate_command(arguments: Sequence[str]) -> None:
     """Evaluates a run on held-out tasks, and leaves the returns of every task and the pictures in its folder."""
     folder, flags = one_folder("evaluate", arguments)
-    run, _ = parse(_EVALUATION | _DEVICE, flags, prog=f"metajax evaluate {folder}")
+    own = _EVALUATION | _DEVICE | {"devices": _PLACE["devices"]}
+    run, _ = parse(own, flags, prog=f"metajax evaluate {folder}")
     _check_evaluation(run)
     _named_config(folder)
     _prepare(run["device"])
     with runs.writing(folder, new=False):
-        agent = MetaAgent.load(folder)
+        agent = MetaAgent.load(folder, num_devices=run["devices"])
         _evaluate(console.new(), {folder: agent}, [], run)
 
 
@@ -271,8 +288,10 @@ def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, 
     with ExitStack() as stack:
         for folder, agent in members.items():
             stack.enter_context(runs.writing(folder, new=new))
-            runs.check_space(folder, agents)
-            agent.config["run"] = run | {"command": record.environment()["command"]}
+            if hosts.is_first():
+                runs.check_space(folder, agents)
+            kept = {name: run[name] for name in _RUN if name in run}  # where it runs is no matter of the results
+            agent.config["run"] = kept | {"command": record.environment()["command"]}
         console.announce(screen, members)
         how = {"num_iterations": run["num_iterations"], "log_every": run["log_every"]}
         if len(agents) == 1:
@@ -282,7 +301,7 @@ def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, 
         else:
             groups = (
                 (together.agents, together.memory, sweep.learn_together(together, **how))
-                for together in sweep.chunks(agents, names)
+                for together in sweep.chunks(agents, names, run["devices"])
             )
         failures: list[NonFiniteError] = []
         for number, (group, memory, learning) in enumerate(groups):
@@ -290,7 +309,7 @@ def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, 
                 _claim(members, run)
             screen.print(f"{len(group)} at once; peak memory about {memory / 2**20:,.0f} MiB")
             own = {folder: agent for folder, agent in members.items() if agent in group}
-            saving = {name: run[name] for name in ("save_every", "keep", "keep_every", "log_to")}
+            saving = {name: run[name] for name in ("save_every", "keep", "keep_every", "log_to", "stall")}
             with console.progress_bar(screen, own.values(), run["num_iterations"]) as show:
                 try:
                     runs.learn(own, learning, **saving, show=show)
@@ -306,7 +325,8 @@ def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, 
 def _claim(members: Mapping[Path, MetaAgent], run: Mapping[str, Any]) -> None:
     """Leaves the configuration and a first checkpoint, so that whatever comes each can be resumed."""
     for folder, agent in members.items():
-        record.write_json(folder / "config.json", agent.config | record.environment())
+        if hosts.is_first():
+            record.write_json(folder / "config.json", agent.config | record.environment())
         agent.save(folder, keep=run["keep"], keep_every=run["keep_every"])
 
 
@@ -321,6 +341,8 @@ def _evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequenc
         evaluations = [agents[0].evaluate(protocol.num_tasks, success_at=protocol.success_at)]
     else:
         evaluations = sweep.evaluate_together(agents, names, protocol)
+    if not hosts.is_first():
+        return
     for (folder, agent), evaluation in zip(members.items(), evaluations, strict=True):
         runs.write_evaluation(agent, evaluation, protocol, folder)
         report.draw(agent, evaluation, folder)
@@ -369,6 +391,18 @@ def _check_evaluation(run: Mapping[str, Any]) -> None:
 def _prepare(device: str) -> None:
     choose_device(device)
     enable_compilation_cache()
+
+
+def _join(run: Mapping[str, Any]) -> None:
+    """Meets the other processes, if there are to be any, on the device asked for."""
+    check_number("stall", run["stall"], at_least=0)
+    if run["coordinator"] is None:
+        for name in ("processes", "process"):
+            if run[name] is not None:
+                raise ConfigError(f"--{name} {run[name]} is of several processes: give --coordinator HOST:PORT too")
+    elif not hosts.joined():
+        raise ConfigError("--coordinator is of the command metajax, which joins the others before it imports anything")
+    _prepare(run["device"])
 
 
 def _free_folder(algorithm: str, tasks: str) -> Path:

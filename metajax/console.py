@@ -13,6 +13,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
+from metajax import hosts
 from metajax.errors import MissingExtraError
 from metajax.evaluate import Evaluation, interval
 from metajax.meta_agent import MetaAgent
@@ -21,8 +22,8 @@ from metajax.train import Progress
 
 
 def new() -> Console:
-    """A console for lines as long as they are."""
-    return Console(highlight=False, soft_wrap=True)
+    """A console for lines as long as they are; of several processes the first alone has something to say."""
+    return Console(highlight=False, soft_wrap=True, quiet=not hosts.is_first())
 
 
 def announce(console: Console, members: Mapping[Path, MetaAgent]) -> None:

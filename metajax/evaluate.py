@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import devices
 from metajax.base import Agent, Array, Environment, Percept, PyTree, Transition
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.rollout import leading_axis, rollout, trial
@@ -106,7 +107,8 @@ def evaluate(
         return Evaluation(returns, greedy_returns, succeeds, greedy_succeeds)
 
     num_tasks = leading_axis(tasks)
-    return jax.lax.map(one, (jnp.arange(num_tasks), tasks), batch_size=min(task_batch, num_tasks))
+    numbers = devices.first_task(num_tasks) + jnp.arange(num_tasks)
+    return jax.lax.map(one, (numbers, tasks), batch_size=min(task_batch, num_tasks))
 
 
 def outcome(

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from metajax import checkpoint, export, host, record
+from metajax import checkpoint, devices, export, host, record
 from metajax.base import Agent, Algorithm, Array, Environment, Percept, PyTree, TaskDistribution, Transition
 from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, check_choice, check_count
@@ -63,19 +64,32 @@ def compile_agent(agent: Agent, env: Environment) -> Compiled:
     return Compiled(*map(of_sizes, plays), jax.jit(act, static_argnums=4))
 
 
-def compile_evaluation(algorithm: Algorithm, tasks: TaskDistribution) -> Callable[[PyTree, Protocol], Evaluation]:
-    """`run(params, protocol)`: held-out tasks drawn and played under a protocol, compiled once for each protocol."""
+def compile_evaluation(
+    algorithm: Algorithm, tasks: TaskDistribution, over: Mesh | None = None
+) -> Callable[[PyTree, Protocol], Evaluation]:
+    """`run(params, protocol)`: held-out tasks drawn and played under a protocol, compiled once for each protocol.
+
+    The devices that it is spread `over` share the tasks.
+    """
 
     on_host = isinstance(tasks.env, HostEnvironment)
 
     def run(params: PyTree, protocol: Protocol) -> Evaluation:
         key_tasks, key = jax.random.split(jax.random.key(protocol.seed))
-        batch = tasks.tasks(key_tasks, protocol.num_tasks, held_out=True)
+        num_tasks = -(-protocol.num_tasks // devices.num_devices())  # of this device, the last ones perhaps too many
+        batch = tasks.tasks(key_tasks, num_tasks, held_out=True, first=devices.first_task(num_tasks))
         sizes = {name: getattr(protocol, name) for name in Sizes._fields}
         how = {"success": tasks.success, "success_at": protocol.success_at}
         measure = host.evaluate if on_host else evaluate
         return measure(key, algorithm.agent, params, tasks.env, batch, **sizes, **how)
 
+    @partial(jax.jit, static_argnums=1)
+    def spread(params: PyTree, protocol: Protocol) -> Evaluation:
+        evaluation = devices.on_each(lambda params: devices.gather(run(params, protocol)), over)(params)
+        return jax.tree.map(lambda leaf: leaf[: protocol.num_tasks], evaluation)
+
+    if over is not None:
+        return lambda params, protocol: spread(devices.to_each(params, over), protocol)
     return run if on_host else jax.jit(run, static_argnums=1)
 
 
@@ -158,6 +172,8 @@ class MetaAgent:
         tasks: a name that `metajax tasks` lists, or a task distribution of your own.
         seed: of everything drawn in training, at least 0 and below 2**31 - 1.
         num_tasks: tasks a meta-iteration; None: what the algorithm's recipe says.
+        num_devices: devices that share the tasks, of training and of evaluation; None: one or, where several processes
+            train together, all.
         **options: those of the algorithm, its network, its outer loop (`outer`) and the tasks.
 
     >>> agent = MetaAgent("maml", "point", num_tasks=2, num_episodes=2, horizon=5)
@@ -173,6 +189,7 @@ class MetaAgent:
         *,
         seed: int = 0,
         num_tasks: int | None = None,
+        num_devices: int | None = None,
         **options: Any,
     ):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _EVALUATION_SEED:
@@ -181,6 +198,7 @@ class MetaAgent:
         self.num_tasks = self.recipe.num_tasks if num_tasks is None else num_tasks
         check_count("num_tasks", self.num_tasks)
         self.num_tasks = int(self.num_tasks)
+        self.over = self._mesh(num_devices)
         self.config = {
             "algorithm": algorithm,
             "tasks": tasks if isinstance(tasks, str) else None,
@@ -190,6 +208,16 @@ class MetaAgent:
             "options": {name: _plain(value) for name, value in options.items()},
         }
         self.history: list[Progress] = []  # without the learners
+
+    def _mesh(self, num_devices: int | None) -> Mesh | None:
+        """The devices that share the tasks, None where JAX's default one has all."""
+        if num_devices in (None, 1) and jax.process_count() == 1:
+            return None
+        if isinstance(self.tasks.env, HostEnvironment):
+            raise ConfigError(f"{self.tasks.env.name} is simulated on the host, whose tasks no devices share")
+        over = devices.mesh(num_devices)
+        devices.check_split("num_tasks", self.num_tasks, over.size)
+        return over
 
     @cached_property
     def learner(self) -> Learner:
@@ -214,7 +242,7 @@ class MetaAgent:
     @cached_property
     def program(self) -> Program:
         """Meta-training, compiled when it is first asked for."""
-        return compile_program(self.algorithm, self.tasks, num_tasks=self.num_tasks)
+        return compile_program(self.algorithm, self.tasks, num_tasks=self.num_tasks, over=self.over)
 
     @cached_property
     def _compiled(self) -> Compiled:
@@ -222,7 +250,7 @@ class MetaAgent:
 
     @cached_property
     def _evaluate(self) -> Callable[[PyTree, Protocol], Evaluation]:
-        return compile_evaluation(self.algorithm, self.tasks)
+        return compile_evaluation(self.algorithm, self.tasks, self.over)
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -257,7 +285,7 @@ class MetaAgent:
         # Training consumes what it is given.
         learner = jax.tree.map(jnp.copy, self.learner)
         for progress in train(self.program, learner, num_iterations=num_iterations, log_every=log_every):
-            self.learner = jax.tree.map(jnp.copy, progress.learner)
+            self.learner = devices.to_first(progress.learner)
             self.history.append(progress._replace(learner=None))
             yield progress._replace(learner=self.learner)
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from metajax import devices
 from metajax.base import Array, Decision, Network, PyTree, Transition
 from metajax.baselines import BASELINES
 from metajax.errors import ConfigError, check_choice, check_count, check_number
@@ -22,9 +24,9 @@ Metrics = dict[str, Array]
 class Batch(NamedTuple):
     """What an outer loop learns from: all stages of experience, and what counts in the last J of them.
 
-    `weight` is what a step counts in the surrogate, its sum over everything is 1; `kl_weight` is the penalty on a
-    step's divergence from the policy that collected it, its coefficient included; `value_target` is what a value head
-    regresses on.
+    `weight` is what a step counts in the surrogate, its sum over everything, on all devices, is 1; `kl_weight` is the
+    penalty on a step's divergence from the policy that collected it, its coefficient included; `value_target` is what a
+    value head regresses on.
     """
 
     experience: Transition  # [N, K, B, T]
@@ -99,7 +101,7 @@ def trust_region(
             gain = jnp.sum(chunk.weight * ratio * chunk.advantage) - jnp.sum(chunk.kl_weight * kl)
             return gain, jnp.sum(chunk.weight * kl)
 
-        (gain, _), gradient = _sum(jax.value_and_grad(objective, has_aux=True), flat, chunks)
+        (gain, _), gradient = _total(jax.value_and_grad(objective, has_aux=True), flat, chunks)
         product = _fisher(replay, unravel, flat, _share(batch, fisher_fraction), micro_batch)
         full_step = natural_step(lambda v: product(v) + damping * v, gradient, max_kl=max_kl, num_steps=cg_steps)
 
@@ -107,7 +109,7 @@ def trust_region(
             return (measured[0] > gain) & (measured[1] <= max_kl)
 
         search = line_search(
-            lambda fraction: _sum(objective, flat + fraction * full_step, chunks),
+            lambda fraction: _total(objective, flat + fraction * full_step, chunks),
             accept,
             shrink=shrink,
             max_tries=line_search_tries,
@@ -145,7 +147,7 @@ def ppo(
     Args:
         learning_rate: what `optimizer` is called with (1e-3).
         epochs: passes over the experience (5, as in ProMP).
-        minibatches: steps a pass, each with its share of the tasks; those left over sit out that pass.
+        minibatches: steps a pass, a divisor of the number of tasks: of so many neighbouring tasks, each step has one.
         clip: the ratio's range around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus.
@@ -183,23 +185,23 @@ def ppo(
         bonus = entropy_coef * entropy_schedule(state.iteration)
         gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, bonus), has_aux=True)
         num_tasks = batch.weight.shape[0]
-        if minibatches > num_tasks:
-            raise ConfigError(f"minibatches={minibatches} must be at most the {num_tasks} tasks of a meta-iteration")
-        size = num_tasks // minibatches
+        if num_tasks % minibatches:
+            fitting = [count for count in range(1, num_tasks + 1) if num_tasks % count == 0]
+            raise ConfigError(
+                f"minibatches={minibatches} must divide the {num_tasks} tasks of a device; use one of {fitting}"
+            )
 
         def minibatch(carry, index):
             params, state = carry
             part = jax.tree.map(lambda leaf: leaf[index], batch) if minibatches > 1 else batch
-            scale = num_tasks / size
-            part = part._replace(weight=part.weight * scale, kl_weight=part.kl_weight * scale)
-            (_, metrics), gradient = _sum(gradient_of, params, _chunks(part, micro_batch))
+            part = part._replace(weight=part.weight * minibatches, kl_weight=part.kl_weight * minibatches)
+            (_, metrics), gradient = _total(gradient_of, params, _chunks(part, micro_batch))
             updates, state = transform.update(gradient, state, params)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return (optax.apply_updates(params, updates), state), metrics
 
         def epoch(carry, number):
-            order = jax.random.permutation(jax.random.fold_in(key, number), num_tasks)
-            return jax.lax.scan(minibatch, carry, order[: size * minibatches].reshape(minibatches, size))
+            return jax.lax.scan(minibatch, carry, deal(jax.random.fold_in(key, number), num_tasks, minibatches))
 
         (params, optimizer), metrics = jax.lax.scan(epoch, (params, state.optimizer), jnp.arange(epochs))
         state = PPOState(optimizer, state.iteration + 1)
@@ -253,6 +255,20 @@ def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer
         raise ConfigError(f"baseline='none' gives no values to bootstrap from; lambda_={lambda_} must be 1")
 
 
+def deal(key: Array, num_tasks: int, num_hands: int) -> Array:
+    """The numbers of tasks [H, N / H] in each of H hands: of every H neighbours each hand has one, at random.
+
+    Devices that have whole groups of neighbours deal them out as one device would.
+    """
+    groups = jnp.arange(num_tasks // num_hands)
+
+    def order(group: Array) -> Array:
+        among_all = devices.first_task(len(groups)) + group
+        return group * num_hands + jax.random.permutation(jax.random.fold_in(key, among_all), num_hands)
+
+    return jax.vmap(order)(groups).T
+
+
 def check_micro_batch(micro_batch: int | None) -> None:
     if micro_batch is not None:
         check_count("micro_batch", micro_batch)
@@ -282,23 +298,23 @@ def _chunks(batch: PyTree, micro_batch: int | None) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(num_tasks // size, size, *leaf.shape[1:]), batch)
 
 
-def _sum(function: Callable[[PyTree, Batch], PyTree], params: PyTree, chunks: Batch) -> PyTree:
-    """The sum of `function(params, chunk)` over the chunks, one after the other."""
+def _total(function: Callable[[PyTree, Batch], PyTree], params: PyTree, chunks: Batch) -> PyTree:
+    """The sum of `function(params, chunk)` over the chunks, one after the other, of all devices."""
 
     def step(total, chunk):
         return jax.tree.map(jnp.add, total, function(params, chunk)), None
 
     first = jax.tree.map(lambda leaf: leaf[0], chunks)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, params, first))
-    return jax.lax.scan(step, zero, chunks)[0]
+    return devices.total(jax.lax.scan(step, zero, chunks)[0])
 
 
 def _share(batch: Batch, fraction: float) -> Batch:
-    """The first tasks of a batch, weighted as if they were all."""
+    """Evenly spaced tasks of a batch, at least one of each device, weighted as if they were all."""
     num_tasks = batch.weight.shape[0]
     count = max(1, round(fraction * num_tasks))
-    first = jax.tree.map(lambda leaf: leaf[:count], batch)
-    return first._replace(weight=first.weight * (num_tasks / count))
+    some = jax.tree.map(lambda leaf: leaf[np.arange(count) * num_tasks // count], batch)
+    return some._replace(weight=some.weight * (num_tasks / count))
 
 
 def _fisher(
@@ -315,6 +331,6 @@ def _fisher(
     slope = jax.grad(lambda there: jnp.sum(chunks.weight * here.kl(there)))
 
     def product(v: Array) -> Array:
-        return pull(jax.jvp(slope, (here,), (push(v),))[1])[0]
+        return devices.total(pull(jax.jvp(slope, (here,), (push(v),))[1])[0])
 
     return product

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import devices
 from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree, Transition
 from metajax.errors import ShapeError
 
@@ -201,13 +202,15 @@ def collect_trials(
 ) -> Transition:
     """Experience [N, K, B, T] of trials in `tasks` [N]; `sizes` are those of `trial`.
 
-    A task's key depends on its index alone, so the first tasks of a larger batch play out the same.
+    A task's key depends on its number among those of all devices alone, so the first tasks of a larger batch play out
+    the same.
     """
 
     def one(index: Array, task: PyTree) -> Transition:
         return trial(jax.random.fold_in(key, index), agent, params, env, task, **sizes).experience
 
-    return jax.vmap(one)(jnp.arange(leading_axis(tasks)), tasks)
+    num_tasks = leading_axis(tasks)
+    return jax.vmap(one)(devices.first_task(num_tasks) + jnp.arange(num_tasks), tasks)
 
 
 def leading_axis(tasks: PyTree) -> int:

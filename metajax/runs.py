@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from metajax import record
+from metajax import hosts, record
 from metajax.checkpoint import FOLDER
-from metajax.errors import ConfigError, NonFiniteError, WorkerError
+from metajax.errors import ConfigError, NonFiniteError, WorkerError, first_line
 from metajax.evaluate import Evaluation, Protocol, interval
 from metajax.meta_agent import MetaAgent
 from metajax.train import Progress
@@ -41,8 +42,12 @@ class InterruptedRun(Exception):
 def writing(folder: Path, *, new: bool) -> Iterator[None]:
     """Holds a run folder against other writers; a dead one holds nothing.
 
-    Raises ConfigError if another process writes there, if it cannot be written, or if a `new` one is not empty.
+    Raises ConfigError if another process writes there, if it cannot be written, or if a `new` one is not empty. Of
+    several processes that train together the first alone holds it.
     """
+    if not hosts.is_first():
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if new and any(path.name != _LOCK for path in folder.iterdir()):
@@ -111,6 +116,22 @@ def signals() -> Iterator[Callable[[], None]]:
         listens.close()
 
 
+@contextmanager
+def interruptions() -> Iterator[Callable[[], None]]:
+    """`signals`, or what stops several processes that train together at the same line of progress."""
+    if jax.process_count() == 1:
+        with signals() as check:
+            yield check
+        return
+    with hosts.notices() as notice:
+
+        def check() -> None:
+            if number := notice():
+                raise InterruptedRun(number)
+
+        yield check
+
+
 def learn(
     members: Mapping[Path, MetaAgent],
     learning: Iterator[Sequence[Progress]],
@@ -119,16 +140,19 @@ def learn(
     keep: int,
     keep_every: int,
     log_to: Sequence[str],
+    stall: float,
     show: Callable[[Sequence[Progress]], None],
 ) -> None:
     """Follows the learning of one agent, or of several together, each in its folder.
 
-    Saves every `save_every` seconds, at the end, and when it has to stop. Raises InterruptedRun after a signal, and
-    NonFiniteError or WorkerError naming the last checkpoint.
+    Saves every `save_every` seconds, at the end, and when it has to stop; without progress for `stall` seconds the
+    process ends (0: never). Raises InterruptedRun after a signal, and NonFiniteError or WorkerError naming the last
+    checkpoint.
     """
     start, saved = time.monotonic(), time.monotonic()
-    before = {folder: _forget_after(folder, agent.iteration) for folder, agent in members.items()}
-    sinks = {folder: record.open_sinks(log_to, folder) for folder in members}
+    writers = members if hosts.is_first() else {}
+    before = {folder: _forget_after(folder, agent.iteration) for folder, agent in writers.items()}
+    sinks = {folder: record.open_sinks(log_to, folder) for folder in writers}
 
     def save() -> None:
         nonlocal saved
@@ -136,16 +160,21 @@ def learn(
             agent.save(folder, keep=keep, keep_every=keep_every)
         saved = time.monotonic()
 
-    with signals() as check:
+    with interruptions() as check, hosts.watchdog(stall) as alive:
         try:
             for all_progress in learning:
-                for folder, progress in zip(members, all_progress, strict=True):
+                alive()
+                for folder, progress in zip(writers, all_progress, strict=bool(writers)):
                     seconds = round(before[folder] + time.monotonic() - start, 3)
                     record.send(sinks[folder], {"iteration": progress.iteration, "seconds": seconds} | progress.metrics)
                 show(all_progress)
-                if time.monotonic() - saved >= save_every:
+                if hosts.of_first(time.monotonic() - saved >= save_every):
                     save()
                 check()
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            raise WorkerError(f"another process was lost ({first_line(error)}); metajax resume goes on") from error
         except (NonFiniteError, WorkerError) as error:
             save()
             check()  # a signal to all processes ends the workers too, and is the reason

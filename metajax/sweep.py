@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metajax import devices
 from metajax.base import Algorithm, PyTree
 from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count
 from metajax.evaluate import Evaluation, Protocol
 from metajax.meta_agent import MetaAgent, compile_evaluation
 from metajax.recipes import build, options, task_options
-from metajax.train import Learner, Progress, meta_iteration, peak_memory, run
+from metajax.train import Learner, Progress, meta_iteration, new_learner, peak_memory, run
 
 _MAX_SKIPPED = 10
 _SHAPING = {"fisher_fraction"}  # sets a shape, so it cannot be traced
@@ -70,9 +72,30 @@ def make_agents(
         for values in product(*axes.values())
         for offset in range(num_seeds)
     ]
-    if len(agents) > 1 and isinstance(agents[0].tasks.env, HostEnvironment):
-        raise ConfigError(f"{tasks} are simulated on the host: one run after the other, without seeds or sweep")
+    if len(agents) > 1:
+        if isinstance(agents[0].tasks.env, HostEnvironment):
+            raise ConfigError(f"{tasks} are simulated on the host: one run after the other, without seeds or sweep")
+        _begin(agents, list(axes))
     return agents
+
+
+def _begin(agents: Sequence[MetaAgent], names: Sequence[str]) -> None:
+    """Gives every agent the learner that it would make for itself, all in one program."""
+
+    def one(values: PyTree, seed: jax.Array) -> Learner:
+        return new_learner(_algorithm(agents[0], values), jax.random.key(seed))
+
+    seeds = jnp.array([agent.config["seed"] for agent in agents])
+    _keep(agents, jax.jit(jax.vmap(one))(_values(agents, names), seeds))
+
+
+def _keep(agents: Sequence[MetaAgent], learners: Learner) -> None:
+    """Gives every agent its own of the learners [M]."""
+    leaves, structure = jax.tree.flatten(learners)
+    # Rows of NumPy's cost a hundredth of rows taken on a device.
+    rows = [leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf) for leaf in leaves]
+    for index, agent in enumerate(agents):
+        agent.learner = structure.unflatten([jnp.asarray(leaf[index]) for leaf in rows])
 
 
 def label(agent: MetaAgent, sweep: Sequence[str]) -> str:
@@ -93,8 +116,8 @@ class Together(NamedTuple):
     memory: int  # bytes
 
 
-def compile_together(agents: Sequence[MetaAgent], names: Sequence[str]) -> Together:
-    """One program for agents that differ in their seeds and in the options `names` alone."""
+def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int | None = None) -> Together:
+    """One program for agents that differ in their seeds and in the options `names` alone; devices share the agents."""
     tasks, num_tasks = agents[0].tasks, agents[0].num_tasks
 
     def one(values: PyTree, learner: Learner, stop: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
@@ -103,22 +126,35 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str]) -> Toget
 
     values, singles = _values(agents, names), [agent.learner for agent in agents]
     learners = jax.eval_shape(lambda: _stack(singles))
-    lowered = jax.jit(jax.vmap(one, in_axes=(0, 0, None)), donate_argnums=1).lower(values, learners, jnp.zeros((), int))
-    compiled = lowered.compile()
-    return Together(agents, partial(compiled, values), peak_memory(compiled))
+    function = jax.vmap(one, in_axes=(0, 0, None))
+    if num_devices in (None, 1):
+        compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
+        return Together(agents, partial(compiled, values), peak_memory(compiled))
+    devices.check_split("runs", len(agents), num_devices)
+    # Another name than that of the axis that tasks are shared over, so that nothing is summed over runs.
+    over, own = Mesh(devices.mesh(num_devices).devices, ("runs",)), PartitionSpec("runs")
+    function = jax.shard_map(function, mesh=over, in_specs=(own, own, PartitionSpec()), out_specs=own, check_vma=False)
+    compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
+
+    def advance(learners: Learner, stop: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
+        shared = jax.device_put((values, learners), NamedSharding(over, own))
+        return compiled(*shared, jax.device_put(stop, NamedSharding(over, PartitionSpec())))
+
+    return Together(agents, advance, peak_memory(compiled))
 
 
-def chunks(agents: Sequence[MetaAgent], names: Sequence[str]) -> Iterator[Together]:
+def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int | None = None) -> Iterator[Together]:
     """The agents together or, where that takes more memory than there is, as many at a time as fit."""
     size, free = len(agents), free_memory()
-    first = compile_together(agents, names)
+    first = compile_together(agents, names, num_devices)
     if first.memory <= free * _SHARE:
         yield first
         return
-    size = max(1, math.floor(size * free * _SHARE / first.memory))
+    num_devices = num_devices or 1
+    size = num_devices * max(1, math.floor(size * free * _SHARE / first.memory) // num_devices)
     del first
     for start in range(0, len(agents), size):
-        yield compile_together(agents[start : start + size], names)
+        yield compile_together(agents[start : start + size], names, num_devices)
 
 
 def free_memory() -> int:
@@ -143,8 +179,8 @@ def learn_together(together: Together, *, num_iterations: int, log_every: int) -
         done = min(done + log_every, num_iterations)
         learners, metrics = together.advance(learners, jnp.asarray(done))
         numbers, progress = jax.device_get(metrics), []
+        _keep(agents, learners)
         for index, agent in enumerate(agents):
-            agent.learner = jax.tree.map(lambda leaf, index=index: leaf[index], learners)
             own = {name: float(values[index]) for name, values in numbers.items()}
             progress.append(Progress(agent.learner, agent.iteration, own))
         yield progress

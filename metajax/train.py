@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
+from jax.sharding import Mesh
 
-from metajax import host
+from metajax import devices, host
 from metajax.base import Algorithm, Array, PyTree, TaskDistribution, Transition
 from metajax.envs.contract import check_tasks, traced
 from metajax.envs.host import HostEnvironment
@@ -50,6 +51,8 @@ def meta_iteration(
 ) -> Callable[[Learner], tuple[Learner, dict[str, Array]]]:
     """`iterate(learner) -> learner, metrics`: draw tasks, collect, update; pure, to be jitted and vmapped.
 
+    Where devices share the tasks, `num_tasks` are those of one device.
+
     An update that leaves a state with a number that is not finite, or that learned from such a reward, is skipped
     and counted.
     """
@@ -65,14 +68,15 @@ def meta_iteration(
 def _draw(tasks: TaskDistribution, num_tasks: int, key: Array, iteration: Array) -> tuple[Array, Array, PyTree]:
     """Keys of collecting and of updating, and the tasks [N], of a meta-iteration."""
     key_tasks, key_collect, key_update = jax.random.split(jax.random.fold_in(key, iteration), 3)
-    return key_collect, key_update, tasks.tasks(key_tasks, num_tasks)
+    return key_collect, key_update, tasks.tasks(key_tasks, num_tasks, first=devices.first_task(num_tasks))
 
 
 def _learn(
     algorithm: Algorithm, num_tasks: int, learner: Learner, key: Array, experience: Transition
 ) -> tuple[Learner, dict[str, Array]]:
     state, metrics = algorithm.update(key, learner.state, experience)
-    bad = ~jnp.isfinite(experience.reward.reshape(num_tasks, -1)).all(axis=1)
+    metrics = devices.mean(metrics)
+    bad = devices.gather(~jnp.isfinite(experience.reward.reshape(num_tasks, -1)).all(axis=1))
     good = _all_finite(state) & ~bad.any()
     learner = learner._replace(
         state=jax.tree.map(lambda new, old: jnp.where(good, new, old), state, learner.state),
@@ -127,7 +131,12 @@ class Program(NamedTuple):
 
 
 def compile_program(
-    algorithm: Algorithm, tasks: TaskDistribution, *, num_tasks: int = 20, max_skipped: int = 10
+    algorithm: Algorithm,
+    tasks: TaskDistribution,
+    *,
+    num_tasks: int = 20,
+    max_skipped: int = 10,
+    over: Mesh | None = None,
 ) -> Program:
     """One compiled program for any seed, any tasks of the distribution and any number of meta-iterations.
 
@@ -136,6 +145,7 @@ def compile_program(
         tasks: what it learns from; its training split.
         num_tasks: tasks a meta-iteration.
         max_skipped: updates skipped in a row, because something was not finite, after which training stops.
+        over: the devices that share the tasks, from `metajax.devices.mesh`; None: JAX's default one has all.
     """
     check_count("num_tasks", num_tasks)
     check_count("max_skipped", max_skipped)
@@ -150,8 +160,21 @@ def compile_program(
     _check_metrics(jax.eval_shape(iterate, learner)[1])
     if isinstance(tasks.env, HostEnvironment):
         return _host_program(algorithm, tasks, num_tasks, max_skipped, learner, experience)
-    advance = jax.jit(run(iterate, max_skipped=max_skipped), donate_argnums=0).lower(learner, stop).compile()
-    return Program(advance, max_skipped, experience.reward.size, peak_memory(advance))
+    if over is None:
+        advance = run(iterate, max_skipped=max_skipped)
+        compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
+        return Program(compiled, max_skipped, experience.reward.size, peak_memory(compiled))
+    if not algorithm.shares:
+        raise ConfigError("this algorithm's update does not sum over devices (Algorithm.shares); leave out the devices")
+    devices.check_split("num_tasks", num_tasks, over.size)
+    iterate = meta_iteration(algorithm, tasks, num_tasks // over.size)
+    advance = devices.on_each(run(iterate, max_skipped=max_skipped), over)
+    compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
+
+    def spread(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
+        return compiled(*devices.to_each((learner, stop), over))
+
+    return Program(spread, max_skipped, experience.reward.size, peak_memory(compiled))
 
 
 def _host_program(

@@ -7,11 +7,13 @@ import tempfile
 import jax
 import pytest
 
-from metajax.tasks import bandit, point
-
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_num_cpu_devices", 8)  # simulated, for those that share tasks; the others use the first
+
+from metajax.tasks import bandit, point  # noqa: E402  (gymnax asks for devices when it is imported)
+
 jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__ < (0, 11):  # later ones do not know the flag
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"

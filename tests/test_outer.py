@@ -119,10 +119,10 @@ def test_ppo_climbs_but_stops_at_the_clip_and_takes_minibatches():
     assert far[10.0][1] > 5 * far[0.05][1]
 
 
-def test_more_minibatches_than_tasks_are_refused():
+def test_minibatches_that_do_not_divide_the_tasks_are_refused():
     replayed, batch, flat, unravel = gradient_based()
     loop, params = ppo(minibatches=5), unravel(flat)
-    with pytest.raises(ConfigError, match="minibatches=5 must be at most the 4 tasks"):
+    with pytest.raises(ConfigError, match=r"minibatches=5 must divide the 4 tasks of a device; use one of \[1, 2, 4\]"):
         loop.step(jax.random.key(0), params, loop.init(params), replayed, batch)
 
 

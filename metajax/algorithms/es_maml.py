@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax import devices
 from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.errors import ConfigError, check_number
@@ -104,10 +105,11 @@ def es_maml(
 
     def players(state: ESState, num_tasks: int) -> PyTree:
         """Those of a task next to each other, the plus sign first."""
-        by_sign = population(state, num_tasks)
-        return jax.tree.map(
-            lambda leaf: leaf.reshape(2, num_tasks, *leaf.shape[1:]).swapaxes(0, 1).reshape(leaf.shape), by_sign
+        by_sign = population(state, num_tasks * devices.num_devices())
+        pairs = jax.tree.map(
+            lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]).swapaxes(0, 1).reshape(leaf.shape), by_sign
         )
+        return devices.share(pairs)
 
     def collect(key: Array, state: ESState, tasks: PyTree) -> Transition:
         trial_sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
@@ -117,11 +119,12 @@ def es_maml(
 
         num_tasks = leading_axis(tasks)
         index = jnp.repeat(jnp.arange(num_tasks), 2)
-        return jax.vmap(one)(index, players(state, num_tasks), jax.tree.map(lambda leaf: leaf[index], tasks))
+        numbers, twice = devices.first_task(num_tasks) + index, jax.tree.map(lambda leaf: leaf[index], tasks)
+        return jax.vmap(one)(numbers, players(state, num_tasks), twice)
 
     def update(key: Array, state: ESState, experience: Transition) -> tuple[ESState, dict[str, Array]]:
         key_tell, key_next = jax.random.split(key)
-        returns = experience.reward.sum(-1).mean(-1)  # [2 N, K]
+        returns = devices.gather(experience.reward.sum(-1).mean(-1))  # [2 N, K]
         pairs = returns[:, -1].reshape(-1, 2)
         es = strategy(len(pairs))
         cost = -pairs.T.ravel()  # which evolution minimises

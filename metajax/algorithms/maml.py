@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax import devices
 from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
 from metajax.baselines import BASELINES, advantages, normalize
 from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
@@ -193,11 +194,12 @@ def maml(
         last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
         estimate = jax.vmap(jax.vmap(lambda stage: advantages(stage, value_of, discount, lambda_)))(last)
         advantage = jax.vmap(jax.vmap(normalize))(estimate, last.valid)
-        share = experience.valid / (len(last.valid) * experience.valid.sum((2, 3), keepdims=True))
+        num_tasks = len(last.valid) * devices.num_devices()
+        share = experience.valid / (num_tasks * experience.valid.sum((2, 3), keepdims=True))
         is_last = jnp.arange(inner_steps + 1)[:, None, None] == inner_steps
         if credits:
-            earned = jnp.mean(last.reward @ discount ** jnp.arange(num_steps), (1, 2))
-            credit = normalize(earned, jnp.ones_like(earned, bool))
+            earned = devices.gather(jnp.mean(last.reward @ discount ** jnp.arange(num_steps), (1, 2)))
+            credit = devices.share(normalize(earned, jnp.ones_like(earned, bool)))
             advantage = jnp.where(is_last, advantage, credit[:, None, None, None])
         batch = Batch(
             experience,
@@ -210,7 +212,7 @@ def maml(
             return batch._replace(weight=batch.weight[:, -1:], kl_weight=batch.kl_weight[:, -1:])
         return batch
 
-    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent)
+    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, shares=True)
 
 
 def _is_zero(value: float) -> bool:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax import devices
 from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.errors import ConfigError, check_count, check_number
@@ -69,7 +70,8 @@ def reptile(
     def update(key: Array, state: ReptileState, experience: Transition) -> tuple[ReptileState, dict[str, Array]]:
         earlier = jax.tree.map(lambda leaf: leaf[:, :-1], experience)
         adapted = jax.vmap(lambda task: adapt(key, state.params, task))(earlier)
-        away = jax.tree.map(lambda old, new: old - jnp.mean(new, 0), state.params, adapted)
+        mean = devices.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted))
+        away = jax.tree.map(jnp.subtract, state.params, mean)
         updates, moments = transform.update(away, state.optimizer, state.params)
         returns = experience.reward.sum(-1).mean((0, 2))
         metrics = {"return_before": returns[0], "return_after": returns[-1], "distance": optax.tree.norm(away)}

@@ -4,14 +4,16 @@ A trial is several episodes in one task, through which the memory lives. The out
 return of the whole trial, so exploration in an early episode earns what it brings in later ones.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from metajax import devices
 from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
-from metajax.baselines import BASELINES, advantages, linear_fit
+from metajax.baselines import BASELINES, advantages, linear_baseline, linear_fit
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.networks import check_fits
 from metajax.outer import Batch, Outer, check_baseline, ppo
@@ -133,20 +135,28 @@ def rl2(
         experience = experience._replace(reward=experience.reward / scale)
         valid = experience.valid
         estimate = CREDITS[credit](experience, baseline, discount, lambda_)
-        weight = valid / valid.sum()
+        weight = valid / devices.total(valid.sum())
+        moments = devices.total((jnp.sum(weight * estimate), jnp.sum(weight * experience.reward**2)))
+        centred = jnp.where(valid, estimate - moments[0], 0.0)
+        deviation = jnp.sqrt(devices.total(jnp.sum(weight * centred**2)))
         # Once all trials are alike, what is left are the value's errors: not to be blown up to deviation 1.
-        least = 0.03 * jnp.sqrt(jnp.sum(weight * experience.reward**2)) + 1e-8
-        centred = jnp.where(valid, estimate - jnp.sum(weight * estimate), 0.0)
+        least = 0.03 * jnp.sqrt(moments[1]) + 1e-8
         return Batch(
             experience,
-            advantage=centred / jnp.maximum(jnp.sqrt(jnp.sum(weight * centred**2)), least),
+            advantage=centred / jnp.maximum(deviation, least),
             value_target=estimate + experience.decision.value if baseline == "learned" else None,
             weight=weight,
             kl_weight=jnp.zeros_like(weight),
         )
 
     return Algorithm(
-        init, collect, update, params=lambda state: state.params, agent=agent, tolerates_lag=outer.tolerates_lag
+        init,
+        collect,
+        update,
+        params=lambda state: state.params,
+        agent=agent,
+        tolerates_lag=outer.tolerates_lag,
+        shares=True,
     )
 
 
@@ -184,7 +194,7 @@ def default_outer(
         anneal_iterations: meta-iterations after which the learning rate and the entropy bonus have fallen to zero,
             linearly; None: they stay.
         epochs: passes over the experience.
-        minibatches: steps a pass, each with its share of the tasks; those left over sit out that pass.
+        minibatches: steps a pass, a divisor of the number of tasks: of so many neighbouring tasks, each step has one.
         clip: the ratio's range around 1.
         value_coef: weight of the value's squared error, in shares of the trial (1).
         entropy_coef: weight of the entropy bonus (0.01; without it a bandit's policy settles too early).
@@ -220,7 +230,7 @@ def _over_trials(experience: Transition, baseline: str, discount: float, lambda_
             rows.reward, jnp.zeros_like(rows.reward[0]), rows.valid, discount, 1.0
         )
         time_in_trial = jnp.cumsum(rows.valid, axis=-1) - rows.valid
-        value = linear_fit(rows._replace(percept=rows.percept._replace(time=time_in_trial)), to_come)
+        value = linear_fit(rows._replace(percept=rows.percept._replace(time=time_in_trial)), to_come, devices.total)
     else:
         value = rows.decision.value if baseline == "learned" else jnp.zeros_like(rows.reward)
     estimate = jax.vmap(trial_advantages, (0, 0, 0, None, None))(rows.reward, value, rows.valid, discount, lambda_)
@@ -230,7 +240,8 @@ def _over_trials(experience: Transition, baseline: str, discount: float, lambda_
 def _over_episodes(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
     """Advantages [N, K, B, T], every episode a row of its own."""
     rows = jax.tree.map(lambda leaf: _flat(leaf, 3), experience)
-    return advantages(rows, BASELINES[baseline], discount, lambda_).reshape(experience.reward.shape)
+    value_of = partial(linear_baseline, total=devices.total) if baseline == "linear" else BASELINES[baseline]
+    return advantages(rows, value_of, discount, lambda_).reshape(experience.reward.shape)
 
 
 def _flat(leaf: Array, axes: int) -> Array:

@@ -1,0 +1,111 @@
+"""Tasks over devices: each has its share of a batch, and what is summed over tasks is summed over devices too.
+
+A meta-iteration runs on every device of a one-dimensional mesh with the same parameters and a share of the tasks,
+neighbours next to each other. What is written for all tasks asks here for the total over devices; where there is one
+device, or outside of such a program, that is what it has. A key comes from the number of its task among all, so how
+many devices there are changes nothing but the order of sums.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from metajax.base import Array, PyTree
+from metajax.errors import ConfigError, check_count
+
+AXIS = "devices"
+
+
+def num_devices() -> int:
+    """How many devices share the tasks of the program being traced."""
+    try:
+        return jax.lax.axis_size(AXIS)
+    except NameError:  # of an axis that is not there
+        return 1
+
+
+def first_task(num_tasks: int) -> Array | int:
+    """The number among all tasks of the first of the `num_tasks` that this device has."""
+    return jax.lax.axis_index(AXIS) * num_tasks if num_devices() > 1 else 0
+
+
+def total(tree: PyTree) -> PyTree:
+    """The sum over devices of every leaf, in one reduction."""
+    return jax.lax.psum(tree, AXIS) if num_devices() > 1 else tree
+
+
+def mean(tree: PyTree) -> PyTree:
+    """The mean over devices of every leaf, in one reduction."""
+    return jax.lax.pmean(tree, AXIS) if num_devices() > 1 else tree
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Every leaf [N, …] with those of all devices, [D N, …], in the order of their tasks."""
+    if num_devices() == 1:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, AXIS, tiled=True), tree)
+
+
+def share(tree: PyTree) -> PyTree:
+    """Of every leaf [D N, …] that all devices have, this device's part [N, …]."""
+    size = num_devices()
+    if size == 1:
+        return tree
+
+    def part(leaf: Array) -> Array:
+        count = leaf.shape[0] // size
+        return jax.lax.dynamic_slice_in_dim(leaf, jax.lax.axis_index(AXIS) * count, count)
+
+    return jax.tree.map(part, tree)
+
+
+def mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh of the first `num_devices` of all processes' devices; None: of all. Raises ConfigError if there are fewer.
+
+    >>> mesh(1).shape
+    OrderedDict({'devices': 1})
+    """
+    there = jax.devices()
+    if num_devices is None:
+        num_devices = len(there)
+    check_count("devices", num_devices)
+    if num_devices > len(there):
+        raise ConfigError(f"devices={num_devices}, but JAX finds {len(there)} of platform {there[0].platform} here")
+    if num_devices < len(there) and jax.process_count() > 1:
+        raise ConfigError(f"devices={num_devices} must be all {len(there)} devices of the {jax.process_count()} hosts")
+    return Mesh(np.array(there[:num_devices]), (AXIS,))
+
+
+def check_split(name: str, count: int, size: int) -> None:
+    """Raises ConfigError, naming the nearest that work, unless `count` is a multiple of `size` devices."""
+    if count % size:
+        below = count - count % size
+        fitting = " or ".join(str(value) for value in (below, below + size) if value)
+        raise ConfigError(f"{name}={count} must be a multiple of {size} devices; use {fitting}")
+
+
+def on_each(function: Callable, over: Mesh) -> Callable:
+    """`function` on every device of a mesh, from the same arguments and, as it promises, giving the same on each."""
+    return jax.shard_map(function, mesh=over, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+
+
+def to_each(tree: PyTree, over: Mesh) -> PyTree:
+    """Every leaf on every device of a mesh; all processes must give the same."""
+    everywhere = NamedSharding(over, PartitionSpec())
+
+    def spread(leaf: Array) -> Array:
+        if leaf.sharding == everywhere:
+            return leaf
+        here = leaf.addressable_data(0)
+        copies = [jax.device_put(here, device) for device in over.local_devices]
+        return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, copies)
+
+    return jax.tree.map(spread, tree)
+
+
+def to_first(tree: PyTree) -> PyTree:
+    """A copy of every leaf, which all devices have, on one of this process alone."""
+    one = jax.local_devices()[0]
+    return jax.tree.map(lambda leaf: jax.device_put(leaf.addressable_data(0), one, may_alias=False), tree)

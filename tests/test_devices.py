@@ -1,0 +1,189 @@
+"""Tasks shared over (simulated) devices: the same learning, whatever their number."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conformance import BANDIT
+from simulators import Corridor, set_length
+
+from metajax import HostEnvironment, MetaAgent, TaskDistribution, compile_program, devices, new_learner
+from metajax.algorithms import e_maml, es_maml, maml, reptile, rl2
+from metajax.base import Network
+from metajax.errors import ConfigError
+from metajax.networks import memory_policy, mlp
+from metajax.outer import deal, policy_gradient, ppo, trust_region
+from metajax.sweep import chunks, learn_together, make_agents
+from metajax.tasks import point
+from metajax.train import meta_iteration
+
+NUM_TASKS = 8
+POINT = point(horizon=5)
+SIZES = {"num_steps": 5, "num_episodes": 3}
+GRADIENT = policy_gradient(optimizer=optax.sgd, learning_rate=1.0)  # so that the parameters change by the gradient
+
+
+def network():
+    """Of the floating-point type that JAX works in: Flax's own is always float32."""
+    plain = mlp(POINT.env, hidden=(4,))
+    return Network(
+        lambda key: jax.tree.map(lambda leaf: leaf.astype(float), plain.init(key)), plain.memory, plain.apply
+    )
+
+
+def in_context(**options):
+    return rl2(BANDIT.env, memory_policy(BANDIT.env, width=4), num_steps=6, **options), BANDIT
+
+
+def by_gradients(factory, **options):
+    return factory(POINT.env, network(), **SIZES, **options), POINT
+
+
+MAKERS = {
+    "maml": partial(by_gradients, maml, outer=GRADIENT),
+    "e_maml": partial(by_gradients, e_maml, outer=GRADIENT),
+    "reptile": partial(by_gradients, reptile),
+    "es_maml": partial(by_gradients, es_maml, optimizer=optax.sgd),
+    "rl2": partial(in_context, outer=ppo(epochs=2, minibatches=2, optimizer=optax.sgd, learning_rate=1.0)),
+    "rl2-linear": partial(in_context, baseline="linear", outer=GRADIENT),
+    "rl2-episode": partial(in_context, baseline="linear", credit="episode", outer=GRADIENT),
+}
+
+
+def moved(before, after):
+    return np.concatenate(
+        [np.ravel(new - old) for new, old in zip(*map(jax.tree.leaves, (after, before)), strict=True)]
+    )
+
+
+def after_learning(make, num_devices):
+    """How a whole meta-iteration on so many devices changes the meta-parameters, as one vector."""
+    algorithm, tasks = make()
+    learner, over = new_learner(algorithm, jax.random.key(0)), devices.mesh(num_devices)
+    iterate = devices.on_each(meta_iteration(algorithm, tasks, NUM_TASKS // num_devices), over)
+    learnt, metrics = jax.jit(iterate)(devices.to_each(learner, over))
+    assert not metrics["skipped"]
+    return moved(algorithm.params(learner.state), algorithm.params(devices.to_first(learnt).state))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_from_the_same_experience_devices_learn_the_same(name):
+    algorithm, tasks = MAKERS[name]()
+    state = algorithm.init(jax.random.key(0))
+    batch = tasks.tasks(jax.random.key(1), NUM_TASKS)
+    experience = jax.jit(algorithm.collect)(jax.random.key(2), state, batch)
+    before = algorithm.params(state)
+    changes = {}
+    for count in (1, 2, 4, 8) if name == "maml" else (1, 4):
+        over = devices.mesh(count)
+
+        def update(key, state, experience):
+            state, metrics = algorithm.update(key, state, devices.share(experience))
+            return algorithm.params(state), devices.mean(metrics)
+
+        given = devices.to_each((jax.random.key(3), state, experience), over)
+        params, metrics = jax.device_get(jax.jit(devices.on_each(update, over))(*given))
+        changes[count] = moved(before, params), metrics
+    alone, told = changes.pop(1)
+    assert np.abs(alone).max() > 1e-4
+    for shared, told_too in changes.values():
+        assert np.linalg.norm(shared - alone) < 1e-5 * np.linalg.norm(alone)
+        for metric, value in told.items():
+            np.testing.assert_allclose(told_too[metric], value, rtol=1e-4, atol=1e-5, err_msg=metric)
+
+
+@pytest.mark.parametrize("outer", [GRADIENT, trust_region(fisher_fraction=1, damping=0.1)], ids=["gradient", "trpo"])
+def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_digit(outer):
+    with jax.enable_x64(True):
+        make = partial(by_gradients, maml, outer=outer)
+        alone, *shared = (after_learning(make, count) for count in (1, 2, 8))
+    for changed in shared:
+        np.testing.assert_allclose(changed, alone, rtol=0, atol=1e-12 * np.abs(alone).max())
+
+
+def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
+    """In the compiled program; what else is reduced are numbers, such as metrics and the line search's."""
+    jax.config.update("jax_disable_most_optimizations", False)  # which would leave reductions uncombined
+    try:
+        reductions = {name: _reductions(outer) for name, outer in (("gradient", GRADIENT), ("trpo", trust_region()))}
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    carries_array = {name: [bool(re.search(r"\[\d", line)) for line in lines] for name, lines in reductions.items()}
+    assert sum(carries_array["gradient"]) == 1
+    assert sum(carries_array["trpo"]) == 2
+    assert all(len(lines) <= 5 for lines in reductions.values())
+
+
+def _reductions(outer):
+    """The types of what each all-reduce of a compiled meta-iteration reduces."""
+    algorithm, tasks = by_gradients(maml, outer=outer)
+    iterate = devices.on_each(meta_iteration(algorithm, tasks, 2), devices.mesh(4))
+    learner = jax.eval_shape(lambda: new_learner(algorithm, jax.random.key(0)))
+    text = jax.jit(iterate).lower(learner).compile().as_text()
+    return re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
+
+
+def test_every_hand_has_one_of_every_few_neighbours():
+    hands = np.asarray(deal(jax.random.key(0), 12, 3))
+    assert hands.shape == (3, 4)
+    assert sorted(hands.ravel()) == list(range(12))
+    assert (hands // 3 == np.arange(4)).all()
+    assert (hands != np.asarray(deal(jax.random.key(1), 12, 3))).any()
+
+
+def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
+    small = {"num_tasks": 8, "num_episodes": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
+    alone, shared = (MetaAgent("maml", "point", num_devices=count, **small).learn(2) for count in (None, 4))
+    for one, other in zip(jax.tree.leaves(alone.params), jax.tree.leaves(shared.params), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    played, played_too = (agent.evaluate(10) for agent in (alone, shared))  # 10 tasks do not split evenly
+    assert played_too.sampled.shape == (10, 6, 3)
+    np.testing.assert_allclose(played.sampled, played_too.sampled, atol=1e-4)
+    np.testing.assert_allclose(played.greedy, played_too.greedy, atol=1e-4)
+
+
+def test_devices_share_runs_that_train_together():
+    small = {"num_tasks": 2, "num_episodes": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
+    states = []
+    for num_devices in (None, 2):
+        agents = make_agents("maml", "point", seed=0, num_seeds=2, sweep=["inner_lr=0.1,0.2"], **small)
+        (together,) = chunks(agents, ["inner_lr"], num_devices)
+        list(learn_together(together, num_iterations=2, log_every=1))
+        states.append([jax.tree.leaves(agent.params) for agent in agents])
+    for one, other in zip(*states, strict=True):
+        for leaf, leaf_too in zip(one, other, strict=True):
+            np.testing.assert_allclose(leaf, leaf_too, atol=1e-6)
+    with pytest.raises(ConfigError, match="runs=4 must be a multiple of 3 devices; use 3 or 6"):
+        list(chunks(agents, ["inner_lr"], 3))
+
+
+def test_a_reward_that_is_not_finite_is_found_on_any_device():
+    algorithm, tasks = by_gradients(maml, outer=GRADIENT)
+
+    def collect(key, state, tasks):
+        experience = algorithm.collect(key, state, tasks)
+        numbers = devices.first_task(len(experience.reward)) + jnp.arange(len(experience.reward))
+        return experience._replace(reward=jnp.where(numbers == 5, jnp.nan, experience.reward.T).T)
+
+    program = compile_program(algorithm._replace(collect=collect), tasks, num_tasks=8, over=devices.mesh(4))
+    learner, _ = program.advance(new_learner(algorithm, jax.random.key(0)), jnp.asarray(3))
+    assert (int(learner.iteration), int(learner.bad_task)) == (1, 5)
+
+
+def test_what_cannot_be_shared_is_refused():
+    algorithm, tasks = by_gradients(maml, outer=GRADIENT)
+    with pytest.raises(ConfigError, match="num_tasks=6 must be a multiple of 4 devices; use 4 or 8"):
+        compile_program(algorithm, tasks, num_tasks=6, over=devices.mesh(4))
+    with pytest.raises(ConfigError, match="does not sum over devices"):
+        compile_program(algorithm._replace(shares=False), tasks, num_tasks=8, over=devices.mesh(4))
+    with pytest.raises(ConfigError, match="devices=9, but JAX finds 8"):
+        MetaAgent("maml", "point", num_devices=9)
+    with pytest.raises(ConfigError, match="num_tasks=3 must be a multiple of 2 devices"):
+        MetaAgent("maml", "point", num_tasks=3, num_devices=2)
+    simulated = HostEnvironment(Corridor, set_length, task=jnp.zeros((), int), num_workers=1)
+    with pytest.raises(ConfigError, match="simulated on the host"):
+        MetaAgent("rl2", TaskDistribution(simulated, lambda key: jnp.array(3), horizon=3), num_devices=2)
