@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from metajax import hosts, record
-from metajax.checkpoint import FOLDER
+from metajax.checkpoint import FOLDER, CheckpointError
 from metajax.errors import ConfigError, NonFiniteError, WorkerError, first_line
 from metajax.evaluate import Evaluation, Protocol, interval
 from metajax.meta_agent import MetaAgent
@@ -171,10 +171,10 @@ def learn(
                 if hosts.of_first(time.monotonic() - saved >= save_every):
                     save()
                 check()
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, CheckpointError) as error:
             if jax.process_count() == 1:
                 raise
-            raise WorkerError(f"another process was lost ({first_line(error)}); metajax resume goes on") from error
+            raise WorkerError(f"another process was lost: {first_line(error)}; metajax resume goes on") from error
         except (NonFiniteError, WorkerError) as error:
             save()
             check()  # a signal to all processes ends the workers too, and is the reason
