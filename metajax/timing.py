@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -42,26 +43,29 @@ def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[i
     """`function(*arguments)` compiled, to be run again and again; raises OutOfMemory if it does not fit."""
     start = time.perf_counter()
     traced = jax.jit(function).trace(*arguments)
-    try:
+    with understood():
         compiled = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        raise _understood(error) from error
     seconds, memory = time.perf_counter() - start, peak_memory(compiled)
     # What it is given is there already.
     if memory - compiled.memory_analysis().argument_size_in_bytes > free_memory():
         raise OutOfMemory(f"{memory / 2**20:,.0f} MiB")
 
     def run() -> PyTree:
-        try:
+        with understood():
             return jax.block_until_ready(compiled(*arguments))
-        except jax.errors.JaxRuntimeError as error:
-            raise _understood(error) from error
 
     return Part(run, product_flops(traced.jaxpr, while_trips), memory, seconds)
 
 
-def _understood(error: Exception) -> Exception:
-    return OutOfMemory(str(error)) if "RESOURCE_EXHAUSTED" in str(error) else error
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raises OutOfMemory in place of what JAX says when memory is out."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemory(str(error).splitlines()[0]) from error
 
 
 def alternate(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -89,7 +93,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def ratio(seconds: Mapping[str, Sequence[float]], of: Sequence[str], over: Sequence[str]) -> Spread:
     """The time of the parts `of` together over that of the parts `over`, round by round."""
-    tops, bottoms = ([sum(one) for one in zip(*(seconds[name] for name in names))] for names in (of, over))
+    tops, bottoms = ([sum(one) for one in zip(*(seconds[name] for name in names), strict=True)] for names in (of, over))
     return spread([top / bottom for top, bottom in zip(tops, bottoms, strict=True)])
 
 
