@@ -62,13 +62,15 @@ def references(screen: Console, run: Mapping[str, Any]) -> dict[str, Any]:
     """Measures the programs that the `OPTIONS` name, shows the figures and returns them; `out` is written too."""
     options = {name: run[name] for name in ("micro_batch", "compute_dtype") if run[name] is not None}
     found: dict[str, Any] = {}
+    if not screen.is_terminal:
+        screen.width = 120
     for name in run["programs"]:
         reference = REFERENCES[name]
         # First, since a process that has begun on an accelerator may hold all of its memory.
         found[name] = {"start": starts(name, options) if run["split"] else {}}
         found[name]["sizes"] = sweep(reference, run["sizes"] or (reference.num_tasks,), options, run)
         for table in tables(name, found[name]):
-            screen.print(table, width=screen.width if screen.is_terminal else 120)
+            screen.print(table)
     return _kept({"repeats": run["repeats"], "options": options, "programs": found}, run["out"])
 
 
