@@ -5,10 +5,10 @@
     python benchmarks/scaling.py --show                   # the table of what was measured
 
 MAML with one outer gradient step on point navigation; one size changes, the others are those in `BASE`. All sizes of an
-axis take turns. Exponents b of a fit of log(time) = a + b log(size), and likewise of the temporary memory that the
-compiler plans, are least squares over all sizes; of time they are fitted to every round, and quoted is the median
-round's with the interval of Student's t over rounds, of memory, which is exact, the interval of the fit's residuals.
-Writes benchmarks/results/scaling.json unless axes are named.
+axis take turns. Exponents b of log(time) = a + b log(size), and likewise of the memory that the compiler plans, are
+least squares over all sizes. Of time they are fitted to the medians, and the interval is a bootstrap's over rounds; of
+memory, which is exact, it is that of Student's t of the fit's residuals. Writes benchmarks/results/scaling.json unless
+axes are named.
 """
 
 import argparse
@@ -32,12 +32,17 @@ AXES = {
 }
 
 
-def compiled(sizes: dict[str, int]) -> timing.Part:
+def job_of(sizes: dict[str, int]) -> programs.Job:
     """A meta-iteration of so many tasks, inner steps, environment steps an episode, and features a layer."""
     reference = programs.REFERENCES["maml-gradient"]
     width, changed = sizes["width"], {"inner_steps": sizes["inner steps"], "horizon": sizes["horizon"]}
     options = {"num_episodes": 10, "hidden": (width, width)} | changed
-    job = programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
+    return programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
+
+
+def compiled(sizes: dict[str, int]) -> timing.Part:
+    """That meta-iteration compiled."""
+    job = job_of(sizes)
     return timing.compile_part(job.function, *job.arguments)
 
 
@@ -50,11 +55,12 @@ def exponent(sizes: np.ndarray, values: np.ndarray) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def over_rounds(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
-    """The exponent of the median round of `seconds` [size, round], and its 95 % interval over rounds."""
-    found = np.array([exponent(sizes, one) for one in seconds.T])
-    half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
-    return {"exponent": float(np.median(found)), "low": float(found.mean() - half), "high": float(found.mean() + half)}
+def over_rounds(sizes: np.ndarray, seconds: np.ndarray, resamples: int = 1000) -> dict[str, float]:
+    """The exponent of the medians of `seconds` [size, round], and its 95 % interval where rounds are drawn anew."""
+    drawn = np.random.default_rng(0).integers(seconds.shape[1], size=(resamples, seconds.shape[1]))
+    found = [exponent(sizes, np.median(seconds[:, rounds], axis=1)) for rounds in drawn]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return {"exponent": exponent(sizes, np.median(seconds, axis=1)), "low": float(low), "high": float(high)}
 
 
 def over_sizes(sizes: np.ndarray, values: np.ndarray) -> dict[str, float]:
@@ -64,9 +70,9 @@ def over_sizes(sizes: np.ndarray, values: np.ndarray) -> dict[str, float]:
     return {"exponent": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
 
 
-def measure(axis: str, points: tuple[int, ...], repeats: int, base: dict[str, int] = BASE) -> dict[str, Any]:
+def measure(axis: str, points: tuple[int, ...], repeats: int) -> dict[str, Any]:
     """Seconds and memory at every size of an axis, and the exponents."""
-    parts = {size: compiled(base | {axis: size}) for size in points}
+    parts = {size: compiled(BASE | {axis: size}) for size in points}
     seconds = timing.alternate({str(size): part.run for size, part in parts.items()}, repeats)
     sizes, memory = np.array(points, float), np.array([part.memory for part in parts.values()], float)
     rounds = np.array(list(seconds.values()))

@@ -14,7 +14,7 @@ from metajax.recipes import build, options
 from metajax.rollout import first_percept, unroll
 from metajax.tasks import bandit, point
 
-STEPS = 12
+STEPS = 6
 
 
 def dtypes(tree):
