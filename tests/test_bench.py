@@ -1,7 +1,10 @@
 """What the benchmark says follows from what was run, and memory that runs out ends a sweep of sizes."""
 
+import io
 import json
+import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import jax
 import jax.numpy as jnp
@@ -97,16 +100,16 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
 def test_a_sweep_of_sizes_ends_where_memory_does(tiny, tmp_path, capsys, monkeypatch):
     free = iter([10**9] * 4 + [0] * 9)  # four parts of the first size
     monkeypatch.setattr(timing, "free_memory", lambda: next(free))
-    run = WHOLE | {"sizes": (3, 1, 2), "out": str(tmp_path / "kept.json")}
+    run = WHOLE | {"sizes": (4, 2, 3), "out": str(tmp_path / "kept.json")}
     bench.references(console.new(), run)
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
-    assert [row[1].strip() for row in rows] == ["1", "2"]
+    assert [row[1].strip() for row in rows] == ["2", "3"]
     assert "ms" in rows[0][2]
     assert "out of memory" in rows[1][2]
     kept = json.loads((tmp_path / "kept.json").read_text())
     first, second = kept["programs"]["tiny"]["sizes"]
-    assert first["num_tasks"] == 1
-    assert second == {"num_tasks": 2, "out_of_memory": True}
+    assert first["num_tasks"] == 2
+    assert second == {"num_tasks": 3, "out_of_memory": True}
     assert kept["versions"]["jax"] == jax.__version__
 
 
@@ -118,8 +121,20 @@ def test_what_jax_says_when_memory_is_out_is_understood():
 
 
 def test_a_program_starts_in_a_fresh_process_or_says_why_not(tmp_path, monkeypatch):
+    asked = []
+
+    def here(command, env, **how):
+        """What the process does, done by this one."""
+        asked.append(env)
+        with redirect_stdout(io.StringIO()) as answer:
+            exec(command[2], {})
+        return subprocess.CompletedProcess(command, 0, answer.getvalue(), "")
+
+    monkeypatch.setattr(subprocess, "run", here)
     seconds = bench._fresh_start("rl2-gru", {"width": 2, "horizon": 2}, str(tmp_path))
     assert 0 < seconds["compile"] < seconds["first_update"]
+    assert asked[0]["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
+    monkeypatch.undo()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(WorkerError, match="starting rl2-gru in a fresh process failed: exit code 1"):
         bench._fresh_start("rl2-gru", {}, str(tmp_path))
