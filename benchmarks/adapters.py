@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from throughput import Bench
 
-from metajax import record
+from metajax import record, timing
 from metajax.base import Array, Environment, PyTree, TaskDistribution
 from metajax.errors import lookup
 from metajax.tasks import TASKS
@@ -112,8 +111,9 @@ def adapted(env: Environment, key: Array, task: PyTree) -> tuple[PyTree, Step]:
     return env.reset_env(key, task)[1], step
 
 
-def compile_one(bench: Bench, name: str, suite: Suite) -> None:
-    """Adds the steps of all copies to `bench`, through the adapter and bare."""
+def compile_one(suite: Suite) -> dict[str, timing.Part]:
+    """The steps of all copies, through the adapter and bare."""
+    parts = {}
     tasks = suite.tasks()
     batch = tasks.tasks(jax.random.key(0), suite.num_copies)
     keys = jax.random.split(jax.random.key(1), suite.num_copies)
@@ -135,17 +135,17 @@ def compile_one(bench: Bench, name: str, suite: Suite) -> None:
             return jax.lax.scan(scanned, state, (jnp.arange(suite.num_steps), actions))[1]
 
         states = jax.jit(jax.vmap(first))(keys, batch)
-        bench.add(f"{name}: {how}", jax.vmap(play), keys, batch, states, actions)
+        parts[how] = timing.compile_part(jax.vmap(play), keys, batch, states, actions)
+    return parts
 
 
 def measure(name: str, rounds: int) -> dict:
     """Steps a second through the adapter and bare, and the first over the second."""
-    suite, bench = lookup("tasks", name, SUITES), Bench()
-    compile_one(bench, name, suite)
-    bench.run(1)
-    seconds = bench.run(rounds)
-    ours, bare = seconds[f"{name}: adapter"], seconds[f"{name}: bare"]
-    ratios = [theirs / own for own, theirs in zip(ours, bare, strict=True)]
+    suite = lookup("tasks", name, SUITES)
+    runs = {how: part.run for how, part in compile_one(suite).items()}
+    seconds = timing.alternate(runs, rounds)
+    ours, bare = seconds["adapter"], seconds["bare"]
+    ratio = timing.ratio(seconds, ["bare"], ["adapter"])
     steps = suite.num_copies * suite.num_steps
     return {
         "package": f"{suite.package} {importlib.metadata.version(suite.package)}",
@@ -153,9 +153,9 @@ def measure(name: str, rounds: int) -> dict:
         "steps": suite.num_steps,
         "adapter": round(steps / statistics.median(ours)),
         "bare": round(steps / statistics.median(bare)),
-        "ratio": round(statistics.median(ratios), 3),
-        "least": round(min(ratios), 3),
-        "greatest": round(max(ratios), 3),
+        "ratio": round(ratio.median, 3),
+        "least": round(ratio.least, 3),
+        "greatest": round(ratio.greatest, 3),
         "seconds": {"adapter": ours, "bare": bare},
     }
 

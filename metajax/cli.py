@@ -3,7 +3,6 @@
 import inspect
 import os
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
 import metajax
-from metajax import checkpoint, console, doctor, hosts, record, report, runs, sweep
+from metajax import bench, checkpoint, console, doctor, hosts, record, report, runs, sweep
 from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
 from metajax.errors import ConfigError, NonFiniteError, WorkerError, check_choice, check_count, check_number, lookup
 from metajax.evaluate import SUCCESS_AT
@@ -70,7 +68,7 @@ USAGE = """usage: metajax COMMAND
   evaluate RUN --option …                evaluate a run again, under another protocol
   table RUN… --format markdown           results of many runs side by side: markdown, latex or csv
   report RUN                             one HTML file about a run
-  bench [algorithm] [tasks] --option …   time a meta-iteration
+  bench [algorithm tasks] --option …     time the reference programs, or any algorithm on any tasks
   algorithms                             the algorithms and their outer loops
   tasks                                  the task distributions: suites, spaces, parameters, splits and known returns
   doctor                                 versions, devices and a short check of speed
@@ -217,31 +215,18 @@ def report_command(arguments: Sequence[str]) -> None:
 
 
 def bench_command(arguments: Sequence[str]) -> None:
-    """Times compiling and a meta-iteration of any algorithm, tasks and options."""
+    """Times the reference programs or, if they are named, a meta-iteration of any algorithm, tasks and options."""
+    if not leading(arguments):
+        run, _ = parse(_DEVICE | bench.OPTIONS, arguments, prog="metajax bench")
+        bench.check(run)
+        _prepare(run.pop("device"))
+        bench.references(console.new(), run)
+        return
     algorithm, tasks, flags = algorithm_and_tasks("bench", arguments)
-    own = _DEVICE | {
-        "num_tasks": _RUN["num_tasks"],
-        "repeats": Option(int, 7, "times of so many meta-iterations each"),
-        "iterations": Option(int, 3, "meta-iterations that are timed at once"),
-    }
+    own = _DEVICE | bench.NAMED_OPTIONS
     run, given = parse(own, flags, algorithm, tasks, prog=f"metajax bench {algorithm} {tasks}")
-    check_count("repeats", run["repeats"])
-    check_count("iterations", run["iterations"])
-    _prepare(run["device"])
-    screen, agent = console.new(), MetaAgent(algorithm, tasks, num_tasks=run["num_tasks"], **given)
-    console.announce(screen, {Path(): agent})
-    with console.compiling(screen):
-        program = agent.program
-    times = []
-    for _ in range(run["repeats"] + 1):
-        start = time.perf_counter()
-        agent.learn(run["iterations"], log_every=run["iterations"])
-        times.append((time.perf_counter() - start) / run["iterations"])
-    low, median, high = np.quantile(times[1:], [0, 0.5, 1])
-    screen.print(f"memory {program.memory / 2**20:,.0f} MiB")
-    screen.print(
-        f"a meta-iteration {median:.4f} s ({low:.4f} to {high:.4f}), {program.steps / median:,.0f} environment steps/s"
-    )
+    _prepare(run.pop("device"))
+    bench.named(console.new(), algorithm, tasks, given, run)
 
 
 def algorithms_command(arguments: Sequence[str]) -> None:

@@ -5,10 +5,9 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from rich.table import Table
 
-from metajax import record
+from metajax import record, timing
 from metajax.meta_agent import MetaAgent
 from metajax.sweep import free_memory
 
@@ -29,16 +28,10 @@ def table() -> Table:
     return rows
 
 
-def _product_speed(size: int = 1024) -> float:
+def _product_speed() -> float:
     """GFLOP/s of a matrix product, the best of five."""
-    matrix = jnp.ones((size, size))
-    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times) / 1e9
+    product = timing.large_product_part()
+    return product.flops / min(timing.alternate({"product": product.run}, 5)["product"]) / 1e9
 
 
 def _maml_speed(num_iterations: int = 5) -> float:

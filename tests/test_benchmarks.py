@@ -1,15 +1,21 @@
 """The tables at a tiny size: a row is trained, evaluated, kept and shown."""
 
 import json
+import sys
+from typing import NamedTuple
+from unittest.mock import MagicMock
 
 import adapters
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peers
 import point_navigation
 import pytest
 import rl2_tables
+import scaling
 
+from metajax import timing
 from metajax.envs.revealed import reveal
 from metajax.errors import ConfigError
 from metajax.tasks import point
@@ -88,3 +94,75 @@ def test_an_adapter_is_measured_against_its_suite(name, monkeypatch):
     assert measured["least"] <= measured["ratio"] <= measured["greatest"]
     row = adapters.table({name: measured}).splitlines()[2]
     assert f"`{name}` | {measured['package']} | {measured['adapter']:,} | {measured['bare']:,} |" in row
+
+
+def test_exponents_of_growth_are_those_of_a_power():
+    sizes, noise = np.array([1.0, 2.0, 4.0, 8.0]), np.random.default_rng(1).lognormal(sigma=0.05, size=(4, 20))
+    found = scaling.over_rounds(sizes, 3.0 * sizes[:, None] ** 1.5 * noise)
+    assert found["low"] < found["exponent"] < found["high"]
+    assert 1.4 < found["low"] < 1.5 < found["high"] < 1.6
+    exact = scaling.over_sizes(sizes, 7.0 * sizes**2)
+    assert exact["low"] == pytest.approx(2.0) == exact["high"]
+    bent = scaling.over_sizes(sizes, 7.0 * sizes**2 + 100.0)
+    assert 0.0 < bent["low"] < bent["exponent"] < 1.0 < bent["high"]  # far from a power: a wide interval
+
+
+def test_growth_with_an_axis_is_measured_and_shown(monkeypatch):
+    compiled = []
+
+    def instead(sizes):
+        compiled.append(sizes)
+        return timing.Part(lambda: None, 0, sizes["width"] ** 2, 1.0)
+
+    monkeypatch.setattr(scaling, "compiled", instead)
+    kept = scaling.measure("width", (4, 8, 16), 7)
+    assert compiled == [scaling.BASE | {"width": width} for width in (4, 8, 16)]
+    assert kept["memory_growth"]["exponent"] == pytest.approx(2.0)
+    row = scaling.table({"width": kept}).splitlines()[2]
+    assert row.startswith(f"| width | 4, 16 | {kept['time']['exponent']:.2f} | ")
+    assert " | 2.00 | 2.00 to 2.00 | " in row
+
+
+def test_the_sizes_of_an_axis_reach_the_program():
+    job = scaling.job_of({"tasks": 3, "inner steps": 2, "horizon": 5, "width": 7})
+    assert job.steps == 3 * 3 * 10 * 5
+    assert job.arguments[1].params["policy_0"]["kernel"].shape == (2, 7)
+
+
+class Turns(NamedTuple):
+    """A side that takes scripted seconds."""
+
+    steps: int
+    seconds: list
+    versions: dict
+    process: MagicMock
+
+    def turn(self):
+        if not self.seconds:
+            raise RuntimeError("it ended")
+        return self.seconds.pop()
+
+
+def test_a_peer_takes_turns_with_ours_or_says_why_not(monkeypatch):
+    nothing = peers.Comparison(("./there-is-no-such-folder",), None, None, what="nothing")
+    monkeypatch.setitem(peers.COMPARISONS, "nothing", nothing)
+    refused = peers.compare("nothing", 7)
+    assert "there-is-no-such-folder" in refused["does_not_install"]
+    monkeypatch.setattr(peers, "python_for", lambda *arguments: "python")
+    monkeypatch.setitem(peers.COMPARISONS, "nothing", nothing._replace(theirs=len, ours=len))
+    sides = {"theirs": Turns(10, [1.0, 2.0, 4.0], {}, MagicMock()), "ours": Turns(20, [1.0, 1.0, 1.0], {}, MagicMock())}
+    monkeypatch.setattr(peers, "begin", lambda python, name, side, folder: sides[side])
+    row = peers.compare("nothing", 3)
+    assert (row["ratio"], row["least"], row["greatest"]) == (4.0, 2.0, 8.0)
+    assert row["theirs"]["steps_per_second"] == 5.0
+    assert all(side.process.kill.called for side in sides.values())
+    failing = peers.compare("nothing", 1)  # nothing is left of the script
+    shown = peers.table({"a": row, "b": refused}).splitlines()[2:]
+    assert shown[0] == "| a | nothing | 5 | 20 | 4.00 (2.00, 8.00) |"
+    assert shown[1].startswith("| b | does not install: ")
+    assert failing["does_not_run"] == "it ended"
+
+
+def test_a_side_that_ends_before_it_is_ready_says_its_last_words(tmp_path):
+    with pytest.raises(RuntimeError, match="KeyError: 'nobody'"):
+        peers.begin(sys.executable, "nobody", "ours", tmp_path)

@@ -22,8 +22,8 @@ LAYERS = [
     ("checkpoint", "export"),
     ("recipes",),
     ("meta_agent",),
-    ("runs", "sweep", "table", "arguments"),
-    ("report", "console", "doctor"),
+    ("runs", "sweep", "table", "arguments", "timing", "programs"),
+    ("report", "console", "doctor", "bench"),
     ("cli", "__init__", "__main__"),
 ]
 
@@ -65,17 +65,19 @@ def is_step_of_env(node):
 
 
 def test_only_rollout_steps_an_environment():
+    """And the measure of how fast an environment is by itself."""
     stepping = {
         part_of(path)
         for path in FILES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and (node.attr in ("step_env", "reset_env") or is_step_of_env(node))
     }
-    assert stepping <= {"rollout", "envs"}, stepping
+    assert stepping <= {"rollout", "envs", "programs"}, stepping
 
 
 def test_the_library_proper_neither_compiles_nor_prints():
-    """Compiling is the caller's to do: the driver and what is above it jit, and only the command line prints.
+    """Compiling is the caller's to do: the driver, what is above it and what measures it jit, and only the command line
+    prints.
 
     Gymnasium's loop is a caller too.
     """
@@ -83,7 +85,8 @@ def test_the_library_proper_neither_compiles_nor_prints():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert "print" not in names or part_of(path) in ("cli", "__main__")
-        drives = part_of(path) in ("host", "train", "meta_agent", "sweep", "doctor") or path.stem == "gymnasium_env"
+        drivers = ("host", "train", "meta_agent", "sweep", "timing", "programs")
+        drives = part_of(path) in drivers or path.stem == "gymnasium_env"
         assert "jit" not in attributes or drives, path
 
 

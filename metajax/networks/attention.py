@@ -1,9 +1,10 @@
 """Attention memories: the whole sequence at once when it is known, a constant cost a step when acting.
 
-`initial`, `step` and `unroll` are those of the memories in `recurrent.py`.
+`initial`, `step` and `unroll` are those of the memories in `recurrent.py`. Of `dtype` are the projections, and what
+attention caches and multiplies; the state of linear attention is in the default precision.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,13 +33,14 @@ class Attention(nn.Module):
     width: int
     context: int
     heads: int
+    dtype: Any = None
 
     def setup(self) -> None:
-        self.project = nn.Dense(3 * self.width, use_bias=False)
-        self.out = nn.Dense(self.width, use_bias=False)
+        self.project = nn.Dense(3 * self.width, use_bias=False, dtype=self.dtype)
+        self.out = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
 
     def initial(self) -> Cache:
-        empty = jnp.zeros((self.context, self.heads, self.width // self.heads))
+        empty = jnp.zeros((self.context, self.heads, self.width // self.heads), self.dtype or float)
         return Cache(empty, empty, jnp.zeros((), int), jnp.zeros((), int))
 
     def step(self, state: Cache, x: Array, reset: Array) -> tuple[Cache, Array]:
@@ -69,8 +71,9 @@ class Attention(nn.Module):
 
     def _project(self, x: Array, time: Array) -> tuple[Array, Array, Array]:
         """Queries, keys and values [T, H, D] of inputs [T, W] at positions `time` [T]."""
-        query, key, value = jnp.split(self.project(x).reshape(x.shape[0], 3 * self.heads, -1), 3, axis=1)
-        return rotate(query, time), rotate(key, time), value
+        projected = self.project(x)
+        query, key, value = jnp.split(projected.reshape(x.shape[0], 3 * self.heads, -1), 3, axis=1)
+        return rotate(query, time).astype(value.dtype), rotate(key, time).astype(value.dtype), value
 
 
 def rotate(x: Array, time: Array) -> Array:
@@ -102,12 +105,13 @@ class LinearAttention(nn.Module):
 
     width: int
     heads: int
+    dtype: Any = None
 
     def setup(self) -> None:
-        self.project = nn.Dense(3 * self.width, use_bias=False)
+        self.project = nn.Dense(3 * self.width, use_bias=False, dtype=self.dtype)
         self.gate = nn.Dense(self.heads, bias_init=nn.initializers.constant(4.0))
         self.norm = nn.RMSNorm(use_scale=False)
-        self.out = nn.Dense(self.width, use_bias=False)
+        self.out = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
 
     def initial(self) -> Array:
         size = self.width // self.heads
@@ -135,7 +139,7 @@ class LinearAttention(nn.Module):
 
     def _project(self, x: Array) -> tuple[Array, Array, Array, Array]:
         """Queries, keys and values [..., H, D], and the log of the gates [..., H]."""
-        parts = self.project(x).reshape(*x.shape[:-1], 3 * self.heads, -1)
+        parts = self.project(x).astype(float).reshape(*x.shape[:-1], 3 * self.heads, -1)
         query, key, value = jnp.split(parts, 3, axis=-2)
         return query, key * key.shape[-1] ** -0.5, value, nn.log_sigmoid(self.gate(x))
 

@@ -1,6 +1,7 @@
 """What every network shares: the observation in, the decision out, and the check that it fits an environment."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from metajax.rollout import first_percept, is_continuous
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 HEADS = {"normal": Normal, "tanh-normal": TanhNormal}
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def flat_obs(obs: PyTree) -> Array:
@@ -24,7 +26,7 @@ class Head(nn.Module):
     """Features [D] to the distribution over an environment's actions.
 
     A discrete space gets a categorical, over the actions of the `mask` [A] if there is one, a box a `head` distribution
-    whose log_std is one parameter an action entry.
+    whose log_std is one parameter an action entry. Features of a lower precision are read in the default one.
     """
 
     space: PyTree
@@ -35,11 +37,19 @@ class Head(nn.Module):
     def __call__(self, features: Array, mask: Array | None = None) -> PyTree:
         continuous = is_continuous(self.space)
         size = self.space.shape[0] if continuous else self.space.n
-        out = nn.Dense(size, kernel_init=nn.initializers.xavier_uniform())(features)
+        out = nn.Dense(size, kernel_init=nn.initializers.xavier_uniform())(features.astype(float))
         if not continuous:
             return Categorical(out if mask is None else mask_logits(out, mask))
         log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.init_std)), (size,))
         return HEADS[self.head](out, jnp.broadcast_to(log_std, out.shape))
+
+
+def compute_dtype_of(compute_dtype: str | None) -> Any:
+    """The type of a name, None for the parameters' own; raises ConfigError for another name."""
+    if compute_dtype is None:
+        return None
+    check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
+    return COMPUTE_DTYPES[compute_dtype]
 
 
 def masking(env: Environment) -> Callable[[PyTree], Array | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks.attention import Attention, LinearAttention
-from metajax.networks.heads import Head, check_head, flat_obs, masking, reading
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
 from metajax.rollout import first_percept, is_continuous
@@ -25,12 +26,13 @@ class Block(nn.Module):
     memory: nn.Module
     width: int
     gated: bool = False
+    dtype: Any = None
 
     def setup(self) -> None:
         self.norm_memory, self.norm_mlp = nn.LayerNorm(), nn.LayerNorm()
-        self.mlp_in, self.mlp_out = nn.Dense(self.width // 2), nn.Dense(self.width)
+        self.mlp_in, self.mlp_out = (nn.Dense(size, dtype=self.dtype) for size in (self.width // 2, self.width))
         if self.gated:
-            self.gate_memory, self.gate_mlp = Gate(self.width), Gate(self.width)
+            self.gate_memory, self.gate_mlp = Gate(self.width, self.dtype), Gate(self.width, self.dtype)
 
     def initial(self) -> PyTree:
         return self.memory.initial()
@@ -53,28 +55,29 @@ class Gate(nn.Module):
     """The gate in place of a residual sum, of the form of a GRU (Parisotto et al. 2019, arXiv:1910.06764)."""
 
     width: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, y: Array) -> Array:
-        from_y = nn.Dense(3 * self.width, use_bias=False)(y)
-        y_reset, y_change, y_new = jnp.split(from_y, 3, axis=-1)
-        x_reset, x_change = jnp.split(nn.Dense(2 * self.width, use_bias=False)(x), 2, axis=-1)
+        dense = partial(nn.Dense, use_bias=False, dtype=self.dtype)
+        y_reset, y_change, y_new = jnp.split(dense(3 * self.width)(y), 3, axis=-1)
+        x_reset, x_change = jnp.split(dense(2 * self.width)(x), 2, axis=-1)
         change = nn.sigmoid(y_change + x_change - 2.0)  # at first nearly the identity
-        new = nn.tanh(y_new + nn.Dense(self.width, use_bias=False)(nn.sigmoid(y_reset + x_reset) * x))
+        new = nn.tanh(y_new + dense(self.width)(nn.sigmoid(y_reset + x_reset) * x))
         return (1 - change) * x + change * new
 
 
 def _block(memory: Callable[..., nn.Module], *needed: str, gated: bool = False) -> Callable[..., nn.Module]:
-    def make(width: int, **sizes: int) -> nn.Module:
-        return Block(memory(width, **{name: sizes[name] for name in needed}), width, gated)
+    def make(width: int, dtype: Any = None, **sizes: int) -> nn.Module:
+        return Block(memory(width, **{name: sizes[name] for name in needed}, dtype=dtype), width, gated, dtype)
 
     return make
 
 
 # Each makes a layer from its width; the blocks read an embedding of the percept, the cells the percept itself.
 MEMORIES: dict[str, Callable[..., nn.Module]] = {
-    "gru": lambda width, **sizes: GRU(width),
-    "lstm": lambda width, **sizes: LSTM(width),
+    "gru": lambda width, dtype=None, **sizes: GRU(width, dtype),
+    "lstm": lambda width, dtype=None, **sizes: LSTM(width, dtype),
     "rg-lru": _block(RGLRU),
     "s5": _block(S5),
     "linear-attention": _block(LinearAttention, "heads"),
@@ -91,13 +94,14 @@ class _Policy(nn.Module):
     memory_reset: str
     head: str
     init_std: float
+    dtype: Any
     mask: Callable[[PyTree], Array | None]
     read: Callable[[PyTree], PyTree]
 
     def setup(self) -> None:
         self.blocks = isinstance(self.layers[0], Block)
         if self.blocks:
-            self.embed, self.norm = nn.Dense(self.width), nn.LayerNorm()
+            self.embed, self.norm = nn.Dense(self.width, dtype=self.dtype), nn.LayerNorm()
         self.policy = Head(self.space, self.head, self.init_std)
         self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # at first the rewards alone speak
 
@@ -115,7 +119,7 @@ class _Policy(nn.Module):
 
     def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
         reset, after = self.reset(percept), []
-        x = self.embed(x) if self.blocks else x
+        x = self.embed(x).astype(float) if self.blocks else x
         for layer in run:
             state, x = layer(x, reset)
             after.append(state)
@@ -159,6 +163,7 @@ def memory_policy(
     memory_reset: str = "trial",
     head: str = "normal",
     init_std: float = 1.0,
+    compute_dtype: str | None = None,
 ) -> Network:
     """A policy and value for `env` that remember the trial.
 
@@ -175,6 +180,8 @@ def memory_policy(
         memory_reset: what the memory begins anew with: trial, episode or step, the last being no memory at all.
         head: what a box of actions gets: normal or tanh-normal.
         init_std: the initial standard deviation of a continuous action.
+        compute_dtype: of the layers' products, float32 or bfloat16; None: the parameters' own. Parameters, states that
+            accumulate, the head, losses and the optimiser stay as they are.
 
     >>> from metajax.tasks import bandit
     >>> memory_policy(bandit().env, memory="lstm", width=16).memory()[0][0].shape
@@ -192,9 +199,11 @@ def memory_policy(
     for name in show:
         check_choice("show", name, SHOWN)
     _check_width(memory, width, heads)
-    stack = tuple(MEMORIES[memory](width, context=context, heads=heads) for _ in range(layers))
+    dtype = compute_dtype_of(compute_dtype)
+    stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
     space = env.action_space(env.default_params)
-    module = _Policy(space, stack, width, tuple(show), memory_reset, head, init_std, masking(env), reading(env))
+    of_env = (masking(env), reading(env))
+    module = _Policy(space, stack, width, tuple(show), memory_reset, head, init_std, dtype, *of_env)
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 
     def start() -> tuple:

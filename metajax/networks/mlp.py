@@ -1,6 +1,7 @@
 """The feed-forward policy."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count, check_flag
-from metajax.networks.heads import ACTIVATIONS, Head, check_head, flat_obs, masking, reading
+from metajax.networks.heads import ACTIVATIONS, Head, check_head, compute_dtype_of, flat_obs, masking, reading
 from metajax.rollout import first_percept
 
 _xavier = nn.initializers.xavier_uniform()
@@ -22,15 +23,16 @@ class _MLP(nn.Module):
     init_std: float
     value: bool
     context_size: int
+    dtype: Any
     mask: Callable[[PyTree], Array | None]
     read: Callable[[PyTree], PyTree]
 
     def trunk(self, features: Array, name: str) -> Array:
         for layer, width in enumerate(self.hidden):
             features = ACTIVATIONS[self.activation](
-                nn.Dense(width, kernel_init=_xavier, name=f"{name}_{layer}")(features)
+                nn.Dense(width, dtype=self.dtype, kernel_init=_xavier, name=f"{name}_{layer}")(features)
             )
-        return features
+        return features.astype(float)
 
     @nn.compact
     def __call__(self, obs: PyTree) -> Decision:
@@ -54,6 +56,7 @@ def mlp(
     init_std: float = 1.0,
     value: bool = False,
     context_size: int = 0,
+    compute_dtype: str | None = None,
 ) -> Network:
     """A feed-forward policy for `env` that sees the observation alone.
 
@@ -65,6 +68,8 @@ def mlp(
         init_std: the initial standard deviation of a continuous action.
         value: also estimate the value of a state, with a trunk of its own.
         context_size: further inputs that are parameters, `context`, zero at first: what CAVIA adapts.
+        compute_dtype: of the hidden layers' products, float32 or bfloat16; None: the parameters' own. Parameters, the
+            head, losses and the optimiser stay as they are.
 
     >>> from metajax.tasks import point
     >>> params = mlp(point().env, hidden=(32,)).init(jax.random.key(0))
@@ -80,7 +85,8 @@ def mlp(
     check_choice("activation", activation, ACTIVATIONS)
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
-    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size, masking(env), reading(env))
+    dtype, of_env = compute_dtype_of(compute_dtype), (masking(env), reading(env))
+    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size, dtype, *of_env)
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:

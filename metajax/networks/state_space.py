@@ -1,9 +1,11 @@
 """Linear recurrences: memories whose whole sequence is computed in parallel over time.
 
-`initial`, `step` and `unroll` are those of the memories in `recurrent.py`.
+`initial`, `step` and `unroll` are those of the memories in `recurrent.py`. Of `dtype` are the products with the inputs
+and with the states; the recurrence itself is in the default precision, since its decays are close to 1.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -55,10 +57,11 @@ class RGLRU(nn.Module):
     """
 
     width: int
+    dtype: Any = None
 
     def setup(self) -> None:
-        self.gates = nn.Dense(2 * self.width)
-        self.out = nn.Dense(self.width)
+        self.gates = nn.Dense(2 * self.width, dtype=self.dtype)
+        self.out = nn.Dense(self.width, dtype=self.dtype)
         self.rate = self.param("rate", _init_rate, (self.width,))
 
     def initial(self) -> Array:
@@ -76,7 +79,7 @@ class RGLRU(nn.Module):
         return states[-1], self.out(states)
 
     def _terms(self, x: Array) -> tuple[Array, Array]:
-        recurrence, admission = jnp.split(nn.sigmoid(self.gates(x)), 2, axis=-1)
+        recurrence, admission = jnp.split(nn.sigmoid(self.gates(x).astype(float)), 2, axis=-1)
         log_decay = -8.0 * nn.softplus(self.rate) * recurrence
         return jnp.exp(log_decay), jnp.sqrt(-jnp.expm1(2 * log_decay)) * admission * x
 
@@ -89,6 +92,7 @@ class S5(nn.Module):
     """
 
     width: int
+    dtype: Any = None
 
     def setup(self) -> None:
         size = self.width // 2
@@ -97,10 +101,10 @@ class S5(nn.Module):
         self.log_step = self.param(
             "log_step", lambda key: jax.random.uniform(key, (size,), minval=jnp.log(1e-3), maxval=jnp.log(1e-1))
         )
-        self.read = nn.Dense(2 * size, use_bias=False)
-        self.write = nn.Dense(self.width, use_bias=False)
+        self.read = nn.Dense(2 * size, use_bias=False, dtype=self.dtype)
+        self.write = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
         self.skip = self.param("skip", nn.initializers.normal(1.0), (self.width,))
-        self.gate = nn.Dense(self.width)
+        self.gate = nn.Dense(self.width, dtype=self.dtype)
 
     def initial(self) -> Array:
         return jnp.zeros((self.width // 2, 2))
@@ -125,7 +129,7 @@ class S5(nn.Module):
         decay = jnp.stack([size * jnp.cos(angle), size * jnp.sin(angle)], -1)
         inverse = rate * jnp.array([1.0, -1.0]) / jnp.sum(rate**2, -1, keepdims=True)
         scale = complex_product(decay - jnp.array([1.0, 0.0]), inverse)
-        inputs = self.read(x).reshape(*x.shape[:-1], -1, 2)
+        inputs = self.read(x).astype(float).reshape(*x.shape[:-1], -1, 2)
         return decay, complex_product(scale, inputs)
 
     def _show(self, state: Array, x: Array) -> Array:

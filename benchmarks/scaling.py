@@ -1,0 +1,126 @@
+"""How time and memory of a meta-iteration grow with tasks, inner steps, horizon and width.
+
+    python benchmarks/scaling.py                          # all axes, medians of 7 rounds
+    python benchmarks/scaling.py tasks width --repeats 15 --out results.json
+    python benchmarks/scaling.py --show                   # the table of what was measured
+
+MAML with one outer gradient step on point navigation; one size changes, the others are those in `BASE`. All sizes of an
+axis take turns. Exponents b of log(time) = a + b log(size), and likewise of the memory that the compiler plans, are
+least squares over all sizes. Of time they are fitted to the medians, and the interval is a bootstrap's over rounds; of
+memory, which is exact, it is that of Student's t of the fit's residuals. Writes benchmarks/results/scaling.json unless
+axes are named.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from metajax import programs, record, timing
+from metajax.errors import lookup
+
+RESULT = Path(__file__).parent / "results" / "scaling.json"
+BASE = {"tasks": 20, "inner steps": 1, "horizon": 50, "width": 64}
+AXES = {
+    "tasks": (5, 10, 20, 40, 80),
+    "inner steps": (1, 2, 4, 8),
+    "horizon": (25, 50, 100, 200, 400),
+    "width": (32, 64, 128, 256),
+}
+
+
+def job_of(sizes: dict[str, int]) -> programs.Job:
+    """A meta-iteration of so many tasks, inner steps, environment steps an episode, and features a layer."""
+    reference = programs.REFERENCES["maml-gradient"]
+    width, changed = sizes["width"], {"inner_steps": sizes["inner steps"], "horizon": sizes["horizon"]}
+    options = {"num_episodes": 10, "hidden": (width, width)} | changed
+    return programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
+
+
+def compiled(sizes: dict[str, int]) -> timing.Part:
+    """That meta-iteration compiled."""
+    job = job_of(sizes)
+    return timing.compile_part(job.function, *job.arguments)
+
+
+def exponent(sizes: np.ndarray, values: np.ndarray) -> float:
+    """b of values = e^a sizes^b, by least squares of the logarithms.
+
+    >>> round(exponent(np.array([1.0, 2.0, 4.0]), np.array([3.0, 12.0, 48.0])), 6)
+    2.0
+    """
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def over_rounds(sizes: np.ndarray, seconds: np.ndarray, resamples: int = 1000) -> dict[str, float]:
+    """The exponent of the medians of `seconds` [size, round], and its 95 % interval where rounds are drawn anew."""
+    drawn = np.random.default_rng(0).integers(seconds.shape[1], size=(resamples, seconds.shape[1]))
+    found = [exponent(sizes, np.median(seconds[:, rounds], axis=1)) for rounds in drawn]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return {"exponent": exponent(sizes, np.median(seconds, axis=1)), "low": float(low), "high": float(high)}
+
+
+def over_sizes(sizes: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """The exponent of exact `values` [size], and its 95 % interval from how far they are from a power."""
+    fit = stats.linregress(np.log(sizes), np.log(values))
+    half = stats.t.ppf(0.975, len(sizes) - 2) * fit.stderr
+    return {"exponent": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
+
+
+def measure(axis: str, points: tuple[int, ...], repeats: int) -> dict[str, Any]:
+    """Seconds and memory at every size of an axis, and the exponents."""
+    parts = {size: compiled(BASE | {axis: size}) for size in points}
+    seconds = timing.alternate({str(size): part.run for size, part in parts.items()}, repeats)
+    sizes, memory = np.array(points, float), np.array([part.memory for part in parts.values()], float)
+    rounds = np.array(list(seconds.values()))
+    return {
+        "sizes": list(points),
+        "seconds": [timing.spread(values)._asdict() for values in seconds.values()],
+        "memory": memory.astype(int).tolist(),
+        "compile_seconds": [part.compile_seconds for part in parts.values()],
+        "time": over_rounds(sizes, rounds),
+        "memory_growth": over_sizes(sizes, memory),
+    }
+
+
+def table(measured: dict[str, dict[str, Any]]) -> str:
+    """Results as Markdown, a row an axis."""
+    lines = ["| grows with | from, to | time ~ | 95 % | memory ~ | 95 % | time at most | memory at most |"]
+    lines.append("|---" * 8 + "|")
+    for axis, kept in measured.items():
+        powers = [
+            f"{fit['exponent']:.2f} | {fit['low']:.2f} to {fit['high']:.2f}"
+            for fit in (kept["time"], kept["memory_growth"])
+        ]
+        slowest, largest = kept["seconds"][-1]["median"], kept["memory"][-1] / 2**20
+        ends = f"{kept['sizes'][0]}, {kept['sizes'][-1]}"
+        lines.append(f"| {axis} | {ends} | {' | '.join(powers)} | {slowest:.3f} s | {largest:,.0f} MiB |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"of {', '.join(AXES)}; by default all")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 7")
+    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--show", action="store_true", help="print the table of what was measured")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print(table(json.loads(RESULT.read_text())["axes"]))
+        return
+    if arguments.repeats < 7:
+        parser.error(f"--repeats {arguments.repeats} is too few; use at least 7")
+    measured = {}
+    for axis in arguments.axes or AXES:
+        measured[axis] = measure(axis, lookup("axis", axis, AXES), arguments.repeats)
+    path = arguments.out or (None if arguments.axes else RESULT)
+    if path:
+        record.write_json(path, {"base": BASE, "repeats": arguments.repeats, "axes": measured} | record.environment())
+    print(table(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The reference programs, whose speed and size are watched, and the parts they are made of."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Algorithm, Array, Environment, PyTree, Transition
+from metajax.networks import mlp
+from metajax.recipes import Built, build
+from metajax.rollout import Policy, first_percept, leading_axis, rollout
+
+
+class Reference(NamedTuple):
+    """An algorithm on tasks: options of both, those of its outer loop, and those of one with a single gradient step."""
+
+    algorithm: str
+    tasks: str
+    num_tasks: int
+    options: dict[str, Any]
+    outer: dict[str, Any]
+    one_gradient: dict[str, Any]
+
+
+_GRADIENT = {"outer": "gradient"}
+
+
+def _navigation(algorithm: str = "maml", **outer: Any) -> Reference:
+    """20 tasks x 20 episodes x 100 steps of point navigation, one inner step, a network of 64 x 64."""
+    return Reference(algorithm, "point", 20, {"num_episodes": 20, "horizon": 100}, outer, _GRADIENT)
+
+
+def _rl2(memory: str) -> Reference:
+    """256 trials of 100 pulls of a bandit, a memory of 64 features."""
+    options = {"num_episodes": 1, "horizon": 100, "memory": memory}
+    return Reference("rl2", "bandit", 256, options, {"minibatches": 4}, {"epochs": 1, "minibatches": 1})
+
+
+REFERENCES = {
+    "maml-trpo": _navigation(),
+    "promp": _navigation("promp"),
+    "rl2-gru": _rl2("gru"),
+    "maml-trpo-exact": _navigation(fisher_fraction=1.0),
+    "maml-gradient": _navigation(**_GRADIENT),
+    "rl2-s5": _rl2("s5"),
+    "rl2-linear-attention": _rl2("linear-attention"),
+    "rl2-transformer": _rl2("transformer"),
+}
+DEFAULT = ("maml-trpo", "promp", "rl2-gru")
+
+
+class Job(NamedTuple):
+    """A function and its arguments, to be compiled; `steps` are the environment steps it takes.
+
+    `while_trips` says how often its `while_loop`s run.
+    """
+
+    function: Callable
+    arguments: tuple
+    steps: int = 0
+    while_trips: tuple[int, ...] = ()
+
+
+class Setting(NamedTuple):
+    """A reference made ready: its tasks [N], a first state, and how many stages, copies and steps make its trials."""
+
+    reference: Reference
+    options: Mapping[str, Any]  # besides those of the reference
+    built: Built
+    batch: PyTree
+    state: PyTree
+    sizes: tuple[int, int, int]
+
+    @property
+    def stage_steps(self) -> int:
+        """Environment steps of one stage in all tasks."""
+        return leading_axis(self.batch) * self.sizes[1] * self.sizes[2]
+
+    @property
+    def trips(self) -> tuple[int, ...]:
+        """How often the loops of an update by trust region run: conjugate gradient and, at the least, line search."""
+        is_trpo = self.reference.algorithm == "maml" and self.reference.outer.get("outer", "trpo") == "trpo"
+        return (10, 1) if is_trpo else ()
+
+    def algorithm(self, **outer: Any) -> Algorithm:
+        """The reference's algorithm with other options of its outer loop."""
+        reference = self.reference
+        return build(reference.algorithm, reference.tasks, {**reference.options, **self.options, **outer}).algorithm
+
+
+def prepare(reference: Reference, num_tasks: int, options: Mapping[str, Any]) -> Setting:
+    """Draws the tasks and the first state of a reference with `options` besides its own.
+
+    Of fewer tasks than minibatches each is one.
+    """
+    if "minibatches" in reference.outer:
+        fitting = min(reference.outer["minibatches"], num_tasks)
+        reference = reference._replace(outer=reference.outer | {"minibatches": fitting})
+    built = build(reference.algorithm, reference.tasks, {**reference.options, **options, **reference.outer})
+    batch = jax.jit(built.tasks.tasks, static_argnums=1)(jax.random.key(0), num_tasks)
+    state = jax.jit(built.algorithm.init)(jax.random.key(1))
+    shape = jax.eval_shape(built.algorithm.collect, jax.random.key(2), state, batch).reward.shape
+    return Setting(reference, options, built, batch, state, shape[1:])
+
+
+def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[PyTree, dict[str, Array]]]:
+    """`whole(key, state, tasks) -> state, metrics`: a meta-iteration on given tasks."""
+
+    def whole(key: Array, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, Array]]:
+        key_collect, key_update = jax.random.split(key)
+        return algorithm.update(key_update, state, algorithm.collect(key_collect, state, batch))
+
+    return whole
+
+
+def whole(setting: Setting) -> Job:
+    """A meta-iteration."""
+    arguments = (jax.random.key(2), setting.state, setting.batch)
+    steps = setting.stage_steps * setting.sizes[0]
+    return Job(iteration(setting.built.algorithm), arguments, steps, setting.trips)
+
+
+def ceilings(setting: Setting) -> dict[str, Job]:
+    """What bounds it from above: the environment alone, and one stage's rollout by a random policy and by its own."""
+    (tasks, network, algorithm, _), steps = setting.built, setting.stage_steps
+    env, (_, copies, length) = tasks.env, setting.sizes
+    blind = mlp(env, hidden=())
+    still = jax.tree.map(jnp.zeros_like, blind.init(jax.random.key(0)))
+    action = env.action_space(env.default_params).sample(jax.random.key(3))
+
+    def act(memory: PyTree, policy_of: Callable[[PyTree], Policy], params: PyTree, batch: PyTree) -> Array:
+        def one(index: Array, task: PyTree) -> Array:
+            key, percept = jax.random.fold_in(jax.random.key(4), index), first_percept(env, task, copies)
+            return rollout(key, env, task, policy_of(params), _copies(memory, copies), percept, length)[2].reward
+
+        return jax.vmap(one)(jnp.arange(leading_axis(batch)), batch)
+
+    def own(params: PyTree) -> Policy:
+        return partial(algorithm.agent.policy, algorithm.agent.begin(jax.random.key(0), params))
+
+    by_chance = partial(act, (), lambda params: partial(blind.apply, params))
+    return {
+        "environment alone": Job(partial(step_only, env, copies, length), (action, setting.batch), steps),
+        "random policy": Job(by_chance, (still, setting.batch), steps),
+        "rollout": Job(partial(act, network.memory(), own), (algorithm.params(setting.state), setting.batch), steps),
+    }
+
+
+def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, batch: PyTree) -> Array:
+    """Rewards [N, T, B] of the same action at every step, in copies of an environment that are never reset."""
+
+    def one(task: PyTree) -> Array:
+        def step(states: PyTree, time: Array) -> tuple[PyTree, Array]:
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(1), time), num_copies)
+            stepped = jax.vmap(env.step_env, (0, 0, None, None))(keys, states, action, task)
+            return stepped[1], stepped[2]
+
+        first = _copies(env.reset_env(jax.random.key(0), task)[1], num_copies)
+        return jax.lax.scan(step, first, jnp.arange(num_steps))[1]
+
+    return jax.vmap(one)(batch)
+
+
+def collecting(setting: Setting) -> Job:
+    """All stages, and the adaptations between them."""
+    arguments = (jax.random.key(5), setting.state, setting.batch)
+    return Job(setting.built.algorithm.collect, arguments, setting.stage_steps * setting.sizes[0])
+
+
+def learning(setting: Setting, experience: Transition) -> dict[str, Job]:
+    """What is learned from experience [N, K, B, T]: the inner gradient, one outer gradient, and the whole update.
+
+    Fisher products are told from updates by trust region of ten and of one of them, without a line search.
+    """
+    algorithm, reference, jobs = setting.built.algorithm, setting.reference, {}
+    if reference.algorithm != "rl2":  # which adapts by remembering
+        jobs["inner gradient"] = Job(partial(adapt, algorithm), (algorithm.params(setting.state), experience))
+    single = setting.algorithm(**reference.one_gradient)
+    first = jax.jit(single.init)(jax.random.key(1))
+    jobs["one outer gradient"] = Job(single.update, (jax.random.key(6), first, experience))
+    arguments = (jax.random.key(6), setting.state, experience)
+    for count in (1, 10) if setting.trips else ():
+        short = setting.algorithm(**reference.outer, cg_steps=count, line_search_tries=1)
+        jobs[f"update of {count} products"] = Job(short.update, arguments, 0, (count, 1))
+    return jobs | {"update": Job(algorithm.update, arguments, 0, setting.trips)}
+
+
+def adapt(algorithm: Algorithm, params: PyTree, experience: Transition) -> PyTree:
+    """What the first stage of experience [N, K, B, T] teaches: knowledge [N]."""
+    stage = jax.tree.map(lambda leaf: leaf[:, 0], experience)
+    knowledge = algorithm.agent.begin(jax.random.key(0), params)
+    return jax.vmap(lambda stage: algorithm.agent.adapt(jax.random.key(0), knowledge, stage))(stage)
+
+
+def _copies(tree: PyTree, num_copies: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_copies, *jnp.shape(leaf))), tree)
