@@ -216,6 +216,7 @@ def policy_gradient(
     value_coef: float = 0.5,
     entropy_coef: float = 0.0,
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    accumulate: int = 1,
     micro_batch: int | None = None,
 ) -> Outer:
     """One step along the policy gradient of replayed decisions.
@@ -225,18 +226,25 @@ def policy_gradient(
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus.
         optimizer: any optax optimiser, as a function of the learning rate.
+        accumulate: meta-iterations whose gradients are averaged to one step of the optimiser, in between which the
+            parameters stay: so many times the tasks, in the memory of one meta-iteration.
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
 
     >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer
     (EmptyState(), EmptyState())
     """
+    check_count("accumulate", accumulate)
+
+    def accumulating(rate: Any) -> optax.GradientTransformation:
+        return optax.MultiSteps(optimizer(rate), accumulate).gradient_transformation()
+
     return ppo(
         learning_rate=learning_rate,
         epochs=1,
         clip=math.inf,
         value_coef=value_coef,
         entropy_coef=entropy_coef,
-        optimizer=optimizer,
+        optimizer=optimizer if accumulate == 1 else accumulating,
         micro_batch=micro_batch,
     )
 

@@ -156,7 +156,7 @@ def compile_program(
     experience = traced("collect", algorithm.collect, key, learner.state, batch)
     if experience.reward.shape[0] % num_tasks:
         raise ShapeError(f"collect must give [M N, …] for N={num_tasks} tasks, not {experience.reward.shape}")
-    iterate = meta_iteration(algorithm, tasks, num_tasks)
+    iterate = jax.jit(meta_iteration(algorithm, tasks, num_tasks), inline=True)  # traced once for all that look at it
     _check_metrics(jax.eval_shape(iterate, learner)[1])
     if isinstance(tasks.env, HostEnvironment):
         return _host_program(algorithm, tasks, num_tasks, max_skipped, learner, experience)
@@ -167,7 +167,7 @@ def compile_program(
     if not algorithm.shares:
         raise ConfigError("this algorithm's update does not sum over devices (Algorithm.shares); leave out the devices")
     devices.check_split("num_tasks", num_tasks, over.size)
-    iterate = meta_iteration(algorithm, tasks, num_tasks // over.size)
+    iterate = jax.jit(meta_iteration(algorithm, tasks, num_tasks // over.size), inline=True)
     advance = devices.on_each(run(iterate, max_skipped=max_skipped), over)
     compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
 

@@ -103,6 +103,22 @@ def test_policy_gradient_is_the_gradient_of_the_surrogate():
     np.testing.assert_allclose(ravel_pytree(after)[0], flat + 0.5 * ravel_pytree(gradient)[0], rtol=1e-8, atol=1e-10)
 
 
+def test_gradients_accumulated_over_parts_are_that_of_all_tasks():
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = gradient_based()
+        params = unravel(flat)
+        whole = policy_gradient(learning_rate=0.5, optimizer=optax.sgd)
+        expected = whole.step(jax.random.key(0), params, whole.init(params), replayed, batch)[0]
+        parts = policy_gradient(learning_rate=0.5, optimizer=optax.sgd, accumulate=2)
+        state, here = parts.init(params), params
+        for half in (slice(0, 2), slice(2, 4)):
+            assert (ravel_pytree(here)[0] == flat).all()  # until all parts have been seen
+            part = jax.tree.map(lambda leaf, half=half: leaf[half], batch)
+            part = part._replace(weight=part.weight * 2, kl_weight=part.kl_weight * 2)  # each as if it were all
+            here, state, _ = parts.step(jax.random.key(0), here, state, replayed, part)
+    np.testing.assert_allclose(ravel_pytree(here)[0], ravel_pytree(expected)[0], rtol=1e-6, atol=1e-8)
+
+
 def test_ppo_climbs_but_stops_at_the_clip_and_takes_minibatches():
     with jax.enable_x64(True):
         replayed, batch, flat, unravel = in_context()
@@ -136,6 +152,7 @@ def test_minibatches_that_do_not_divide_the_tasks_are_refused():
         (lambda: ppo(clip=-1), "clip=-1"),
         (lambda: ppo(epochs=0), "epochs=0"),
         (lambda: policy_gradient(learning_rate=0), "learning_rate=0"),
+        (lambda: policy_gradient(accumulate=0), "accumulate=0"),
     ],
 )
 def test_wrong_arguments_are_named(make, message):

@@ -1,5 +1,9 @@
 """The driver: what happens when numbers are not finite, what stays on the device, what is donated."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,3 +168,31 @@ def test_a_broken_sample_is_named_before_compiling():
 
     with pytest.raises(ConfigError, match=r"sample\(key\) cannot be traced"):
         compile_program(small(), TaskDistribution(TASKS.env, sample), num_tasks=2)
+
+
+MEASURE = """
+import re, sys
+from metajax import MetaAgent
+
+def now(field):
+    return 1024 * int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+agent = MetaAgent("maml", "point", num_tasks=40, micro_batch=40, outer="gradient", accumulate=int(sys.argv[1]))
+agent.learner, agent.program
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = now("VmRSS")
+agent.learn(2, log_every=2)
+print(agent.program.memory, now("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="tells the peak of a process on Linux alone")
+def test_the_memory_told_before_a_run_is_what_it_takes_however_many_tasks_are_accumulated():
+    told = []
+    for accumulate in ("1", "250"):  # 40 tasks at once, and 10,000
+        done = subprocess.run([sys.executable, "-c", MEASURE, accumulate], capture_output=True, text=True, check=True)
+        estimate, measured = map(int, done.stdout.split())
+        assert estimate > 2e8
+        assert 0.8 < measured / estimate < 1.2
+        told.append(estimate)
+    assert told[1] < 1.01 * told[0]
