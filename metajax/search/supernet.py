@@ -33,7 +33,7 @@ from metajax.search.parts import (
     one_hot,
     share_of,
 )
-from metajax.search.space import Genome, Space, check_genome, chosen, options_of
+from metajax.search.space import Genome, Space, chosen, options_of
 
 
 class Supernet(NamedTuple):
@@ -108,13 +108,13 @@ def supernet(
         return build(env, space, weights, parts_of(weights), memory=memory, **fixed)
 
     def materialise(genome: Genome, params: PyTree) -> tuple[Network, PyTree]:
-        check_genome(space, genome)
-        factory = memory_policy if memory else mlp
-        own = {name: found for name, found in chosen(space, genome).items() if name not in _names(space)}
-        dense = factory(env, **options_of(space, own), **fixed)
+        with jax.ensure_compile_time_eval():
+            own = {name: found for name, found in chosen(space, genome).items() if name not in _names(space)}
+            kept = jax.device_get(masks(weights(genome)))
+        dense = (memory_policy if memory else mlp)(env, **options_of(space, own), **fixed)
         if params is None:
             return dense, None
-        return dense, _cropped(params, jax.device_get(masks(weights(genome))))
+        return dense, _cropped(params, kept)
 
     return Supernet(network, weights, masks, count, materialise)
 
