@@ -23,6 +23,7 @@ LAYERS = [
     ("meta_agent",),
     ("runs", "sweep", "table", "arguments"),
     ("report", "console", "doctor"),
+    ("search",),
     ("cli", "__init__", "__main__"),
 ]
 
@@ -82,7 +83,10 @@ def test_the_library_proper_neither_compiles_nor_prints():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert "print" not in names or part_of(path) == "cli"
-        drives = part_of(path) in ("host", "train", "meta_agent", "sweep", "doctor") or path.stem == "gymnasium_env"
+        drives = (
+            part_of(path) in ("host", "train", "meta_agent", "sweep", "doctor", "search")
+            or path.stem == "gymnasium_env"
+        )
         assert "jit" not in attributes or drives, path
 
 

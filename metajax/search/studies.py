@@ -38,6 +38,7 @@ def open_study(
     *,
     storage: str = "",
     name: str = "metajax",
+    about: str = "",
     worker: str = "worker",
     lease: float = 60.0,
     population: int = 16,
@@ -54,6 +55,7 @@ def open_study(
             score and the number of parameters.
         storage: see `open_storage`.
         name: of the study.
+        about: what besides the space its results depend on.
         worker: who asks; every worker has a name of its own.
         lease: seconds after which what a worker does not renew is asked for again.
         population: trials before the sampler follows a model; genomes of a generation of nsga2.
@@ -70,6 +72,7 @@ def open_study(
     check_count("population", population, at_least=2)
     optuna = _optuna(driver)
     directions = ["maximize", "minimize"] if driver == "nsga2" else ["maximize"]
+    identity = fingerprint(space) + about
     own_seed = int(np.random.SeedSequence([seed, *worker.encode()]).generate_state(1)[0])
     sampler = _sampler(optuna, driver, population, own_seed)
     with _told_in_one_line(storage):
@@ -78,9 +81,11 @@ def open_study(
         )
         held = study.user_attrs.get(_SPACE)
         if held is None:
-            study.set_user_attr(_SPACE, fingerprint(space))
-    if held not in (None, fingerprint(space)):
-        raise ConfigError(f"the study {name!r} in {storage} searches another space: {held}; choose another name")
+            study.set_user_attr(_SPACE, identity)
+    if held not in (None, identity):
+        raise ConfigError(
+            f"the study {name!r} in {storage} is of another search: {held}, not {identity}; choose another name"
+        )
     if len(study.directions) != len(directions):
         raise ConfigError(f"the study {name!r} in {storage} has {len(study.directions)} objectives; {driver} another")
     return Shared(study, space, worker, lease)
@@ -295,3 +300,9 @@ def _params(space: Space, genome: Genome) -> dict[str, Any]:
     for (name, low, high, log), share in zip(space.ranges, genome.floats.tolist(), strict=True):
         found[name] = low * (high / low) ** share if log else low + (high - low) * share
     return found
+
+
+def num_running(shared: Shared) -> int:
+    """Trials that some worker is evaluating, and those queued to be evaluated again."""
+    states = _optuna("storage").trial.TrialState
+    return len(shared.study.get_trials(deepcopy=False, states=(states.RUNNING,)))
