@@ -176,7 +176,7 @@ def _go(
     best = chosen[own["driver"]]
     command = protocol.training_command(algorithm, tasks, problem.space, best, given)
     result = {
-        "command": command,
+        "train": command,
         "test": {name: one.plain() for name, one in reports.items()},
         "gain": {name: protocol.gain(reports[own["driver"]], one) for name, one in reports.items()},
         "validation": told,

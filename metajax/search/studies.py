@@ -99,7 +99,8 @@ def _optuna(needed_by: str) -> Any:
 
 def _sampler(optuna: Any, driver: str, population: int, seed: int) -> Any:
     if driver == "gp":
-        load("torch", extra="search-gp", needed_by="driver gp")
+        # Its matrices are small; on several threads they take many times as long.
+        load("torch", extra="search-gp", needed_by="driver gp").set_num_threads(1)
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=population)
     if driver == "tpe":
         with _quiet_about_experiments(optuna):
