@@ -33,14 +33,14 @@ COST_OPTIONS = {"num_tasks": 8, "num_episodes": 5, "horizon": 50}
 # What the two real searches are run with.
 SEARCHES = {
     "cartpole": (
-        "search maml cartpole --driver genetic --budget 48 --population 16 --search-seeds 2 --eval-tasks 40 --fresh 3 "
-        "--depths 1 2 3 --widths 4 8 16 32 --activations tanh relu silu --norms none layer "
-        "--num-tasks 10 --num-episodes 5 --horizon 100 --num-iterations 30 --outer gradient --learning-rate 0.01"
+        "search maml cartpole --driver genetic --budget 32 --population 8 --search-seeds 2 --eval-tasks 40 --fresh 2 "
+        "--depths 1 2 --widths 4 8 16 32 --activations tanh relu silu --norms none layer "
+        "--num-tasks 10 --num-episodes 5 --horizon 100 --num-iterations 20 --outer gradient --learning-rate 0.01"
     ),
     "grid": (
-        "search rl2 grid --driver genetic --budget 48 --population 16 --search-seeds 2 --eval-tasks 42 --fresh 3 "
-        "--depths 0 1 2 --widths 8 16 32 --activations tanh relu --norms none layer --memories gru "
-        "--memory-widths 16 32 64 --num-tasks 64 --num-episodes 4 --num-iterations 60 --learning-rate 0.003"
+        "search rl2 grid --driver genetic --budget 32 --population 8 --search-seeds 2 --eval-tasks 42 --fresh 2 "
+        "--depths 0 1 --widths 8 16 32 --activations tanh relu --norms none layer --memories gru "
+        "--memory-widths 16 32 64 --num-tasks 64 --num-episodes 4 --num-iterations 40 --learning-rate 0.003"
     ),
 }
 

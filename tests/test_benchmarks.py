@@ -9,9 +9,13 @@ import numpy as np
 import point_navigation
 import pytest
 import rl2_tables
+import search
 
+from metajax.arguments import algorithm_and_tasks, parse
 from metajax.envs.revealed import reveal
 from metajax.errors import ConfigError
+from metajax.search import command
+from metajax.search.space import random_genomes
 from metajax.tasks import point
 
 
@@ -88,3 +92,35 @@ def test_an_adapter_is_measured_against_its_suite(name, monkeypatch):
     assert measured["least"] <= measured["ratio"] <= measured["greatest"]
     row = adapters.table({name: measured}).splitlines()[2]
     assert f"`{name}` | {measured['package']} | {measured['adapter']:,} | {measured['bare']:,} |" in row
+
+
+def test_a_landscape_has_interactions_and_deviation_one():
+    space = search.landscape_space()
+    genomes = random_genomes(jax.random.key(3), space, 2000)
+    value = search.landscape(space, 0)(genomes)
+    assert abs(value.mean()) < 0.1
+    assert abs(value.std() - 1) < 0.1
+    # The best that a sum over the choices, and squares of the ranges, can say leaves a part of it unsaid.
+    columns = [np.asarray(jax.nn.one_hot(genomes.choices[:, i], size)) for i, size in enumerate(space.sizes)]
+    floats = np.asarray(genomes.floats)
+    alone = np.concatenate([*columns, floats, floats**2], axis=1)
+    left = value - alone @ np.linalg.lstsq(alone, value, rcond=None)[0]
+    assert 0.3 < left.std() < 0.9
+    assert (search.landscape(space, 1)(genomes) != value).all()
+
+
+def test_drivers_are_held_against_random_search():
+    kept = search.measure_landscape(2, 16, 8, 0.1, ["random", "genetic"])
+    assert np.shape(kept["values"]["genetic"]) == (2,)
+    wanted = np.mean(np.subtract(kept["values"]["genetic"], kept["values"]["random"]))
+    assert kept["gains"]["genetic"]["mean"] == pytest.approx(wanted)
+    low, high = kept["gains"]["genetic"]["interval"]
+    assert low <= wanted <= high
+
+
+@pytest.mark.parametrize("name", search.SEARCHES)
+def test_a_search_to_be_measured_is_understood(name):
+    algorithm, tasks, flags = algorithm_and_tasks("search", search.SEARCHES[name].split()[1:])
+    own, _ = parse(command.OPTIONS, flags, algorithm, tasks, prog="metajax search")
+    assert own["driver"] == "genetic"
+    assert command._space(algorithm, own).memory == (("gru",) if algorithm == "rl2" else ())

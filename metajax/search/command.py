@@ -23,11 +23,14 @@ from metajax.search.drivers import DRIVERS
 from metajax.search.evaluator import EXECUTIONS, Evaluator, make_evaluator
 from metajax.search.problem import Problem, make_problem
 from metajax.search.protocol import Report
-from metajax.search.searching import Step, Trial, search, search_study
+from metajax.search.searching import Step, Training, search, search_differentiable, search_study
 from metajax.search.space import Range, Space, architecture_space
 
+_ALL_DRIVERS = (*DRIVERS, *studies.STUDY_DRIVERS, "differentiable")
 OPTIONS = {
-    "driver": Option(str, "genetic", f"{', '.join([*DRIVERS, *studies.STUDY_DRIVERS])}"),
+    "driver": Option(
+        str, "genetic", f"{', '.join([*DRIVERS, *studies.STUDY_DRIVERS])} or differentiable, one result a seed"
+    ),
     "budget": Option(int, 64, "architectures trained in full, from all seeds each"),
     "population": Option(int, 16, "architectures asked for, and trained together, at a time"),
     "search_seeds": Option(int, 2, "seeds that an architecture is trained from"),
@@ -60,10 +63,10 @@ def run(arguments: Sequence[str], devices: Mapping[str, Option], prepare: Callab
     """Searches, chooses and reports, and leaves everything in a folder."""
     algorithm, tasks, flags = algorithm_and_tasks("search", arguments)
     own, given = parse(OPTIONS | devices, flags, algorithm, tasks, prog=f"metajax search {algorithm} {tasks}")
-    check_choice("driver", own["driver"], [*DRIVERS, *studies.STUDY_DRIVERS])
+    check_choice("driver", own["driver"], _ALL_DRIVERS)
     for name in ("budget", "population", "search_seeds", "finalists", "fresh"):
         check_count(name, own[name])
-    if own["storage"] and own["driver"] in DRIVERS:
+    if own["storage"] and own["driver"] not in studies.STUDY_DRIVERS:
         raise ConfigError(f"storage={own['storage']!r} is shared through gp, tpe or nsga2, not through {own['driver']}")
     prepare(own["device"])
     space = _space(algorithm, own)
@@ -130,21 +133,21 @@ def _claim(folder: Path, config: dict[str, Any]) -> None:
     path = folder / "config.json"
     plain = json.loads(json.dumps(config))
     if path.exists():
-        held = json.loads(path.read_text())
-        was, now = (
-            {**one["search"], **one["options"], "on": [one["algorithm"], one["tasks"]]} for one in (held, plain)
-        )
+        was, now = map(_flat, (json.loads(path.read_text()), plain))
         changed = [
             f"{name} was {was.get(name)}, is {now.get(name)}"
             for name in {**was, **now}
             if name not in _ELSEWHERE and was.get(name) != now.get(name)
         ]
         if changed:
-            raise ConfigError(
-                f"{folder} holds a search with other options: {'; '.join(changed)}; choose another folder"
-            )
+            raise ConfigError(f"{folder} holds another search: {'; '.join(changed)}; choose another --folder")
         return
     record.write_json(path, plain | record.environment())
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All options by name, and what is searched for."""
+    return {name: config[name] for name in ("algorithm", "tasks")} | config["search"] | config["options"]
 
 
 def _about(own: Mapping[str, Any], named: tuple[str, str, Mapping[str, Any]]) -> str:
@@ -227,11 +230,13 @@ def _best_text(rows: Sequence[archive.Row]) -> str:
 
 
 def _steps(folder: Path, problem: Problem, evaluator: Evaluator, own: Mapping[str, Any], driver: str) -> Iterator[Step]:
-    trial = Trial(protocol.seeds_of("search", own["seed"], own["search_seeds"]), problem.num_iterations)
+    training = Training(protocol.seeds_of("search", own["seed"], own["search_seeds"]), problem.num_iterations)
     path = folder / ("archive.jsonl" if driver == own["driver"] else f"{driver}.jsonl")
     if driver in DRIVERS:
         made = DRIVERS[driver](problem.space, population=own["population"])
-        return search(problem, evaluator, made, path, budget=own["budget"], trial=trial, seed=own["seed"])
+        return search(problem, evaluator, made, path, budget=own["budget"], training=training, seed=own["seed"])
+    if driver == "differentiable":
+        return search_differentiable(problem, evaluator, path, training=training)
     shared = studies.open_study(
         problem.space,
         driver,
@@ -243,7 +248,7 @@ def _steps(folder: Path, problem: Problem, evaluator: Evaluator, own: Mapping[st
         population=own["population"],
         seed=own["seed"],
     )
-    how = {"budget": own["budget"], "trial": trial, "population": own["population"]}
+    how = {"budget": own["budget"], "training": training, "population": own["population"]}
     return search_study(problem, evaluator, shared, path, **how)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, PyTree
 from metajax.errors import ConfigError, check_count, check_number
-from metajax.search.space import Genome, Space, canonical, random_genomes
+from metajax.search.space import Genome, Space, canonical, matters, random_genomes
 
 
 class Batch(NamedTuple):
@@ -103,7 +103,7 @@ def genetic(
     def ask(key: Array, state: Population) -> Batch:
         key_first, key_parents, key_cross, key_mutate, key_again = jax.random.split(key, 5)
         parents = _tournaments(key_parents, state, (2, population), tournament)
-        children = _crossed(key_cross, *(_at(state.genomes, row) for row in parents), crossover_rate)
+        children = crossed(key_cross, *(_at(state.genomes, row) for row in parents), crossover_rate)
         children = canonical(space, mutated(key_mutate, space, children, rate, mutation_scale))
         again = _is_known(children, state)
         children = _choose(again[:, None], one_changed(key_again, space, children, mutation_scale), children)
@@ -116,8 +116,8 @@ def genetic(
         genomes = jax.tree.map(
             lambda old, new: jnp.concatenate([old[kept], new[best]]), state.genomes, canonical(space, batch.genomes)
         )
-        first = Population(canonical(space, batch.genomes), scores, jnp.array(population))
-        later = Population(genomes, jnp.concatenate([state.scores[kept], scores[best]]), jnp.array(population))
+        first = Population(canonical(space, batch.genomes), scores, jnp.array(population, int))
+        later = Population(genomes, jnp.concatenate([state.scores[kept], scores[best]]), jnp.array(population, int))
         return _choose(state.count == 0, first, later)
 
     return Driver(partial(_nobody, space, population), ask, tell, population)
@@ -158,7 +158,7 @@ def regularised_evolution(
         return _whole(_choose(state.count < living, random_genomes(key_first, space, population), children))
 
     def tell(state: Population, batch: Batch, scores: Array) -> Population:
-        queue = Population(canonical(space, batch.genomes), scores, jnp.array(population))
+        queue = Population(canonical(space, batch.genomes), scores, jnp.array(population, int))
         genomes, scores = jax.tree.map(
             lambda old, new: jnp.concatenate([old, new])[-living:], (state.genomes, state.scores), queue[:2]
         )
@@ -236,12 +236,13 @@ def mutated(key: Array, space: Space, genomes: Genome, rate: Array | float, scal
 
 
 def one_changed(key: Array, space: Space, genomes: Genome, scale: float) -> Genome:
-    """The genomes [P], each with one choice another, or one float moved."""
+    """The genomes [P], each with one choice that matters another, or one float moved."""
     key_which, key_other, key_step = jax.random.split(key, 3)
     num_choices = genomes.choices.shape[1]
-    can = jnp.concatenate([jnp.asarray(space.sizes) > 1, jnp.ones(genomes.floats.shape[1], bool)])
-    drawn = jax.random.categorical(key_which, jnp.where(can, 0.0, -jnp.inf), shape=(len(genomes.choices),))
-    which = jax.nn.one_hot(drawn, len(can), dtype=bool)
+    choices = (jnp.asarray(space.sizes) > 1) & matters(space, genomes)
+    can = jnp.concatenate([choices, jnp.ones(genomes.floats.shape, bool)], axis=1)
+    drawn = jax.random.categorical(key_which, jnp.where(can, 0.0, -jnp.inf))
+    which = jax.nn.one_hot(drawn, can.shape[1], dtype=bool)
     return _changed(key_other, key_step, space, genomes, which[:, :num_choices], which[:, num_choices:], scale)
 
 
@@ -263,7 +264,7 @@ def _rate(space: Space, mutation_rate: float | None) -> float:
     return mutation_rate
 
 
-def _crossed(key: Array, first: Genome, second: Genome, rate: float) -> Genome:
+def crossed(key: Array, first: Genome, second: Genome, rate: float) -> Genome:
     """Children [P] of two parents, or with probability 1 - rate of the first alone."""
     key_two, *keys = jax.random.split(key, 3)
     two = jax.random.bernoulli(key_two, rate, (len(first.choices), 1))
@@ -295,7 +296,7 @@ def _is_known(genomes: Genome, state: Population) -> Array:
 
 def _nobody(space: Space, size: int) -> Population:
     genomes = Genome(jnp.zeros((size, len(space.genes)), int), jnp.zeros((size, len(space.ranges))))
-    return Population(genomes, jnp.full(size, -jnp.inf), jnp.zeros((), int))
+    return Population(genomes, jnp.full(size, -jnp.inf, float), jnp.zeros((), int))
 
 
 def _whole(genomes: Genome) -> Batch:

@@ -166,7 +166,8 @@ def compile_population(
         compiled = _compile(problem, memory, size, num_seeds, num_held_out, devices)
         if compiled.memory <= free or size <= len(devices):
             return compiled
-        size = _rounded(min(size // 2, math.floor(size * free / compiled.memory)), len(devices))
+        # As many as fit, in whole numbers a device.
+        size = max(1, math.floor(size * free / compiled.memory) // len(devices)) * len(devices)
 
 
 def _rounded(size: int, num_devices: int) -> int:

@@ -62,7 +62,7 @@ def _norm(tree: PyTree) -> Array:
 def _updated(outer: Outer, num_units: int, num_tasks: int, num_updates: int) -> tuple[PyTree, PyTree]:
     """Parameters of a network with `num_units` units, of which `_UNITS` are not masked, before and after updates."""
     mask = (jnp.arange(num_units) < _UNITS).astype(float)
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0), 4)
 
     def kernel(key: Array, rows: int, columns: int) -> Array:
         return jax.random.normal(key, (rows, columns)) / jnp.sqrt(rows)
@@ -80,11 +80,11 @@ def _updated(outer: Outer, num_units: int, num_tasks: int, num_updates: int) -> 
 
     batch = _batch(keys[2], partial(replay, params), num_tasks)
 
+    def step(carry: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], None]:
+        return outer.step(key, *carry, replay, batch)[:2], None
+
     def update(params: PyTree) -> PyTree:
-        state = outer.init(params)
-        for number in range(num_updates):
-            params, state, _ = outer.step(jax.random.key(number), params, state, replay, batch)
-        return params
+        return jax.lax.scan(step, (params, outer.init(params)), jax.random.split(keys[3], num_updates))[0][0]
 
     return params, jax.jit(update)(params)
 

@@ -209,18 +209,22 @@ def chosen(space: Space, genome: Genome) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in unused} | floats
 
 
-def canonical(space: Space, genome: Genome) -> Genome:
-    """The genome [...] with the first option wherever a choice changes nothing; pure.
+def matters(space: Space, genome: Genome) -> Array:
+    """Which choices [..., G] of a genome change anything; pure.
 
-    Those are the widths of layers that are not there, skips without a second layer, and activation and norm without a
+    Not so the widths of layers that are not there, skips without a second layer, and activation and norm without a
     first.
     """
     depth = jnp.asarray(space.depth)[genome.choices[..., 0]][..., None]
     names, layers = [gene.name for gene in space.genes], space.num_layers
     needed = dict.fromkeys(names, 0) | {f"width_{layer}": layer + 1 for layer in range(layers)}
     needed |= {"activation": 1, "norm": 1, "skip": 2}
-    matters = depth >= jnp.array([needed[name] for name in names])
-    return genome._replace(choices=jnp.where(matters, genome.choices, 0))
+    return depth >= jnp.array([needed[name] for name in names])
+
+
+def canonical(space: Space, genome: Genome) -> Genome:
+    """The genome [...] with the first option wherever a choice changes nothing; pure."""
+    return genome._replace(choices=jnp.where(matters(space, genome), genome.choices, 0))
 
 
 def check_genome(space: Space, genome: Genome, *, batched: bool = False) -> None:
@@ -230,10 +234,8 @@ def check_genome(space: Space, genome: Genome, *, batched: bool = False) -> None
     for name, size in wanted.items():
         shape = np.shape(getattr(genome, name))
         if len(shape) != 1 + batched or shape[-1] != size:
-            kept = "P, " if batched else ""
-            raise ConfigError(
-                f"{name} of a genome {axes} of this space has the shape [{kept}{size}], not {list(shape)}"
-            )
+            expected = f"[P, {size}]" if batched else f"[{size}]"
+            raise ConfigError(f"{name} of a genome {axes} must in this space have axes {expected}, not {list(shape)}")
     choices, floats = np.asarray(genome.choices), np.asarray(genome.floats)
     if not ((choices >= 0) & (choices < space.sizes)).all():
         where = np.argwhere(~((choices >= 0) & (choices < space.sizes)))[0]

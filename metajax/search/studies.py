@@ -7,6 +7,7 @@ lease is over, and the same genome is asked for again.
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,8 +111,6 @@ def _sampler(optuna: Any, driver: str, population: int, seed: int) -> Any:
 
 @contextmanager
 def _quiet_about_experiments(optuna: Any) -> Iterator[None]:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
@@ -136,7 +135,7 @@ def open_storage(storage: str) -> Any:
     if "://" not in storage:
         raise ConfigError(
             f"storage={storage!r} must read journal:PATH, grpc://HOST:PORT or the URL of a database, such as "
-            "postgresql://USER@HOST/NAME"
+            "postgresql+psycopg2://USER@HOST/NAME"
         )
     return optuna.storages.RDBStorage(storage, engine_kwargs=_patience(storage))
 
