@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -162,7 +161,7 @@ def mask_of(part: Part) -> Array:
     return columns if part.rows is None else (part.rows > 0).astype(float)[:, None] * columns
 
 
-def begin_all(key: Array, parts: PyTree, space: Space, weights: Weights, init_std: float) -> PyTree:
+def begin_all(key: Array, parts: PyTree, init_std: float) -> PyTree:
     """The initial parameters, scaled by how many units there are, and zero where there are none."""
     leaves, structure = jax.tree.flatten(parts, is_leaf=is_part)
 
@@ -174,7 +173,7 @@ def begin_all(key: Array, parts: PyTree, space: Space, weights: Weights, init_st
         if part.begins in ("zeros", "ones"):
             return jnp.full(shape, float(part.begins == "ones"))
         if part.begins == "orthogonal":
-            return _orthogonal(own, space.memory_width, weights.memory_width)
+            return _orthogonal(own, part.columns)
         fan_in, fan_out = part.rows.sum(), part.columns.sum()
         if part.begins == "xavier":
             return jax.random.uniform(own, shape, minval=-1.0) * jnp.sqrt(6 / jnp.maximum(fan_in + fan_out, 1))
@@ -185,11 +184,19 @@ def begin_all(key: Array, parts: PyTree, space: Space, weights: Weights, init_st
     return jax.tree.unflatten(structure, begun)
 
 
-def _orthogonal(key: Array, sizes: tuple[int, ...], weights: Array) -> Array:
-    """An orthogonal matrix among the units that there are."""
-    make, widest = nn.initializers.orthogonal(), max(sizes)
-    found = []
-    for number, size in enumerate(sizes):
-        matrix = make(jax.random.fold_in(key, number), (size, size))
-        found.append(jnp.pad(matrix, (0, widest - size)))
-    return jnp.tensordot(weights, jnp.stack(found), 1)
+def _orthogonal(key: Array, units: Array) -> Array:
+    """A matrix that is orthogonal among the units [H] that there are, as Gram and Schmidt make one of normal draws.
+
+    Not by a factorisation of LAPACK's: many at a time in one program have been seen to wait for each other for ever.
+    """
+    there = (units > 0).astype(float)
+    drawn = jax.random.normal(key, (len(units), len(units))) * there[:, None] * there
+
+    def column(number: Array, found: Array) -> Array:
+        left = drawn[:, number]
+        for _ in range(2):  # the second time takes off what rounding left
+            left = left - found @ (found.T @ left)
+        length = jnp.linalg.norm(left)
+        return found.at[:, number].set(left / jnp.where(length > 0, length, 1.0))
+
+    return jax.lax.fori_loop(0, len(units), column, jnp.zeros_like(drawn))

@@ -186,7 +186,7 @@ def _mlp_network(
         out = _layers(space, weights, params, x, "value") @ params["value"]["kernel"] + params["value"]["bias"]
         return memory, Decision(distribution, out[0])
 
-    return Network(lambda key: begin_all(key, parts, space, weights, init_std), tuple, apply, value)
+    return Network(lambda key: begin_all(key, parts, init_std), tuple, apply, value)
 
 
 def _memory_network(
@@ -222,7 +222,7 @@ def _memory_network(
         return follow("unroll", params, state, jax.vmap(features)(percepts), percepts, valid)
 
     def init(key: Array) -> PyTree:
-        return begin_all(key, parts, space, weights, init_std)
+        return begin_all(key, parts, init_std)
 
     return Network(init, lambda: (cell.initial(),), apply, value=True, unroll=unroll)
 
