@@ -22,7 +22,7 @@ import numpy as np
 from metajax import cli, record
 from metajax.search import Genome, Range, Space, architecture_space, make_evaluator, make_problem
 from metajax.search.drivers import DRIVERS
-from metajax.search.evaluator import MASKED_COST, SPLITS, break_even
+from metajax.search.evaluator import SPLITS
 from metajax.search.space import canonical, random_genomes
 from metajax.search.studies import ask, genomes_of, open_study, tell
 
@@ -151,17 +151,7 @@ def measure_cost(population: int, lengths: Sequence[int], sampled: int) -> dict:
         }
         print(length, kept["lengths"][length], flush=True)
     cost = masked.costs()["feed-forward"]
-    if len(lengths) > 1:
-        low, high = lengths[0], lengths[-1]
-        rise = {
-            name: (kept["lengths"][high][name] - kept["lengths"][low][name]) / (high - low) / population
-            for name in ("later_generation", "one_each")
-        }
-        kept["iteration_seconds"] = {"masked": rise["later_generation"], "dense": rise["one_each"]}
-        kept["masked_cost"] = rise["later_generation"] / rise["one_each"]
-        each_compiles = kept["lengths"][low]["one_each"] / population
-        kept["break_even"] = break_even(each_compiles, rise["later_generation"], max(kept["masked_cost"], 1.01))
-    return kept | {"compile_seconds": cost["compile_seconds"], "assumed_masked_cost": MASKED_COST}
+    return kept | {"compile_seconds": cost["compile_seconds"]}
 
 
 def _cpu(call: Callable[[], object]) -> float:
