@@ -1,4 +1,4 @@
-"""The command line: metajax train | resume | evaluate | table | report | bench | algorithms | tasks | doctor."""
+"""The command line: metajax train, resume, evaluate, table, report, bench, search, algorithms, tasks, doctor."""
 
 import inspect
 import os
@@ -69,6 +69,7 @@ USAGE = """usage: metajax COMMAND
   table RUN… --format markdown           results of many runs side by side: markdown, latex or csv
   report RUN                             one HTML file about a run
   bench [algorithm tasks] --option …     time the reference programs, or any algorithm on any tasks
+  search [algorithm] [tasks] --option …  find a network that learns well, train a population of them together
   algorithms                             the algorithms and their outer loops
   tasks                                  the task distributions: suites, spaces, parameters, splits and known returns
   doctor                                 versions, devices and a short check of speed
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         command = lookup("command", arguments[0], COMMANDS)
-        if command not in (train_command, bench_command) and {"-h", "--help"} & set(arguments):
+        if command not in (train_command, bench_command, search_command) and {"-h", "--help"} & set(arguments):
             print(USAGE)
             return 0
         command(arguments[1:])
@@ -229,6 +230,13 @@ def bench_command(arguments: Sequence[str]) -> None:
     bench.named(console.new(), algorithm, tasks, given, run)
 
 
+def search_command(arguments: Sequence[str]) -> None:
+    """Searches for a network, and leaves the archive, pictures and the command that trains it in a folder."""
+    from metajax.search import command  # of no use to the others
+
+    command.run(arguments, _DEVICE, _prepare)
+
+
 def algorithms_command(arguments: Sequence[str]) -> None:
     """Lists the algorithms."""
     _check_none(arguments)
@@ -260,6 +268,7 @@ COMMANDS = {
     "table": table_command,
     "report": report_command,
     "bench": bench_command,
+    "search": search_command,
     "algorithms": algorithms_command,
     "tasks": tasks_command,
     "doctor": doctor_command,

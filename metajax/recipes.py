@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from metajax import algorithms
 from metajax.algorithms.rl2 import default_outer
-from metajax.base import Algorithm, Network, TaskDistribution
+from metajax.base import Algorithm, Environment, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
 from metajax.errors import ConfigError, check_choice, check_count, lookup
 from metajax.networks import memory_policy, mlp
@@ -106,18 +106,40 @@ def task_options(tasks: Tasks) -> set[str]:
     return set(_options_of(lookup("tasks", tasks, TASKS))) if isinstance(tasks, str) else set()
 
 
-def build(algorithm: str, tasks: Tasks, given: Mapping[str, Any]) -> Built:
+def network_options(algorithm: str) -> set[str]:
+    """Names of the options that an algorithm's network has."""
+    return set(_options_of(lookup("algorithm", algorithm, ALGORITHMS).network))
+
+
+def outer_of(algorithm: str, given: Mapping[str, Any]) -> Outer | None:
+    """The outer loop that `given` options name and make, None where the algorithm has its own."""
+    recipe = lookup("algorithm", algorithm, ALGORITHMS)
+    if not recipe.outers:
+        return None
+    factory = _outer(recipe, given.get("outer"))
+    own = _options_of(factory)
+    return factory(**{name: value for name, value in given.items() if name in own})
+
+
+def build(
+    algorithm: str,
+    tasks: Tasks,
+    given: Mapping[str, Any],
+    network: Callable[[Environment], Network] | None = None,
+) -> Built:
     """The tasks, network and algorithm named, with the options `given`, `outer` among them.
 
-    A task distribution may stand in place of a name, and has no options. Raises ConfigError for an option that this
+    A task distribution may stand in place of a name, and has no options; a `network` of one's own in place of the
+    recipe's, of whose options none may then be given. Raises ConfigError for an option that this
     run does not have, naming the nearest ones.
     """
     given = dict(given)
     outer_name = given.pop("outer", None)
     known = options(algorithm, tasks, outer_name)
-    for name in given:
-        check_choice("option", name, known)
     recipe = ALGORITHMS[algorithm]
+    of_network = set() if network is None else network_options(algorithm)
+    for name in given:
+        check_choice("option", name, [option for option in known if option not in of_network])
 
     def call(factory: Callable, *arguments: Any, **decided: Any) -> Any:
         own = _options_of(factory)
@@ -125,11 +147,11 @@ def build(algorithm: str, tasks: Tasks, given: Mapping[str, Any]) -> Built:
 
     distribution = call(TASKS[tasks]) if isinstance(tasks, str) else tasks
     check_tasks(distribution)
-    if "context" in _options_of(recipe.network) and "context" not in given:
+    if network is None and "context" in _options_of(recipe.network) and "context" not in given:
         num_episodes = given.get("num_episodes", known["num_episodes"].default)
         check_count("num_episodes", num_episodes)
         given["context"] = num_episodes * distribution.num_steps
-    network = call(recipe.network, distribution.env)
+    network = call(recipe.network, distribution.env) if network is None else network(distribution.env)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))

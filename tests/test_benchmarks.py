@@ -14,10 +14,14 @@ import point_navigation
 import pytest
 import rl2_tables
 import scaling
+import search
 
 from metajax import timing
+from metajax.arguments import algorithm_and_tasks, parse
 from metajax.envs.revealed import reveal
 from metajax.errors import ConfigError
+from metajax.search import command
+from metajax.search.space import random_genomes
 from metajax.tasks import point
 
 
@@ -166,3 +170,35 @@ def test_a_peer_takes_turns_with_ours_or_says_why_not(monkeypatch):
 def test_a_side_that_ends_before_it_is_ready_says_its_last_words(tmp_path):
     with pytest.raises(RuntimeError, match="KeyError: 'nobody'"):
         peers.begin(sys.executable, "nobody", "ours", tmp_path)
+
+
+def test_a_landscape_has_interactions_and_deviation_one():
+    space = search.landscape_space()
+    genomes = random_genomes(jax.random.key(3), space, 2000)
+    value = search.landscape(space, 0)(genomes)
+    assert abs(value.mean()) < 0.1
+    assert abs(value.std() - 1) < 0.1
+    # The best that a sum over the choices, and squares of the ranges, can say leaves a part of it unsaid.
+    columns = [np.asarray(jax.nn.one_hot(genomes.choices[:, i], size)) for i, size in enumerate(space.sizes)]
+    floats = np.asarray(genomes.floats)
+    alone = np.concatenate([*columns, floats, floats**2], axis=1)
+    left = value - alone @ np.linalg.lstsq(alone, value, rcond=None)[0]
+    assert 0.3 < left.std() < 0.9
+    assert (search.landscape(space, 1)(genomes) != value).all()
+
+
+def test_drivers_are_held_against_random_search():
+    kept = search.measure_landscape(2, 16, 8, 0.1, ["random", "genetic"])
+    assert np.shape(kept["values"]["genetic"]) == (2,)
+    wanted = np.mean(np.subtract(kept["values"]["genetic"], kept["values"]["random"]))
+    assert kept["gains"]["genetic"]["mean"] == pytest.approx(wanted)
+    low, high = kept["gains"]["genetic"]["interval"]
+    assert low <= wanted <= high
+
+
+@pytest.mark.parametrize("name", search.SEARCHES)
+def test_a_search_to_be_measured_is_understood(name):
+    algorithm, tasks, flags = algorithm_and_tasks("search", search.SEARCHES[name].split()[1:])
+    own, _ = parse(command.OPTIONS, flags, algorithm, tasks, prog="metajax search")
+    assert own["driver"] == "genetic"
+    assert command._space(algorithm, own).memory == (("gru",) if algorithm == "rl2" else ())

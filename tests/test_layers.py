@@ -24,6 +24,7 @@ LAYERS = [
     ("meta_agent",),
     ("runs", "sweep", "table", "arguments", "timing", "programs"),
     ("report", "console", "doctor", "bench"),
+    ("search",),
     ("cli", "__init__", "__main__"),
 ]
 
@@ -85,7 +86,7 @@ def test_the_library_proper_neither_compiles_nor_prints():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert "print" not in names or part_of(path) in ("cli", "__main__")
-        drivers = ("host", "train", "meta_agent", "sweep", "timing", "programs")
+        drivers = ("host", "train", "meta_agent", "sweep", "timing", "programs", "search")
         drives = part_of(path) in drivers or path.stem == "gymnasium_env"
         assert "jit" not in attributes or drives, path
 

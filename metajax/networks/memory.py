@@ -12,6 +12,7 @@ from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks.attention import Attention, LinearAttention
 from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.layers import check_layers, hidden_layers
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
 from metajax.rollout import first_percept, is_continuous
@@ -67,6 +68,20 @@ class Gate(nn.Module):
         return (1 - change) * x + change * new
 
 
+class Encoder(nn.Module):
+    """Hidden layers between the percept and the memory."""
+
+    hidden: tuple[int, ...]
+    activation: str
+    skip: bool
+    norm: str
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return hidden_layers(x, self.hidden, self.activation, self.skip, self.norm, "layer", self.dtype)
+
+
 def _block(memory: Callable[..., nn.Module], *needed: str, gated: bool = False) -> Callable[..., nn.Module]:
     def make(width: int, dtype: Any = None, **sizes: int) -> nn.Module:
         return Block(memory(width, **{name: sizes[name] for name in needed}, dtype=dtype), width, gated, dtype)
@@ -88,15 +103,15 @@ MEMORIES: dict[str, Callable[..., nn.Module]] = {
 
 class _Policy(nn.Module):
     space: PyTree
+    encoder: nn.Module
     layers: tuple[nn.Module, ...]
     width: int
-    show: tuple[str, ...]
+    features: Callable[[Percept], Array]
     memory_reset: str
     head: str
     init_std: float
     dtype: Any
     mask: Callable[[PyTree], Array | None]
-    read: Callable[[PyTree], PyTree]
 
     def setup(self) -> None:
         self.blocks = isinstance(self.layers[0], Block)
@@ -118,7 +133,7 @@ class _Policy(nn.Module):
         return self._decide(run, jax.vmap(self.features)(percepts), percepts)
 
     def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
-        reset, after = self.reset(percept), []
+        reset, after, x = forgets(self.memory_reset, percept), [], self.encoder(x)
         x = self.embed(x).astype(float) if self.blocks else x
         for layer in run:
             state, x = layer(x, reset)
@@ -126,21 +141,37 @@ class _Policy(nn.Module):
         x = self.norm(x) if self.blocks else x
         return tuple(after), Decision(self.policy(x, self.mask(percept.obs)), self.value(x)[..., 0])
 
-    def features(self, percept: Percept) -> Array:
-        """What is shown of one percept, in one vector [D]; time is in hundreds of steps."""
-        action = percept.action if is_continuous(self.space) else jax.nn.one_hot(percept.action, self.space.n)
+
+def shown_of(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
+    """`features(percept)`: what is shown of one percept, in one vector [D]; time is in hundreds of steps."""
+    space, read = env.action_space(env.default_params), reading(env)
+
+    def features(percept: Percept) -> Array:
+        action = percept.action if is_continuous(space) else jax.nn.one_hot(percept.action, space.n)
         shown = {
             "action": jnp.ravel(action),
             "reward": percept.reward[None],
             "start": percept.start[None],
             "time": percept.time[None] / 100,
         }
-        return jnp.concatenate([flat_obs(self.read(percept.obs)), *(shown[name] for name in self.show)])
+        return jnp.concatenate([flat_obs(read(percept.obs)), *(shown[name] for name in show)])
 
-    def reset(self, percept: Percept) -> Array:
-        if self.memory_reset == "episode":
-            return percept.start
-        return jnp.full_like(percept.start, self.memory_reset == "step")
+    return features
+
+
+def forgets(memory_reset: str, percept: Percept) -> Array:
+    """Whether the memory begins anew at a percept, or at each of a sequence [T]."""
+    if memory_reset == "episode":
+        return percept.start
+    return jnp.full_like(percept.start, memory_reset == "step")
+
+
+def check_shown(show: Sequence[str]) -> None:
+    """Raises ConfigError unless these are parts of a percept."""
+    if not isinstance(show, Sequence) or isinstance(show, str):
+        raise ConfigError(f"show={show!r} must be a sequence of names, such as ('action', 'reward')")
+    for name in show:
+        check_choice("show", name, SHOWN)
 
 
 def _check_width(memory: str, width: int, heads: int) -> None:
@@ -157,6 +188,10 @@ def memory_policy(
     memory: str = "gru",
     width: int = 64,
     layers: int = 1,
+    hidden: tuple[int, ...] = (),
+    activation: str = "tanh",
+    skip: bool = False,
+    norm: str = "none",
     heads: int = 4,
     context: int = 128,
     show: tuple[str, ...] = ("action", "reward", "start"),
@@ -173,6 +208,10 @@ def memory_policy(
             times the GRU's parameters (gtrxl with 12 width² more a layer, for its gates).
         width: features of a layer.
         layers: layers of memory, one upon the other.
+        hidden: widths of hidden layers before the memory.
+        activation: theirs: tanh, relu, gelu or silu.
+        skip: add to what such a layer makes what it was given, but for the first.
+        norm: what their activations are given is normalised by: none, layer or rms.
         heads: of either kind of attention; they divide the width.
         context: steps that a transformer reaches back; it needs those of a whole trial.
         show: what a percept shows beside the observation, of action, reward (the previous ones), start (of an episode)
@@ -190,20 +229,17 @@ def memory_policy(
     check_choice("memory", memory, MEMORIES)
     check_count("width", width)
     check_count("layers", layers)
+    check_layers(hidden, activation, skip, norm)
     check_count("heads", heads)
     check_count("context", context)
     check_choice("memory_reset", memory_reset, RESETS)
     check_head(env, head, init_std)
-    if not isinstance(show, Sequence) or isinstance(show, str):
-        raise ConfigError(f"show={show!r} must be a sequence of names, such as ('action', 'reward')")
-    for name in show:
-        check_choice("show", name, SHOWN)
+    check_shown(show)
     _check_width(memory, width, heads)
-    dtype = compute_dtype_of(compute_dtype)
+    dtype, space = compute_dtype_of(compute_dtype), env.action_space(env.default_params)
     stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
-    space = env.action_space(env.default_params)
-    of_env = (masking(env), reading(env))
-    module = _Policy(space, stack, width, tuple(show), memory_reset, head, init_std, dtype, *of_env)
+    encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), shown_of(env, show)
+    module = _Policy(space, encoder, stack, width, features, memory_reset, head, init_std, dtype, masking(env))
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 
     def start() -> tuple:

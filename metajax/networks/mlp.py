@@ -1,6 +1,6 @@
 """The feed-forward policy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
-from metajax.errors import ConfigError, check_choice, check_count, check_flag
-from metajax.networks.heads import ACTIVATIONS, Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.errors import check_count, check_flag
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.layers import check_layers, hidden_layers
 from metajax.rollout import first_percept
-
-_xavier = nn.initializers.xavier_uniform()
 
 
 class _MLP(nn.Module):
     space: PyTree
     hidden: tuple[int, ...]
     activation: str
+    skip: bool
+    norm: str
     head: str
     init_std: float
     value: bool
@@ -28,11 +29,7 @@ class _MLP(nn.Module):
     read: Callable[[PyTree], PyTree]
 
     def trunk(self, features: Array, name: str) -> Array:
-        for layer, width in enumerate(self.hidden):
-            features = ACTIVATIONS[self.activation](
-                nn.Dense(width, dtype=self.dtype, kernel_init=_xavier, name=f"{name}_{layer}")(features)
-            )
-        return features.astype(float)
+        return hidden_layers(features, self.hidden, self.activation, self.skip, self.norm, name, self.dtype)
 
     @nn.compact
     def __call__(self, obs: PyTree) -> Decision:
@@ -52,6 +49,8 @@ def mlp(
     *,
     hidden: tuple[int, ...] = (64, 64),
     activation: str = "tanh",
+    skip: bool = False,
+    norm: str = "none",
     head: str = "normal",
     init_std: float = 1.0,
     value: bool = False,
@@ -64,6 +63,8 @@ def mlp(
         env: gives the action space, and the observation's shape.
         hidden: widths of the hidden layers.
         activation: tanh, relu, gelu or silu.
+        skip: add to what a hidden layer makes what it was given, but for the first.
+        norm: what the activations are given is normalised by: none, layer or rms.
         head: what a box of actions gets: normal or tanh-normal; actions are in units of [-1, 1] if the box is bounded.
         init_std: the initial standard deviation of a continuous action.
         value: also estimate the value of a state, with a trunk of its own.
@@ -76,17 +77,13 @@ def mlp(
     >>> params["policy_0"]["kernel"].shape
     (2, 32)
     """
-    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-        raise ConfigError(f"hidden={hidden!r} must be a sequence of widths, such as (64, 64)")
-    for width in hidden:
-        check_count("hidden", width)
+    check_layers(hidden, activation, skip, norm)
     check_flag("value", value)
     check_count("context_size", context_size, at_least=0)
-    check_choice("activation", activation, ACTIVATIONS)
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
-    dtype, of_env = compute_dtype_of(compute_dtype), (masking(env), reading(env))
-    module = _MLP(space, tuple(hidden), activation, head, init_std, value, context_size, dtype, *of_env)
+    layers, dtype = (tuple(hidden), activation, skip, norm), compute_dtype_of(compute_dtype)
+    module = _MLP(space, *layers, head, init_std, value, context_size, dtype, masking(env), reading(env))
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:

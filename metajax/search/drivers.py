@@ -1,0 +1,312 @@
+"""Drivers of a search, each a pair of pure functions: `ask` for genomes, and `tell` what they scored.
+
+All of them maximise, a score of minus infinity being the worst. Their states are pytrees of arrays, so that both
+functions may be compiled, and a search that stops goes on by telling what was scored so far.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array, PyTree
+from metajax.errors import ConfigError, check_count, check_number
+from metajax.search.space import Genome, Space, canonical, matters, random_genomes
+
+
+class Batch(NamedTuple):
+    """Genomes [P] to be evaluated, and the share [P] of a whole training that each is to have; 0: it is not."""
+
+    genomes: Genome
+    share: Array
+
+
+class Driver(NamedTuple):
+    """`init() -> state`, `ask(key, state) -> Batch`, `tell(state, Batch, scores) -> state`; scores [P].
+
+    `size` is P.
+    """
+
+    init: Callable[[], PyTree]
+    ask: Callable[[Array, PyTree], Batch]
+    tell: Callable[[PyTree, Batch, Array], PyTree]
+    size: int
+
+
+class Population(NamedTuple):
+    """Genomes [Q] with their scores, the oldest first where age counts, and how many of them there are."""
+
+    genomes: Genome
+    scores: Array
+    count: Array
+
+
+def random_search(space: Space, *, population: int = 16) -> Driver:
+    """Random search: every genome is drawn anew.
+
+    Args:
+        space: what there is to choose.
+        population: genomes asked for at a time.
+
+    >>> from metajax.search.space import architecture_space
+    >>> driver = random_search(architecture_space(), population=3)
+    >>> driver.ask(jax.random.key(0), driver.init()).genomes.choices.shape
+    (3, 7)
+    """
+    check_count("population", population)
+    return Driver(
+        tuple, lambda key, state: _whole(random_genomes(key, space, population)), lambda state, *told: state, population
+    )
+
+
+def genetic(
+    space: Space,
+    *,
+    population: int = 16,
+    elite: int = 2,
+    tournament: int = 3,
+    crossover_rate: float = 0.5,
+    mutation_rate: float | None = None,
+    mutation_scale: float = 0.1,
+) -> Driver:
+    """A genetic algorithm: tournaments, uniform crossover, mutation, and an elite that lives on unchanged.
+
+    A child that is already there, which would score the same, is changed once more.
+
+    Args:
+        space: what there is to choose.
+        population: genomes of a generation, all asked for at a time; the elite is kept, not asked for again.
+        elite: best genomes of all so far that take the places of the worst of a generation.
+        tournament: genomes drawn, of which the best becomes a parent.
+        crossover_rate: how often a child has two parents, each choice of either with the same probability.
+        mutation_rate: how often a choice is drawn anew, or a float moves; None: once a genome on average.
+        mutation_scale: standard deviation of how far a float moves, as a share of its range.
+
+    >>> from metajax.search.space import architecture_space
+    >>> driver = genetic(architecture_space(), population=4)
+    >>> batch = driver.ask(jax.random.key(0), driver.init())
+    >>> state = driver.tell(driver.init(), batch, jnp.array([1.0, 3.0, 2.0, 0.0]))
+    >>> state.scores.max().item()
+    3.0
+    """
+    check_count("population", population, at_least=2)
+    check_count("elite", elite, at_least=0)
+    check_count("tournament", tournament)
+    check_number("crossover_rate", crossover_rate, at_least=0, at_most=1)
+    rate = _rate(space, mutation_rate)
+    check_number("mutation_scale", mutation_scale, above=0)
+    if elite >= population:
+        raise ConfigError(f"elite={elite} must be below population={population}, or nothing new is kept")
+
+    def ask(key: Array, state: Population) -> Batch:
+        key_first, key_parents, key_cross, key_mutate, key_again = jax.random.split(key, 5)
+        parents = _tournaments(key_parents, state, (2, population), tournament)
+        children = crossed(key_cross, *(_at(state.genomes, row) for row in parents), crossover_rate)
+        children = canonical(space, mutated(key_mutate, space, children, rate, mutation_scale))
+        again = _is_known(children, state)
+        children = _choose(again[:, None], one_changed(key_again, space, children, mutation_scale), children)
+        return _whole(_choose(state.count == 0, random_genomes(key_first, space, population), children))
+
+    def tell(state: Population, batch: Batch, scores: Array) -> Population:
+        """The elite of all in the places of the worst told of."""
+        kept = jnp.argsort(-state.scores)[:elite]
+        best = jnp.argsort(-scores)[: population - elite]
+        genomes = jax.tree.map(
+            lambda old, new: jnp.concatenate([old[kept], new[best]]), state.genomes, canonical(space, batch.genomes)
+        )
+        first = Population(canonical(space, batch.genomes), scores, jnp.array(population, int))
+        later = Population(genomes, jnp.concatenate([state.scores[kept], scores[best]]), jnp.array(population, int))
+        return _choose(state.count == 0, first, later)
+
+    return Driver(partial(_nobody, space, population), ask, tell, population)
+
+
+def regularised_evolution(
+    space: Space,
+    *,
+    population: int = 16,
+    living: int = 32,
+    tournament: int = 8,
+    mutation_scale: float = 0.1,
+) -> Driver:
+    """Regularised evolution (Real et al. 2019, arXiv:1802.01548): parents win tournaments, and the oldest die.
+
+    Args:
+        space: what there is to choose.
+        population: children asked for at a time (1 in the paper, which has workers for them).
+        living: genomes that live at a time (100), drawn at random at first.
+        tournament: genomes drawn, of which the best has a child that differs in one choice or float (25).
+        mutation_scale: standard deviation of how far a float moves, as a share of its range.
+
+    >>> from metajax.search.space import architecture_space
+    >>> driver = regularised_evolution(architecture_space(), population=2, living=4, tournament=2)
+    >>> batch = driver.ask(jax.random.key(0), driver.init())
+    >>> driver.tell(driver.init(), batch, jnp.array([1.0, 2.0])).count.item()
+    2
+    """
+    check_count("population", population)
+    check_count("living", living, at_least=population)
+    check_count("tournament", tournament)
+    check_number("mutation_scale", mutation_scale, above=0)
+
+    def ask(key: Array, state: Population) -> Batch:
+        key_first, key_parents, key_mutate = jax.random.split(key, 3)
+        parents = _at(state.genomes, _tournaments(key_parents, state, (population,), tournament))
+        children = one_changed(key_mutate, space, parents, mutation_scale)
+        return _whole(_choose(state.count < living, random_genomes(key_first, space, population), children))
+
+    def tell(state: Population, batch: Batch, scores: Array) -> Population:
+        queue = Population(canonical(space, batch.genomes), scores, jnp.array(population, int))
+        genomes, scores = jax.tree.map(
+            lambda old, new: jnp.concatenate([old, new])[-living:], (state.genomes, state.scores), queue[:2]
+        )
+        return Population(genomes, scores, jnp.minimum(state.count + population, living))
+
+    return Driver(partial(_nobody, space, living), ask, tell, population)
+
+
+class Bracket(NamedTuple):
+    """Genomes [P] of a bracket, which of them are left, and its rung."""
+
+    genomes: Genome
+    left: Array
+    rung: Array
+
+
+def successive_halving(space: Space, *, population: int = 16, keep: float = 0.5, rungs: int = 3) -> Driver:
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): long trainings for the best in short ones.
+
+    Every rung keeps a share `keep` of those left and trains them 1 / keep times as long, the last one in full; then a
+    new bracket begins. Training begins anew at every rung.
+
+    Args:
+        space: what there is to choose.
+        population: genomes of a bracket, drawn at random.
+        keep: share that goes on to the next rung.
+        rungs: rungs of a bracket.
+
+    >>> from metajax.search.space import architecture_space
+    >>> driver = successive_halving(architecture_space(), population=4, rungs=2)
+    >>> batch = driver.ask(jax.random.key(0), driver.init())
+    >>> state = driver.tell(driver.init(), batch, jnp.array([1.0, 3.0, 2.0, 0.0]))
+    >>> batch.share.tolist(), driver.ask(jax.random.key(1), state).share.tolist()
+    ([0.5, 0.5, 0.5, 0.5], [0.0, 1.0, 1.0, 0.0])
+    """
+    check_count("population", population, at_least=2)
+    check_number("keep", keep, above=0, at_most=0.99)
+    check_count("rungs", rungs, at_least=2)
+    if population * keep ** (rungs - 1) < 1:
+        raise ConfigError(f"population={population} is too small for rungs={rungs} that keep {keep:g} each")
+
+    def ask(key: Array, state: Bracket) -> Batch:
+        new = state.rung == 0
+        genomes = _choose(new, random_genomes(key, space, population), state.genomes)
+        return Batch(genomes, jnp.where(new | state.left, keep ** (rungs - 1.0 - state.rung), 0.0))
+
+    def tell(state: Bracket, batch: Batch, scores: Array) -> Bracket:
+        counted = jnp.where(batch.share > 0, scores, -jnp.inf)
+        # Those out of the race come last, whatever was told of those in it.
+        order = jnp.lexsort((-counted, batch.share <= 0))
+        rung = jnp.where(state.rung == rungs - 1, 0, state.rung + 1)
+        num_left = jnp.maximum(jnp.floor(population * keep**rung + 1e-6), 1)
+        return Bracket(batch.genomes, jnp.argsort(order) < num_left, rung)
+
+    def init() -> Bracket:
+        return Bracket(_nobody(space, population).genomes, jnp.ones(population, bool), jnp.zeros((), int))
+
+    return Driver(init, ask, tell, population)
+
+
+DRIVERS: dict[str, Callable[..., Driver]] = {
+    "random": random_search,
+    "genetic": genetic,
+    "evolution": regularised_evolution,
+    "halving": successive_halving,
+}
+
+
+def mutated(key: Array, space: Space, genomes: Genome, rate: Array | float, scale: float) -> Genome:
+    """The genomes [P], every choice with probability `rate` another one, every float so often moved."""
+    key_which, key_moves, key_other, key_step = jax.random.split(key, 4)
+    which = jax.random.bernoulli(key_which, rate, genomes.choices.shape)
+    moves = jax.random.bernoulli(key_moves, rate, genomes.floats.shape)
+    return _changed(key_other, key_step, space, genomes, which, moves, scale)
+
+
+def one_changed(key: Array, space: Space, genomes: Genome, scale: float) -> Genome:
+    """The genomes [P], each with one choice that matters another, or one float moved."""
+    key_which, key_other, key_step = jax.random.split(key, 3)
+    num_choices = genomes.choices.shape[1]
+    choices = (jnp.asarray(space.sizes) > 1) & matters(space, genomes)
+    can = jnp.concatenate([choices, jnp.ones(genomes.floats.shape, bool)], axis=1)
+    drawn = jax.random.categorical(key_which, jnp.where(can, 0.0, -jnp.inf))
+    which = jax.nn.one_hot(drawn, can.shape[1], dtype=bool)
+    return _changed(key_other, key_step, space, genomes, which[:, :num_choices], which[:, num_choices:], scale)
+
+
+def _changed(
+    key_other: Array, key_step: Array, space: Space, genomes: Genome, which: Array, moves: Array, scale: float
+) -> Genome:
+    """Another option, all others alike, where `which`; a step by a normal, kept in the range, where `moves`."""
+    sizes = jnp.asarray(space.sizes)
+    further = jax.random.randint(key_other, which.shape, 1, jnp.maximum(sizes, 2))
+    choices = jnp.where(which & (sizes > 1), (genomes.choices + further) % sizes, genomes.choices)
+    step = scale * jax.random.normal(key_step, moves.shape)
+    return Genome(choices, jnp.where(moves, jnp.clip(genomes.floats + step, 0.0, 1.0), genomes.floats))
+
+
+def _rate(space: Space, mutation_rate: float | None) -> float:
+    if mutation_rate is None:
+        return 1 / (len(space.genes) + len(space.ranges))
+    check_number("mutation_rate", mutation_rate, above=0, at_most=1)
+    return mutation_rate
+
+
+def crossed(key: Array, first: Genome, second: Genome, rate: float) -> Genome:
+    """Children [P] of two parents, or with probability 1 - rate of the first alone."""
+    key_two, *keys = jax.random.split(key, 3)
+    two = jax.random.bernoulli(key_two, rate, (len(first.choices), 1))
+
+    def mix(key: Array, one: Array, other: Array) -> Array:
+        return jnp.where(two & jax.random.bernoulli(key, 0.5, one.shape), other, one)
+
+    return Genome(*map(mix, keys, first, second))
+
+
+def _tournaments(key: Array, state: Population, shape: tuple[int, ...], size: int) -> Array:
+    """Indices of the winners of tournaments of `size` among those that there are, the last ones of the state."""
+    total = len(state.scores)
+    drawn = total - 1 - jax.random.randint(key, (*shape, size), 0, jnp.maximum(state.count, 1))
+    winner = jnp.argmax(state.scores[drawn], axis=-1)
+    return jnp.take_along_axis(drawn, winner[..., None], axis=-1)[..., 0]
+
+
+def _is_known(genomes: Genome, state: Population) -> Array:
+    """Which of the genomes [P] are among those of the state, or the same as an earlier one."""
+
+    def same(one: Genome, other: Genome) -> Array:
+        equal = jax.tree.map(lambda a, b: (a[:, None] == b[None]).all(-1), one, other)
+        return equal.choices & equal.floats
+
+    earlier = jnp.tril(same(genomes, genomes), -1)
+    return same(genomes, state.genomes).any(1) | earlier.any(1)
+
+
+def _nobody(space: Space, size: int) -> Population:
+    genomes = Genome(jnp.zeros((size, len(space.genes)), int), jnp.zeros((size, len(space.ranges))))
+    return Population(genomes, jnp.full(size, -jnp.inf, float), jnp.zeros((), int))
+
+
+def _whole(genomes: Genome) -> Batch:
+    """The genomes, each to be trained in full."""
+    return Batch(genomes, jnp.ones(len(genomes.choices)))
+
+
+def _at(genomes: Genome, indices: Array) -> Genome:
+    return jax.tree.map(lambda leaf: leaf[indices], genomes)
+
+
+def _choose(condition: Array, one: PyTree, other: PyTree) -> PyTree:
+    return jax.tree.map(lambda one, other: jnp.where(condition, one, other), one, other)

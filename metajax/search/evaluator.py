@@ -1,0 +1,321 @@
+"""How well architectures learn: a population of them trained in one compiled program, and what they earn afterwards.
+
+Everything drawn is the same for all architectures: seeds, tasks, and the draws of initial parameters, of which a
+smaller network has the first ones of a layer.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from metajax.base import Algorithm, Array, PyTree, TaskDistribution
+from metajax.errors import ConfigError, check_choice, check_count
+from metajax.evaluate import evaluate
+from metajax.search.problem import Problem
+from metajax.search.space import Genome, check_genome, groups, values_of
+from metajax.sweep import free_memory
+from metajax.train import meta_iteration, new_learner, peak_memory, run
+
+_MAX_SKIPPED = 10
+_SHARE = 0.7  # of the memory that is free, to be used
+MASKED_COST = 4.0  # of a masked network's meta-iteration in one of the same network without masks, on a CPU
+SPLITS = ("search", "validation", "test")
+EXECUTIONS = ("auto", "masked", "dense")
+# No training seed reaches these.
+_TASK_SEEDS = dict(zip(SPLITS, (2**31 - 5, 2**31 - 4, 2**31 - 3), strict=True))
+_EVALUATION_SEED = 2**31 - 2
+
+
+class Outcome(NamedTuple):
+    """What became of architectures [P]: the return [P, N, S] in the last stage of every held-out task, for each seed.
+
+    Those of one task's copies are averaged; NaN where training was not finite.
+    """
+
+    returns: np.ndarray
+    num_parameters: np.ndarray  # [P]
+
+    def scores(self) -> np.ndarray:
+        """Mean return [P] over tasks and seeds, minus infinity where some training was not finite."""
+        mean = self.returns.mean((1, 2))
+        return np.where(np.isfinite(mean), mean, -np.inf)
+
+
+class Evaluator(NamedTuple):
+    """`measure(genomes, seeds, split, num_iterations) -> Outcome`; `costs()` is what was compiled and measured so far.
+
+    Seeds [S] are whole numbers; the tasks that a split holds out are the same at every call.
+    """
+
+    measure: Callable[[Genome, np.ndarray, str, int], Outcome]
+    costs: Callable[[], dict[str, dict[str, float]]]
+
+
+class Compiled(NamedTuple):
+    """A program for `size` architectures at a time, `call(genomes, seeds, tasks, stop) -> returns, leaks`."""
+
+    call: Callable[..., tuple[Array, Array]]
+    size: int
+    seconds: float  # that compiling took
+    memory: int
+
+
+def make_evaluator(
+    problem: Problem,
+    *,
+    population: int = 16,
+    num_seeds: int = 2,
+    num_held_out: int = 50,
+    execution: str = "auto",
+) -> Evaluator:
+    """Full meta-training of every architecture from every seed, and what it earns in held-out tasks.
+
+    Compiled once for each memory, whatever the architectures, seeds, hyper-parameters and lengths of training. The
+    population is split over the devices, and into as many parts one after the other as memory needs.
+
+    Args:
+        problem: from `make_problem`.
+        population: architectures at a time, at most.
+        num_seeds: seeds [S] that each is trained from.
+        num_held_out: tasks [N] that each is evaluated on after it has adapted: of the training distribution, drawn
+            apart from training, for the splits search and validation; of the test tasks for the split test.
+        execution: masked; dense, which compiles every architecture by itself; or auto: dense from the length of
+            training on where that costs less, see `break_even`.
+
+    >>> from metajax.search.problem import make_problem
+    >>> from metajax.search.space import architecture_space
+    >>> problem = make_problem("maml", "point", architecture_space(), num_tasks=2, horizon=5)
+    >>> make_evaluator(problem, population=4).costs()
+    {}
+    """
+    check_count("population", population)
+    check_count("num_seeds", num_seeds)
+    check_count("num_held_out", num_held_out)
+    check_choice("execution", execution, EXECUTIONS)
+    programs: dict[str, Compiled] = {}
+    costs: dict[str, dict[str, float]] = {}
+
+    def program(memory: str) -> Compiled:
+        if memory not in programs:
+            programs[memory] = compile_population(problem, memory, population, num_seeds, num_held_out)
+            costs[memory] = {"compile_seconds": programs[memory].seconds, "size": programs[memory].size}
+        return programs[memory]
+
+    def is_dense(memory: str, num_iterations: int, genomes: Genome, seeds: Array, tasks: PyTree) -> bool:
+        if execution != "auto":
+            return execution == "dense"
+        compiled, cost = program(memory), costs[memory]
+        if "iteration_seconds" not in cost:
+            cost |= _time_iteration(compiled, genomes, seeds, tasks)
+            cost["break_even"] = break_even(compiled.seconds, cost["iteration_seconds"] / compiled.size)
+        return num_iterations > cost["break_even"]
+
+    def measure(genomes: Genome, seeds: np.ndarray, split: str, num_iterations: int) -> Outcome:
+        check_genome(problem.space, genomes, batched=True)
+        check_choice("split", split, SPLITS)
+        check_count("num_iterations", num_iterations)
+        if np.shape(seeds) != (num_seeds,):
+            raise ConfigError(f"seeds must be num_seeds={num_seeds} whole numbers, not of shape {np.shape(seeds)}")
+        tasks, seeds = held_out(problem.tasks, split, num_held_out), jnp.asarray(seeds)
+        returns = np.zeros((len(genomes.choices), num_held_out, num_seeds))
+        count = np.zeros(len(returns), int)
+        for memory, members in groups(problem.space, genomes).items():
+            own = jax.tree.map(lambda leaf, members=members: jnp.asarray(leaf)[members], genomes)
+            count[members] = jax.vmap(problem.nets(memory).count)(own)
+            if is_dense(memory, num_iterations, own, seeds, tasks):
+                returns[members] = _measure_dense(problem, memory, own, seeds, tasks, num_iterations)
+            else:
+                returns[members] = _measure_masked(program(memory), own, seeds, tasks, num_iterations)
+        return Outcome(returns, count)
+
+    return Evaluator(measure, lambda: {memory or "feed-forward": dict(cost) for memory, cost in costs.items()})
+
+
+def break_even(compile_seconds: float, iteration_seconds: float, masked_cost: float = MASKED_COST) -> float:
+    """Meta-iterations from which on an architecture costs less compiled by itself than masked.
+
+    Masked it costs T iteration_seconds; alone compile_seconds + T iteration_seconds / masked_cost.
+
+    >>> break_even(6.0, 0.02)
+    400.0
+    """
+    saved = iteration_seconds * (1 - 1 / masked_cost)
+    return compile_seconds / saved if saved > 0 else math.inf
+
+
+def held_out(tasks: TaskDistribution, split: str, num_tasks: int) -> PyTree:
+    """Tasks [N] that are evaluated on: no training draws them, and no other split does."""
+    key = jax.random.key(_TASK_SEEDS[split])
+    return tasks.tasks(key, num_tasks, held_out=split == "test")
+
+
+def compile_population(
+    problem: Problem, memory: str, population: int, num_seeds: int, num_held_out: int, devices: list | None = None
+) -> Compiled:
+    """The program for the networks of one memory, for as many of the population at a time as fit into memory."""
+    devices = jax.devices() if devices is None else devices
+    size, free = _rounded(population, len(devices)), free_memory() * _SHARE
+    while True:
+        compiled = _compile(problem, memory, size, num_seeds, num_held_out, devices)
+        if compiled.memory <= free or size <= len(devices):
+            return compiled
+        # As many as fit, in whole numbers a device.
+        size = max(1, math.floor(size * free / compiled.memory) // len(devices)) * len(devices)
+
+
+def _rounded(size: int, num_devices: int) -> int:
+    """The least multiple of the number of devices that holds `size`."""
+    return max(1, -(-size // num_devices)) * num_devices
+
+
+def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_out: int, devices: list) -> Compiled:
+    nets = problem.nets(memory)
+
+    def one(genome: Genome, seed: Array, tasks: PyTree, stop: Array) -> tuple[Array, Array]:
+        weights = nets.weights(genome)
+        algorithm = problem.make(nets.network(weights), values_of(problem.space, genome))
+        returns, params = learned(problem, algorithm, seed, tasks, stop)
+        return returns, leak(params, nets.masks(weights))
+
+    def population(genomes: Genome, seeds: Array, tasks: PyTree, stop: Array) -> tuple[Array, Array]:
+        each_seed = jax.vmap(one, in_axes=(None, 0, None, None), out_axes=-1)
+        return jax.vmap(each_seed, in_axes=(0, None, None, None))(genomes, seeds, tasks, stop)
+
+    mesh = jax.sharding.Mesh(np.array(devices), ("P",))
+    split, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("P",), ()))
+    space = problem.space
+    genomes = Genome(
+        jax.ShapeDtypeStruct((size, len(space.genes)), jnp.zeros((), int).dtype),
+        jax.ShapeDtypeStruct((size, len(space.ranges)), jnp.zeros(()).dtype),
+    )
+    seeds = jax.ShapeDtypeStruct((num_seeds,), jnp.zeros((), int).dtype)
+    tasks = jax.eval_shape(partial(held_out, problem.tasks, "test", num_held_out))
+    start = time.perf_counter()
+    jitted = jax.jit(population, in_shardings=(split, whole, whole, whole), out_shardings=split)
+    compiled = jitted.lower(genomes, seeds, tasks, jnp.zeros((), int)).compile()
+    return Compiled(compiled, size, time.perf_counter() - start, peak_memory(compiled))
+
+
+def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, stop: Array) -> tuple[Array, PyTree]:
+    """Returns [N] after adaptation, and the meta-parameters, of one training from one seed."""
+    learner = new_learner(algorithm, jax.random.key(seed))
+    iterate = meta_iteration(algorithm, problem.tasks, problem.num_tasks)
+    sizes = _sizes(problem, algorithm)
+    learner, _ = run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
+    params = algorithm.params(learner.state)
+    played = evaluate(
+        jax.random.key(_TASK_SEEDS["test"] + 1),
+        algorithm.agent,
+        params,
+        problem.tasks.env,
+        tasks,
+        **sizes,
+        greedy=False,
+    )
+    finite = (learner.bad_task < 0) & (learner.skipped_in_a_row < _MAX_SKIPPED)
+    return jnp.where(finite, played.sampled[:, -1].mean(-1), jnp.nan), params
+
+
+def _sizes(problem: Problem, algorithm: Algorithm) -> dict[str, int]:
+    """Stages, copies and steps of training."""
+
+    def collect(key: Array) -> Array:
+        key_init, key_tasks, key_collect = jax.random.split(key, 3)
+        batch = problem.tasks.tasks(key_tasks, problem.num_tasks)
+        return algorithm.collect(key_collect, algorithm.init(key_init), batch).reward
+
+    shape = jax.eval_shape(collect, jax.random.key(0)).shape
+    return dict(zip(("num_stages", "num_copies", "num_steps"), shape[1:], strict=True))
+
+
+def leak(params: PyTree, masks: PyTree) -> Array:
+    """The greatest of what should be masked; of meta-parameters beside the network's nothing is."""
+    if jax.tree.structure(params) != jax.tree.structure(masks):
+        if not isinstance(params, dict) or "initial" not in params:
+            return jnp.zeros(())
+        params = params["initial"]
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True)
+    return jnp.max(jnp.stack([jnp.abs(leaf * (1 - mask)).max() for leaf, mask in leaves]))
+
+
+def _measure_masked(
+    compiled: Compiled, genomes: Genome, seeds: Array, tasks: PyTree, num_iterations: int
+) -> np.ndarray:
+    """Returns [P, N, S], part after part."""
+    found = []
+    for part, count in _parts(genomes, compiled.size):
+        returns, leaks = jax.device_get(compiled.call(part, seeds, tasks, jnp.asarray(num_iterations)))
+        if (leaks[:count] > 0).any():
+            raise ConfigError(
+                "training changed parameters that are masked, so it is not that of the networks alone; search with "
+                "an algorithm and an optimiser that add no noise to parameters, or with execution='dense'"
+            )
+        found.append(returns[:count])
+    return np.concatenate(found)
+
+
+def _parts(genomes: Genome, size: int) -> Iterator[tuple[Genome, int]]:
+    """The genomes, `size` at a time, the last ones filled up with the first; and how many of them count."""
+    total = len(genomes.choices)
+    for start in range(0, total, size):
+        members = np.arange(start, start + size)
+        count = min(size, total - start)
+        members[count:] = start
+        yield jax.tree.map(lambda leaf, members=members: leaf[members], genomes), count
+
+
+def _time_iteration(compiled: Compiled, genomes: Genome, seeds: Array, tasks: PyTree) -> dict[str, float]:
+    """Seconds that a meta-iteration of the whole program takes: two trainings, the evaluation taken off."""
+    part, _ = next(_parts(genomes, compiled.size))
+    seconds = []
+    for count in (0, 0, 2):  # the first call also moves what the others find in place
+        start = time.perf_counter()
+        jax.block_until_ready(compiled.call(part, seeds, tasks, jnp.asarray(count)))
+        seconds.append(time.perf_counter() - start)
+    return {"iteration_seconds": max(seconds[2] - seconds[1], 1e-6) / 2}
+
+
+def _measure_dense(
+    problem: Problem, memory: str, genomes: Genome, seeds: Array, tasks: PyTree, num_iterations: int
+) -> np.ndarray:
+    """Returns [P, N, S], every network compiled by itself; what is drawn is the same as for masked ones."""
+    found = []
+    for index in range(len(genomes.choices)):
+        genome = jax.tree.map(lambda leaf, index=index: leaf[index], genomes)
+        algorithm = dense_algorithm(problem, memory, genome)
+
+        def one(seed: Array, tasks: PyTree, stop: Array, algorithm: Algorithm = algorithm) -> Array:
+            return learned(problem, algorithm, seed, tasks, stop)[0]
+
+        each_seed = jax.jit(jax.vmap(one, in_axes=(0, None, None), out_axes=-1))
+        found.append(jax.device_get(each_seed(seeds, tasks, jnp.asarray(num_iterations))))
+    return np.stack(found)
+
+
+def dense_algorithm(problem: Problem, memory: str, genome: Genome) -> Algorithm:
+    """The algorithm with the network of one genome as `materialise` makes it, which begins as the masked one does."""
+    nets = problem.nets(memory)
+    masked, network = nets.network(nets.weights(genome)), nets.materialise(genome, None)[0]
+
+    def init(key: Array) -> PyTree:
+        return nets.materialise(genome, masked.init(key))[1]
+
+    values = {name: float(value) for name, value in values_of(problem.space, genome).items()}
+    return problem.make(network._replace(init=init), values)
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Spearman's correlation of two scores [P] of the same architectures, and the p-value of none.
+
+    >>> rank_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 3.0, 5.0, 9.0]))[0]
+    1.0
+    """
+    found = scipy.stats.spearmanr(one, other)
+    return round(float(found.statistic), 12), float(found.pvalue)

@@ -1,0 +1,102 @@
+"""Whether an outer loop treats a masked network as it would the same network without what is masked."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array, Decision, Percept, PyTree, Transition
+from metajax.distributions import Categorical
+from metajax.errors import ConfigError
+from metajax.networks.layers import resized
+from metajax.outer import Batch, Outer
+
+# More than 128, since Adafactor's moments are other ones from there on; a quarter of each axis may be masked.
+_UNITS, _ALL_UNITS, _ACTIONS, _STEPS = 130, 173, 3, 4
+_TOLERANCE = 1e-2  # of the update; conjugate gradients make much of rounding
+
+
+def check_outer(outer: Outer, *, num_tasks: int = 4, num_updates: int = 2) -> None:
+    """Raises ConfigError unless `outer` updates a masked network exactly as the same network without the mask.
+
+    Found out by letting it: what is masked must stay zero, and the rest change as it does alone. Optimisers that work
+    on each number by itself do, global norms do, since zeros add nothing; noise does not, nor what depends on the size
+    of an array, such as the root mean square that Adafactor divides by.
+
+    >>> import optax
+    >>> from metajax.outer import ppo
+    >>> check_outer(ppo())
+    >>> check_outer(ppo(optimizer=optax.adafactor))
+    Traceback (most recent call last):
+    metajax.errors.ConfigError: this outer loop changes a masked network otherwise than ...
+    """
+    _, masked = _updated(outer, _ALL_UNITS, num_tasks, num_updates)
+    before, alone = _updated(outer, _UNITS, num_tasks, num_updates)
+    leak = _norm(jax.tree.map(_outside, masked, alone))
+    error = _norm(jax.tree.map(lambda leaf, like: _inside(leaf, like) - like, masked, alone))
+    moved = _norm(jax.tree.map(jnp.subtract, alone, before))
+    if leak > 0 or not error <= _TOLERANCE * moved:
+        reason = "moves what is masked" if leak > 0 else "moves the rest otherwise"
+        raise ConfigError(
+            f"this outer loop changes a masked network otherwise than the network alone: it {reason}; search with an "
+            "optimiser that works on each number by itself, such as optax.adam"
+        )
+
+
+def _padded(small: Array, large: Array) -> Array:
+    return jnp.zeros_like(large).at[tuple(map(slice, small.shape))].set(small)
+
+
+def _inside(leaf: Array, like: Array) -> Array:
+    return leaf[tuple(map(slice, like.shape))]
+
+
+def _outside(leaf: Array, like: Array) -> Array:
+    return leaf.at[tuple(map(slice, like.shape))].set(0.0)
+
+
+def _norm(tree: PyTree) -> Array:
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+
+def _updated(outer: Outer, num_units: int, num_tasks: int, num_updates: int) -> tuple[PyTree, PyTree]:
+    """Parameters of a network with `num_units` units, of which `_UNITS` are not masked, before and after updates."""
+    mask = (jnp.arange(num_units) < _UNITS).astype(float)
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def kernel(key: Array, rows: int, columns: int) -> Array:
+        return jax.random.normal(key, (rows, columns)) / jnp.sqrt(rows)
+
+    params = {
+        "in": _padded(kernel(keys[0], _UNITS, _UNITS), jnp.zeros((num_units, num_units))),
+        "bias": jnp.zeros(num_units),
+        "out": _padded(kernel(keys[1], _UNITS, _ACTIONS), jnp.zeros((num_units, _ACTIONS))),
+    }
+
+    def replay(params: PyTree, experience: Transition) -> Decision:
+        obs = resized(experience.percept.obs, num_units)
+        hidden = jnp.tanh(obs @ params["in"] + params["bias"]) * mask
+        return Decision(Categorical(hidden @ params["out"]), experience.reward)
+
+    batch = _batch(keys[2], partial(replay, params), num_tasks)
+
+    def step(carry: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], None]:
+        return outer.step(key, *carry, replay, batch)[:2], None
+
+    def update(params: PyTree) -> PyTree:
+        return jax.lax.scan(step, (params, outer.init(params)), jax.random.split(keys[3], num_updates))[0][0]
+
+    return params, jax.jit(update)(params)
+
+
+def _batch(key: Array, decide: partial, num_tasks: int) -> Batch:
+    """Made-up experience of one stage, copy and a few steps in each task."""
+    shape, keys = (num_tasks, 1, 1, _STEPS), jax.random.split(key, 4)
+    reward, zero, false = jax.random.normal(keys[0], shape), jnp.zeros(shape, int), jnp.zeros(shape, bool)
+    percept = Percept(jax.random.normal(keys[1], (*shape, _UNITS)), zero, reward, false, zero)
+    action = jax.random.randint(keys[2], shape, 0, _ACTIONS)
+    experience = Transition(percept, None, action, reward, false, false, ~false, reward)
+    decision = jax.vmap(decide)(experience)
+    weight = jnp.full(shape, 1 / reward.size)
+    advantage = jax.random.normal(keys[3], shape)
+    return Batch(experience._replace(decision=decision), advantage, None, weight, jnp.zeros(shape))

@@ -1,0 +1,149 @@
+"""The loop of a search: ask a driver for architectures, evaluate them, tell their scores, until a budget is spent."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.errors import check_count
+from metajax.search import archive, studies
+from metajax.search.archive import Row
+from metajax.search.differentiable import learn_architecture
+from metajax.search.drivers import Batch, Driver
+from metajax.search.evaluator import Evaluator, Outcome
+from metajax.search.problem import Problem
+from metajax.search.space import Genome
+from metajax.search.studies import Shared
+
+
+class Step(NamedTuple):
+    """What a search yields after every generation: all rows so far, and trainings done, whole ones' worth."""
+
+    rows: list[Row]
+    spent: float
+
+
+class Training(NamedTuple):
+    """What every architecture of a search is given: the seeds [S] of its trainings, and their length."""
+
+    seeds: np.ndarray
+    num_iterations: int
+
+
+def search(
+    problem: Problem,
+    evaluator: Evaluator,
+    driver: Driver,
+    path: Path,
+    *,
+    budget: float,
+    training: Training,
+    seed: int = 0,
+) -> Iterator[Step]:
+    """A search by a driver of pure functions, yielding after every generation; goes on where the archive ends.
+
+    Args:
+        problem: whose space is searched.
+        evaluator: what scores.
+        driver: what asks and is told.
+        path: the archive.
+        budget: whole trainings, of one architecture from all seeds each; the last generation may exceed it.
+        training: the seeds and the length of a whole training.
+        seed: of the driver.
+    """
+    space, key = problem.space, jax.random.key(seed)
+    ask, tell = jax.jit(driver.ask), jax.jit(driver.tell)
+    rows, state, spent = archive.read(path, space, driver.size), driver.init(), 0.0
+    for generation in itertools.count():
+        if spent >= budget:
+            return
+        batch = ask(jax.random.fold_in(key, generation), state)
+        own = rows[generation * driver.size : (generation + 1) * driver.size]
+        if not own:
+            own = _evaluated(problem, evaluator, batch, training, generation)
+            archive.append(path, own)
+            rows += own
+        scores = jnp.array([row.score for row in own])
+        state = tell(state, batch, scores)
+        spent += float(batch.share.sum())
+        yield Step(rows[: (generation + 1) * driver.size], spent)
+
+
+def _evaluated(problem: Problem, evaluator: Evaluator, batch: Batch, training: Training, generation: int) -> list[Row]:
+    """The rows of a batch; what has no share of a training has no returns."""
+    share = np.asarray(batch.share)
+    returns, count = None, np.zeros(len(share), int)
+    for own in sorted(set(share[share > 0].tolist())):
+        members = np.flatnonzero(share == own)
+        genomes = Genome(*(np.asarray(leaf)[members] for leaf in batch.genomes))
+        found = evaluator.measure(genomes, training.seeds, "search", max(1, round(own * training.num_iterations)))
+        if returns is None:
+            returns = np.full((len(share), *found.returns.shape[1:]), np.nan)
+        returns[members], count[members] = found.returns, found.num_parameters
+    return archive.rows_of(problem.space, batch.genomes, share, Outcome(returns, count), generation)
+
+
+def search_differentiable(problem: Problem, evaluator: Evaluator, path: Path, *, training: Training) -> Iterator[Step]:
+    """The search of `learn_architecture`, of each memory and from every seed, evaluated as any other's."""
+    rows = archive.read(path, problem.space, 1)
+    if not rows:
+        genomes = learn_architecture(problem, jnp.asarray(training.seeds), training.num_iterations)
+        size = len(genomes.choices)
+        outcome = evaluator.measure(genomes, training.seeds, "search", training.num_iterations)
+        rows = archive.rows_of(problem.space, genomes, np.ones(size), outcome, 0)
+        archive.append(path, rows)
+    yield Step(rows, len(rows))
+
+
+def search_study(
+    problem: Problem,
+    evaluator: Evaluator,
+    shared: Shared,
+    path: Path,
+    *,
+    budget: int,
+    training: Training,
+    population: int,
+    poll: float = 1.0,
+) -> Iterator[Step]:
+    """A search through a study, by this worker and any others, yielding whenever something was told.
+
+    Ends when the study has `budget` results, whoever they are from; waits, once all are asked for, until those of
+    other workers are told or their leases are over. The archive is rewritten with all of them.
+
+    Args:
+        problem: whose space is searched.
+        evaluator: what scores.
+        shared: from `open_study`.
+        path: the archive.
+        budget: whole trainings, of one architecture from all seeds each.
+        training: the seeds and the length of a training.
+        population: architectures evaluated at a time.
+        poll: seconds between two looks at what the other workers do.
+    """
+    check_count("budget", budget)
+    while True:
+        rows = [Row(**result) for result in studies.results_of(shared)]
+        path.unlink(missing_ok=True)
+        archive.append(path, rows)
+        if len(rows) >= budget:
+            yield Step(rows, len(rows))
+            return
+        studies.reclaim(shared)
+        count = min(population, budget - len(rows) - studies.num_running(shared))
+        if count <= 0:
+            time.sleep(poll)
+            continue
+        trials = studies.ask(shared, count)
+        genomes = studies.genomes_of(problem.space, trials)
+        with studies.holding(shared, trials):
+            outcome = evaluator.measure(genomes, training.seeds, "search", training.num_iterations)
+        generation = trials[0].number // population
+        found = archive.rows_of(problem.space, genomes, np.ones(count), outcome, generation, shared.worker)
+        studies.tell(shared, trials, outcome.scores(), [row._asdict() for row in found])
+        yield Step(rows + found, len(rows) + len(found))
