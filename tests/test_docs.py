@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 from metajax import cli
 from metajax.arguments import algorithm_and_tasks, parse
 from metajax.recipes import build
+from metajax.search import command as search
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,8 +45,16 @@ def test_the_two_commands_are_there():
 def test_a_training_command_is_understood(command):
     words = shlex.split(command.partition("metajax train")[2], comments=True)
     algorithm, tasks, flags = algorithm_and_tasks("train", words)
-    _, given = parse(cli._RUN | cli._MANY | cli._DEVICE, flags, algorithm, tasks, prog="metajax train")
+    own = cli._RUN | cli._MANY | cli._DEVICE | cli._PLACE
+    _, given = parse(own, flags, algorithm, tasks, prog="metajax train")
     build(algorithm, tasks, given)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "metajax search" in c])
+def test_a_search_command_is_understood(command):
+    algorithm, tasks, flags = algorithm_and_tasks("search", shlex.split(command.partition("metajax search")[2]))
+    own, _ = parse(search.OPTIONS, flags, algorithm, tasks, prog="metajax search")
+    assert own["budget"] == 64
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)|`((?:benchmarks|notebooks|metajax)/[\w./-]+)`", README))
