@@ -24,6 +24,8 @@ def main() -> int:
     code = 1
     try:
         code = cli.main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
     except Exception:
         traceback.print_exc()
     if code not in (0, *AGREED):

@@ -139,7 +139,8 @@ def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
             )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _of_all(template))
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        return devices.to_first(checkpointer.restore(checkpoint.path, args=ocp.args.StandardRestore(abstract)))
+        found = checkpointer.restore(checkpoint.path, args=ocp.args.StandardRestore(abstract))
+    return devices.to_first(found) if jax.process_count() > 1 else found
 
 
 def _of_all(learner: Learner) -> Learner:

@@ -1,6 +1,7 @@
 """The command line: metajax train, resume, evaluate, table, report, bench, search, algorithms, tasks, doctor."""
 
 import inspect
+import math
 import os
 import sys
 import warnings
@@ -14,12 +15,21 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import metajax
-from metajax import bench, checkpoint, console, doctor, hosts, record, report, runs, sweep
+from metajax import bench, checkpoint, console, devices, doctor, hosts, record, report, runs, sweep
 from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
-from metajax.errors import ConfigError, NonFiniteError, WorkerError, check_choice, check_count, check_number, lookup
+from metajax.errors import (
+    ConfigError,
+    NonFiniteError,
+    WorkerError,
+    check_choice,
+    check_count,
+    check_number,
+    first_line,
+    lookup,
+)
 from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
-from metajax.recipes import ALGORITHMS, Option
+from metajax.recipes import ALGORITHMS, Option, options
 from metajax.table import FORMATS, table
 from metajax.train import debug
 
@@ -27,13 +37,22 @@ _PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
 _DEVICE = {"device": Option(str, "auto", "auto, cpu, gpu or tpu")}
 _PLACE = {
-    "devices": Option(int | None, None, "devices that share the tasks; by default one, or all of several processes'"),
+    "devices": Option(
+        int | None,
+        None,
+        "devices that share the tasks or, with --seeds or --sweep, the runs' training; by default one, or all of several "
+        "processes'",
+    ),
     "coordinator": Option(
         str | None, None, "HOST:PORT of process 0 of several that train together; auto: what Slurm or Kubernetes says"
     ),
     "processes": Option(int | None, None, "how many processes there are; by default what the cluster says"),
     "process": Option(int | None, None, "the number of this process, from 0; by default what the cluster says"),
-    "heartbeat": Option(int, 100, "seconds of silence after which a process is taken for lost and the others end"),
+    "heartbeat": Option(
+        int | None,
+        None,
+        "seconds of silence after which a process is lost and the others end; by default 100",
+    ),
     "stall": Option(
         float, 0.0, "end, showing where it hangs, after so many seconds without a line of metrics; 0: never"
     ),
@@ -104,8 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except runs.InterruptedRun as error:
         print(f"{error}: what was learned is saved; metajax resume goes on", file=sys.stderr)
         return error.exit_code
+    except jax.errors.JaxRuntimeError as error:
+        if not hosts.joined():
+            raise
+        reason = "this process cannot go on, perhaps since another was lost"
+        print(f"error: {reason}: {first_line(error)}; metajax resume goes on", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        if hosts.joined():  # the others are not told, and would be waited for
+            hosts.leave(130)
         return 130
     return 0
 
@@ -138,19 +165,26 @@ def train_command(arguments: Sequence[str]) -> None:
     own = _RUN | _MANY | _DEVICE | _PLACE
     run, given = parse(own, flags, algorithm, tasks, prog=f"metajax train {algorithm} {tasks}")
     _check_run(run)
-    _join(run)
+    _check_place(run)
+    _prepare(run["device"])
     seeds, axes, checked = run.pop("seeds"), run.pop("sweep"), run.pop("debug")
     shared = given | {"num_tasks": run["num_tasks"]}
-    if seeds == 1 and not axes:  # else devices share the runs, not the tasks of each
+    num_runs = seeds * math.prod(len(sweep.parse_sweep(text)[1]) for text in axes)
+    if num_runs == 1:  # else devices share the runs, not the tasks of each
         shared["num_devices"] = run["devices"]
-    elif jax.process_count() > 1:
+    elif hosts.joined():
         raise ConfigError("several processes train one run: one after the other, without seeds or sweep")
+    if checked and run["devices"] not in (None, 1):
+        raise ConfigError("--debug runs on one device; leave out --devices")
     agents = sweep.make_agents(algorithm, tasks, seed=run["seed"], num_seeds=seeds, sweep=axes, **shared)
     if checked:
-        how = {"num_tasks": min(agents[0].num_tasks, 10), "seed": run["seed"]}
+        known = options(algorithm, tasks, given.get("outer"))
+        parts = given.get("minibatches", known["minibatches"].default if "minibatches" in known else 1)
+        how = {"num_tasks": min(agents[0].num_tasks, parts * max(1, 10 // parts)), "seed": run["seed"]}
         kinds = debug(agents[0].algorithm, agents[0].tasks, **how)
         print(f"all {', '.join(kinds)} were right")
         return
+    _check_devices(agents, run["devices"])
     run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
     parent = Path(hosts.of_first(str(run["folder"] or _free_folder(algorithm, tasks))))
     folders = [parent / sweep.label(agent, axes) if len(agents) > 1 else parent for agent in agents]
@@ -177,9 +211,11 @@ def resume_command(arguments: Sequence[str]) -> None:
         differences = "; ".join(f"{name} was {was.get(name, 'the default')}, is {changed[name]}" for name in changed)
         raise ConfigError(f"{folder} was trained with other options: {differences}; --override goes on all the same")
     _check_run(run)
-    _join(run)
+    _check_place(run)
+    _prepare(run["device"])
     with runs.writing(folder, new=False):
         agent = MetaAgent.load(folder, num_devices=run["devices"], **changed)
+    _check_devices([agent], run["devices"])
     if agent.iteration >= run["num_iterations"]:
         raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
     kept = {name: run[name] for name in [*_RUN, *_PLACE] if name in run}
@@ -387,16 +423,23 @@ def _prepare(device: str) -> None:
     enable_compilation_cache()
 
 
-def _join(run: Mapping[str, Any]) -> None:
-    """Meets the other processes, if there are to be any, on the device asked for."""
+def _check_devices(agents: Sequence[MetaAgent], num_devices: int | None) -> None:
+    """Raises ConfigError unless the devices can share the agents or, of one, its tasks."""
+    if len(agents) > 1 and num_devices is not None:
+        devices.check_split("runs", len(agents), devices.mesh(num_devices).size)
+    if agents[0].over is not None:
+        devices.check_split("num_tasks", agents[0].num_tasks, agents[0].over.size)
+
+
+def _check_place(run: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless the options say where to run, together with what other processes."""
     check_number("stall", run["stall"], at_least=0)
     if run["coordinator"] is None:
-        for name in ("processes", "process"):
+        for name in ("processes", "process", "heartbeat"):
             if run[name] is not None:
                 raise ConfigError(f"--{name} {run[name]} is of several processes: give --coordinator HOST:PORT too")
     elif not hosts.joined():
         raise ConfigError("--coordinator is of the command metajax, which joins the others before it imports anything")
-    _prepare(run["device"])
 
 
 def _free_folder(algorithm: str, tasks: str) -> Path:

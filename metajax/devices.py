@@ -3,7 +3,8 @@
 A meta-iteration runs on every device of a one-dimensional mesh with the same parameters and a share of the tasks,
 neighbours next to each other. What is written for all tasks asks here for the total over devices; where there is one
 device, or outside of such a program, that is what it has. A key comes from the number of its task among all, so how
-many devices there are changes nothing but the order of sums.
+many devices there are changes nothing but the order of sums, and what the share of the tasks is rounded to that a trust
+region's Fisher matrix sees.
 """
 
 from collections.abc import Callable

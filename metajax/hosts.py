@@ -2,7 +2,7 @@
 
 Every process runs the same program on its own devices; parameters are the same everywhere, and the first process alone
 writes. JAX's coordination service ends all of them when one is lost. It never notices one that hangs, so a watchdog
-ends a process that makes no progress.
+ends a process that makes no progress while it trains.
 """
 
 import argparse
@@ -57,7 +57,9 @@ def join(
 
 
 def join_as_told(arguments: Sequence[str]) -> None:
-    """Joins the processes that a command line names, if any; what is wrong with its other options is not told here."""
+    """Joins the processes that a command to train names, if any; what else is wrong with it is not told here."""
+    if list(arguments[:1]) not in (["train"], ["resume"]):
+        return
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--coordinator")
     for name in ("processes", "process", "heartbeat"):
@@ -136,6 +138,7 @@ def notices() -> Iterator[Callable[[], int]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be saved
 
 
 @contextmanager

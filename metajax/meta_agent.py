@@ -215,9 +215,7 @@ class MetaAgent:
             return None
         if isinstance(self.tasks.env, HostEnvironment):
             raise ConfigError(f"{self.tasks.env.name} is simulated on the host, whose tasks no devices share")
-        over = devices.mesh(num_devices)
-        devices.check_split("num_tasks", self.num_tasks, over.size)
-        return over
+        return devices.mesh(num_devices)
 
     @cached_property
     def learner(self) -> Learner:
@@ -283,9 +281,10 @@ class MetaAgent:
     def learning(self, num_iterations: int, *, log_every: int = 10) -> Iterator[Progress]:
         """Learns up to `num_iterations` in all, yielding every `log_every`; stopped in between, it keeps the last."""
         # Training consumes what it is given.
+        keep = partial(jax.tree.map, jnp.copy) if self.over is None else devices.to_first
         learner = jax.tree.map(jnp.copy, self.learner)
         for progress in train(self.program, learner, num_iterations=num_iterations, log_every=log_every):
-            self.learner = devices.to_first(progress.learner)
+            self.learner = keep(progress.learner)
             self.history.append(progress._replace(learner=None))
             yield progress._replace(learner=self.learner)
 

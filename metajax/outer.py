@@ -227,7 +227,8 @@ def policy_gradient(
         entropy_coef: weight of the entropy bonus.
         optimizer: any optax optimiser, as a function of the learning rate.
         accumulate: meta-iterations whose gradients are averaged to one step of the optimiser, in between which the
-            parameters stay: so many times the tasks, in the memory of one meta-iteration.
+            parameters stay: so many times the tasks, in the memory of one. What is left over at the end of training is
+            not learned from.
         micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
 
     >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer

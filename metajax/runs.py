@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from metajax import hosts, record
-from metajax.checkpoint import FOLDER, CheckpointError
-from metajax.errors import ConfigError, NonFiniteError, WorkerError, first_line
+from metajax.checkpoint import FOLDER
+from metajax.errors import ConfigError, NonFiniteError, WorkerError
 from metajax.evaluate import Evaluation, Protocol, interval
 from metajax.meta_agent import MetaAgent
 from metajax.train import Progress
@@ -164,17 +164,13 @@ def learn(
         try:
             for all_progress in learning:
                 alive()
-                for folder, progress in zip(writers, all_progress, strict=bool(writers)):
+                for folder, progress in zip(writers, all_progress, strict=False):  # of none, or of all
                     seconds = round(before[folder] + time.monotonic() - start, 3)
                     record.send(sinks[folder], {"iteration": progress.iteration, "seconds": seconds} | progress.metrics)
                 show(all_progress)
                 if hosts.of_first(time.monotonic() - saved >= save_every):
                     save()
                 check()
-        except (jax.errors.JaxRuntimeError, CheckpointError) as error:
-            if jax.process_count() == 1:
-                raise
-            raise WorkerError(f"another process was lost: {first_line(error)}; metajax resume goes on") from error
         except (NonFiniteError, WorkerError) as error:
             save()
             check()  # a signal to all processes ends the workers too, and is the reason

@@ -91,7 +91,7 @@ def _begin(agents: Sequence[MetaAgent], names: Sequence[str]) -> None:
 
 def _keep(agents: Sequence[MetaAgent], learners: Learner) -> None:
     """Gives every agent its own of the learners [M]."""
-    leaves, structure = jax.tree.flatten(learners)
+    leaves, structure = jax.tree.flatten(jax.device_put(learners, jax.local_devices()[0]))
     # Rows of NumPy's cost a hundredth of rows taken on a device.
     rows = [leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf) for leaf in leaves]
     for index, agent in enumerate(agents):
@@ -130,9 +130,9 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devi
     if num_devices in (None, 1):
         compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
         return Together(agents, partial(compiled, values), peak_memory(compiled))
-    devices.check_split("runs", len(agents), num_devices)
     # Another name than that of the axis that tasks are shared over, so that nothing is summed over runs.
     over, own = Mesh(devices.mesh(num_devices).devices, ("runs",)), PartitionSpec("runs")
+    devices.check_split("runs", len(agents), over.size)
     function = jax.shard_map(function, mesh=over, in_specs=(own, own, PartitionSpec()), out_specs=own, check_vma=False)
     compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
 

@@ -149,6 +149,8 @@ def compile_program(
     """
     check_count("num_tasks", num_tasks)
     check_count("max_skipped", max_skipped)
+    if over is not None:
+        _check_shares(algorithm, tasks, num_tasks, over)
     check_tasks(tasks)
     key, stop = jax.random.key(0), jnp.zeros((), int)
     learner = jax.eval_shape(lambda: new_learner(algorithm, key))
@@ -164,9 +166,6 @@ def compile_program(
         advance = run(iterate, max_skipped=max_skipped)
         compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
         return Program(compiled, max_skipped, experience.reward.size, peak_memory(compiled))
-    if not algorithm.shares:
-        raise ConfigError("this algorithm's update does not sum over devices (Algorithm.shares); leave out the devices")
-    devices.check_split("num_tasks", num_tasks, over.size)
     iterate = jax.jit(meta_iteration(algorithm, tasks, num_tasks // over.size), inline=True)
     advance = devices.on_each(run(iterate, max_skipped=max_skipped), over)
     compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
@@ -175,6 +174,15 @@ def compile_program(
         return compiled(*devices.to_each((learner, stop), over))
 
     return Program(spread, max_skipped, experience.reward.size, peak_memory(compiled))
+
+
+def _check_shares(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int, over: Mesh) -> None:
+    """Raises ConfigError unless devices can share the tasks."""
+    if isinstance(tasks.env, HostEnvironment):
+        raise ConfigError(f"{tasks.env.name} is simulated on the host, whose tasks no devices share")
+    if not algorithm.shares:
+        raise ConfigError("this algorithm's update does not sum over devices (Algorithm.shares); leave out the devices")
+    devices.check_split("num_tasks", num_tasks, over.size)
 
 
 def _host_program(

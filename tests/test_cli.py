@@ -150,6 +150,9 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
     assert "environment steps/s" in capsys.readouterr().out
     assert cli.main(["train", "maml", "point", *TINY, "--debug"]) == 0
     assert "all numbers, divisions, indices were right" in capsys.readouterr().out
+    recurrent = ["--num-episodes", "1", "--horizon", "4", "--width", "4", "--num-tasks", "6", "--minibatches", "3"]
+    assert cli.main(["train", "rl2", "bandit", *recurrent, "--debug"]) == 0
+    assert "were right" in capsys.readouterr().out
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
     for text in ("jax", "device", "cache of compiled programs", "GFLOP/s", "steps/s"):
