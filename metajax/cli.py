@@ -53,9 +53,7 @@ _PLACE = {
         None,
         "seconds of silence after which a process is lost and the others end; by default 100",
     ),
-    "stall": Option(
-        float, 0.0, "end, showing where it hangs, after so many seconds without a line of metrics; 0: never"
-    ),
+    "stall": Option(float, 0.0, "end, telling where it hangs, after so many seconds without a line; 0: never"),
 }
 _EVALUATION = {
     "eval_tasks": Option(int | None, None, "held-out tasks to evaluate on; by default 1,000, or all that there are"),
