@@ -40,7 +40,7 @@ _PLACE = {
     "devices": Option(
         int | None,
         None,
-        "devices that share the tasks or, with --seeds or --sweep, the runs' training; by default one, or all of several "
+        "devices that share the tasks or, with --seeds or --sweep, train the runs; by default one, or all of several "
         "processes'",
     ),
     "coordinator": Option(
