@@ -33,7 +33,8 @@ def announce(console: Console, members: Mapping[Path, MetaAgent]) -> None:
     stages, copies, steps = agent.sizes
     for folder, member in members.items():
         console.print(f"[bold]{member.title}[/bold], seed {member.config['seed']}, in {folder}")
-    console.print(f"device: {device.device_kind}; {size:,} parameters")
+    shared = f", {agent.over.size} of them" if agent.over is not None else ""
+    console.print(f"device: {device.device_kind}{shared}; {size:,} parameters")
     console.print(
         f"a meta-iteration: {agent.num_tasks} tasks x {stages} stages x {copies} episodes x {steps} steps "
         f"= {steps_of(agent):,} environment steps"
