@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from metajax import cli
 from metajax.arguments import algorithm_and_tasks, parse
 from metajax.errors import ConfigError
+from metajax.evaluate import Evaluation
 from metajax.networks import mlp
 from metajax.recipes import build
 from metajax.rollout import first_percept
@@ -81,6 +83,23 @@ def test_a_population_is_measured_task_by_task_and_seed_by_seed(maml, masked, ge
     assert (masked.measure(genomes, seeds + 7, "search", 3).returns != outcome.returns).mean() > 0.9
     assert (masked.measure(genomes, seeds, "validation", 3).returns != outcome.returns).mean() > 0.9
     np.testing.assert_allclose(outcome.scores(), outcome.returns.mean((1, 2)))
+
+
+def test_luck_in_evaluation_is_that_of_all_architectures_but_of_no_other_seed_or_split(maml, genomes, monkeypatch):
+    monkeypatch.setattr(evaluator, "run", lambda *a, **k: lambda learner, stop: (learner, None))
+    monkeypatch.setattr(evaluator, "_sizes", lambda *a: {})
+    monkeypatch.setattr(evaluator, "evaluate", lambda key, *a, **k: Evaluation(jax.random.uniform(key, (3, 1, 1))))
+    seeds = np.concatenate([protocol.seeds_of(split, 0, 2) for split in evaluator.SPLITS])
+
+    def luck(index):
+        genome = jax.tree.map(lambda leaf: leaf[index], genomes)
+        algorithm = evaluator.dense_algorithm(maml, "", genome)
+        each = jax.jit(jax.vmap(lambda seed: evaluator.learned(maml, algorithm, seed, None, 0)[0]))
+        return each(jnp.asarray(seeds))
+
+    one, other = luck(0), luck(1)
+    assert (one == other).all()
+    assert len(np.unique(one)) == one.size == 18
 
 
 def test_masked_and_dense_measure_the_same(maml, masked, genomes):
@@ -196,6 +215,9 @@ def test_from_the_break_even_on_networks_are_compiled_by_themselves(maml, genome
     for length in (limit - 10, limit + 10):
         found.measure(genomes, np.arange(1), "search", length)
     assert calls == ["_measure_masked", "_measure_dense"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # of which that was not measured
+    found.measure(genomes, np.arange(1), "search", limit + 10)
+    assert calls[2:] == ["_measure_masked"]
 
 
 def test_training_that_changes_what_is_masked_is_told(maml, masked, genomes, monkeypatch):
@@ -345,6 +367,29 @@ def test_an_archive_of_another_space_is_told(tmp_path):
         archive.read(path, REMEMBERING, 1)
 
 
+def test_the_interval_is_that_of_the_means_of_seeds():
+    """Eight tasks say no more of a seed than one does, if it is alike in all: bad trainings are not averaged away."""
+    means = np.array([1.0, 2.0, 4.0, 9.0])
+    one = protocol._report({}, np.broadcast_to(means, (8, 4)), 10)
+    wanted = scipy.stats.t.interval(0.95, 3, loc=4.0, scale=scipy.stats.sem(means))
+    np.testing.assert_allclose(one.interval, wanted)
+    assert one.mean == 4.0
+    other = protocol._report({}, np.broadcast_to(means - [0.0, 1.0, 2.0, 3.0], (8, 4)), 10)
+    more, between = protocol.gain(one, other)
+    assert more == 1.5
+    np.testing.assert_allclose(between, scipy.stats.t.interval(0.95, 3, 1.5, scipy.stats.sem([0, 1, 2, 3])))
+    assert protocol._report({}, np.ones((8, 1)), 10).interval is None
+
+
+def test_finalists_of_which_none_is_finite_are_told(maml):
+    def measure(genomes, *rest):
+        return Outcome(np.full((len(genomes.choices), 1, 2), np.nan), np.ones(len(genomes.choices), int))
+
+    sizes = {"finalists": 2, "seed": 0, "num_seeds": 2, "parts": 1}
+    with pytest.raises(ConfigError, match="no finalist's training from fresh seeds was finite"):
+        protocol.choose(evaluator.Evaluator(measure, dict), maml, [row(1.0, 10), row(2.0, 10, name=1)], **sizes)
+
+
 def test_no_two_splits_or_parts_share_a_seed():
     seeds = [
         protocol.seeds_of(split, seed, 3, part)
@@ -454,6 +499,7 @@ def test_the_proxy_is_held_against_the_whole(maml, monkeypatch):
     assert made[0].num_tasks == 1
     backwards = [row(-float(score), 10, name=score) for score in (1, 2, 3, 4)]
     assert protocol.proxy_correlation(maml, backwards, num_tasks=1, **sizes)["rank_correlation"] == -1.0
+    assert protocol.proxy_correlation(maml, [*rows[:2], row(3.0, 10, share=0.5)], num_tasks=1, **sizes) is None
 
 
 def test_the_command_line_searches_and_goes_on(tmp_path, capsys):
