@@ -245,6 +245,59 @@ def test_what_a_dead_worker_was_evaluating_is_asked_for_again():
     assert len(studies.results_of(one)) == 2
 
 
+def test_a_study_that_is_opened_again_draws_on(tmp_path):
+    def asked():
+        shared = studies.open_study(SPACE, "tpe", storage=f"journal:{tmp_path / 'study'}", population=8, seed=3)
+        return [trial.params for trial in told(shared, 2)]
+
+    first, second = asked(), asked()
+    assert not [params for params in second if params in first]
+
+
+def test_a_result_that_was_written_but_not_told_is_told_by_whoever_reclaims_it(monkeypatch):
+    one = studies.open_study(SPACE, "nsga2", lease=10)
+    lost, slow = studies.ask(one, 2, now=lambda: 1000.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "_end", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))  # killed before it told
+        for trial, score in ((lost, 3.0), (slow, np.nan)):
+            with pytest.raises(KeyboardInterrupt):
+                studies.tell(one, [trial], [score], [{"num_parameters": 7}])
+    assert studies.results_of(one) == []
+    assert studies.reclaim(one._replace(worker="other"), now=lambda: 1011.0) == 0
+    assert studies.results_of(one) == [{"num_parameters": 7}] * 2
+    assert [trial.state.name for trial in one.study.trials] == ["COMPLETE", "FAIL"]
+    assert one.study.trials[0].values == [3.0, 7.0]
+    assert studies.reclaim(one, now=lambda: time.time() + 1e6) == 0
+
+
+def test_a_genome_that_kills_its_workers_is_asked_for_again_three_times():
+    shared = studies.open_study(SPACE, "tpe", lease=10)
+    first = studies.ask(shared, 1, now=lambda: 0.0)[0].params
+    for number in range(1, 5):
+        assert studies.reclaim(shared, now=lambda number=number: 20.0 * number) == (number < 4)
+        if number < 3:
+            assert studies.ask(shared, 1, now=lambda number=number: 20.0 * number)[0].params == first
+        elif number == 3:  # killed before it suggested anything
+            trial = shared.study.ask()
+            trial.set_user_attr("lease", 60.0)
+            assert trial.params == {}
+    assert [trial.state.name for trial in shared.study.trials] == ["FAIL"] * 4
+    assert studies.reclaim(shared, now=lambda: time.time() + 1e6) == 0
+
+
+def test_what_failed_without_being_queued_is_queued_by_the_next_to_reclaim(monkeypatch):
+    shared = studies.open_study(SPACE, "tpe", lease=10)
+    (lost,) = studies.ask(shared, 1, now=lambda: 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "_queue_again", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            studies.reclaim(shared)
+    assert studies.reclaim(shared) == 0  # whoever failed it may be at it
+    assert studies.reclaim(shared, now=lambda: time.time() + 11) == 1
+    assert studies.reclaim(shared, now=lambda: time.time() + 11) == 0
+    assert studies.ask(shared, 1)[0].params == lost.params
+
+
 def test_one_killed_before_it_took_a_lease_is_asked_for_again_too():
     shared = studies.open_study(SPACE, "tpe", lease=10)
     trial = shared.study.ask(studies._distributions(SPACE))
