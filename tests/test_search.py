@@ -18,7 +18,7 @@ from metajax.evaluate import Evaluation
 from metajax.networks import mlp
 from metajax.recipes import build
 from metajax.rollout import first_percept
-from metajax.search import archive, differentiable, evaluator, problem, protocol, searching, studies
+from metajax.search import archive, differentiable, evaluator, pictures, problem, protocol, searching, studies
 from metajax.search.archive import Row
 from metajax.search.drivers import genetic, successive_halving
 from metajax.search.evaluator import Outcome, break_even, compile_population, make_evaluator
@@ -237,6 +237,10 @@ def test_training_that_changes_what_is_masked_is_told(maml, masked, genomes, mon
         (lambda: make_problem("maml", "point", REMEMBERING), "maml adapts parameters, not a memory; leave memory="),
         (lambda: make_problem("maml", "point", SPACE, hidden=(3,)), "hidden is what is searched"),
         (lambda: make_problem("maml", "point", SPACE, inner_lr=0.1), "inner_lr is searched; leave out inner_lr=0.1"),
+        (
+            lambda: make_problem("maml", "point", SPACE, compute_dtype="bfloat16"),
+            "a space's networks have no compute_dtype; leave out compute_dtype='bfloat16'",
+        ),
         (lambda: make_problem("maml", "point", SPACE, horzon=3), "unknown option 'horzon'; did you mean horizon"),
         (
             lambda: make_problem("maml", "point", SPACE._replace(ranges=(Range("inner_rate", 0.0, 1.0),))),
@@ -304,6 +308,9 @@ def test_a_search_that_stops_goes_on_as_if_it_had_not(maml, tmp_path, make):
     follow(tmp_path / "stopped", 4)
     with (tmp_path / "stopped").open("a") as file:
         file.write('{"generation": 7, "choi')  # the writer was killed
+    how = {"budget": 12, "training": TRAINING, "seed": 4}
+    with pytest.raises(ConfigError, match="is of another driver, seed or version; choose another folder"):
+        list(searching.search(maml, counting(maml, calls), driver, tmp_path / "stopped", **how))
     again = follow(tmp_path / "stopped", 12)[-1]
     assert again == whole
     assert (tmp_path / "stopped").read_text() == (tmp_path / "whole").read_text()
@@ -333,9 +340,25 @@ def test_a_study_is_searched_to_its_budget_and_goes_on(maml, tmp_path):
     more, _ = follow(8)
     assert calls[2:] == [(2, 8)]
     assert more[:6] == rows
+    fewer, lines = follow(6)  # as if two workers had come to more than the budget
+    assert fewer == rows
+    assert len(lines) == 6
     for one in more:
         assert one.score == pytest.approx(one.floats[0] - 0.1 * one.choices[0], abs=1e-5)
         assert set(one.chosen) >= {"depth", "activation", "inner_lr"}
+
+
+def test_waiting_for_another_worker_can_be_interrupted(maml, tmp_path):
+    one = studies.open_study(SPACE, "tpe")
+    trials, calls = studies.ask(one._replace(worker="other"), 2), []
+    how = {"budget": 2, "training": TRAINING, "population": 2, "poll": 0.01}
+    steps = searching.search_study(maml, counting(maml, calls), one, tmp_path / "archive.jsonl", **how)
+    assert next(steps) == next(steps) == searching.Step([], 0)
+    outcome = counting(maml, []).measure(studies.genomes_of(SPACE, trials), None, "search", 1)
+    rows = archive.rows_of(SPACE, studies.genomes_of(SPACE, trials), np.ones(2), outcome, 0, "other")
+    studies.tell(one, trials, outcome.scores(), [each._asdict() for each in rows])
+    assert list(steps)[-1].rows == rows
+    assert calls == []
 
 
 def test_what_a_differentiable_search_decides_on_is_evaluated(maml, tmp_path, monkeypatch):
@@ -365,6 +388,21 @@ def test_an_archive_of_another_space_is_told(tmp_path):
     assert archive.read(path, SPACE, 1) == [row(1.0, 10)]
     with pytest.raises(ConfigError, match=r"the archive .* is of another space: floats of a genome"):
         archive.read(path, REMEMBERING, 1)
+
+
+def test_a_damaged_line_before_the_last_is_told_and_nothing_is_rewritten(tmp_path):
+    path = tmp_path / "archive.jsonl"
+    archive.append(path, [row(1.0, 10), row(2.0, 10)])
+    first, second = path.read_text().splitlines()
+    for damaged in (first[:-1], first.replace('"share"', '"shore"')):
+        content = f"{damaged}\n{second}\n"
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=r"line 1 of the archive .*archive.jsonl is damaged"):
+            archive.read(path, SPACE, 1)
+        assert path.read_text() == content
+    path.write_text(f"{first}\n{second[:-9]}")
+    assert archive.read(path, SPACE, 1) == [row(1.0, 10)]
+    assert path.read_text() == f"{first}\n"
 
 
 def test_the_interval_is_that_of_the_means_of_seeds():
@@ -500,6 +538,13 @@ def test_the_proxy_is_held_against_the_whole(maml, monkeypatch):
     backwards = [row(-float(score), 10, name=score) for score in (1, 2, 3, 4)]
     assert protocol.proxy_correlation(maml, backwards, num_tasks=1, **sizes)["rank_correlation"] == -1.0
     assert protocol.proxy_correlation(maml, [*rows[:2], row(3.0, 10, share=0.5)], num_tasks=1, **sizes) is None
+
+
+def test_without_optuna_the_picture_of_importances_is_left_out(monkeypatch):
+    rows = [row(float(score), 10, name=score) for score in range(1, 11)]
+    assert pictures.choices_that_matter(SPACE, rows)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert pictures.choices_that_matter(SPACE, rows) == {}
 
 
 def test_the_command_line_searches_and_goes_on(tmp_path, capsys):

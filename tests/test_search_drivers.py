@@ -140,6 +140,12 @@ def test_the_oldest_die_whatever_they_scored():
     assert changed.tolist() == [1, 1]
 
 
+def test_a_large_population_lives_at_once():
+    driver = regularised_evolution(SPACE, population=64)
+    assert driver.init().scores.shape == (64,)
+    assert regularised_evolution(SPACE, population=8).init().scores.shape == (32,)
+
+
 def test_halving_trains_the_best_twice_as_long():
     driver = successive_halving(SPACE, population=8, keep=0.5, rungs=3)
     state, scores = driver.init(), jnp.array([5.0, 1.0, 7.0, 3.0, -jnp.inf, 8.0, 2.0, 6.0])
