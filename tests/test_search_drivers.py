@@ -96,7 +96,7 @@ def test_every_parent_wins_a_tournament_of_all():
     driver = genetic(SPACE, population=8, tournament=200, crossover_rate=1.0, mutation_rate=1e-9)
     batch = whole(*range(1, 9))
     state = driver.tell(driver.init(), batch, jnp.arange(8.0))
-    children = driver.ask(jax.random.key(1), state).genomes
+    children = jax.jit(driver.ask)(jax.random.key(1), state).genomes
     best = jax.tree.map(lambda leaf: leaf[7], canonical(SPACE, batch.genomes))
     differences = (children.choices != best.choices).sum(1) + (children.floats != best.floats).sum(1)
     # Each is the best one, which is there already, changed once; without its second layer it has two choices less.
@@ -133,9 +133,8 @@ def test_the_oldest_die_whatever_they_scored():
     state = driver.tell(state, whole(5, 6), jnp.array([0.0, 0.5]))
     assert numbers_of(state) == [3, 4, 5, 6]
     parents = jax.tree.map(lambda leaf: leaf[1], state.genomes)  # the best living
-    children = (
-        regularised_evolution(SPACE, population=2, living=4, tournament=100).ask(jax.random.key(0), state).genomes
-    )
+    ask = jax.jit(regularised_evolution(SPACE, population=2, living=4, tournament=100).ask)
+    children = ask(jax.random.key(0), state).genomes
     changed = (children.choices != parents.choices).sum(1) + (children.floats != parents.floats).sum(1)
     assert changed.tolist() == [1, 1]
 

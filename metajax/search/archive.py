@@ -88,9 +88,9 @@ def _lines(rows: Sequence[Row]) -> str:
 
 
 def read(path: Path, space: Space, size: int) -> list[Row]:
-    """The rows of the generations of `size` that are whole; a last one that is not is dropped from the file too.
+    """The rows of the generations of `size` that are whole; the file stays as it is.
 
-    Raises ConfigError if a genome is none of this space, or if a line before the last is damaged; the file stays then.
+    Raises ConfigError if a genome is none of this space, or if a line before the last is damaged.
     """
     rows, lines = [], path.read_text(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -108,7 +108,6 @@ def read(path: Path, space: Space, size: int) -> list[Row]:
             check_genome(space, genomes_of(kept), batched=True)
         except ConfigError as error:
             raise ConfigError(f"the archive {path} is of another space: {error}") from error
-    write(path, kept)
     return kept
 
 

@@ -61,12 +61,15 @@ def search(
     space, key = problem.space, jax.random.key(seed)
     ask, tell = jax.jit(driver.ask), jax.jit(driver.tell)
     rows, state, spent = archive.read(path, space, driver.size), driver.init(), 0.0
+    num_kept = len(rows)
     for generation in itertools.count():
         if spent >= budget:
             return
         batch = ask(jax.random.fold_in(key, generation), state)
         own = rows[generation * driver.size : (generation + 1) * driver.size]
         if not own:
+            if len(rows) == num_kept:
+                archive.write(path, rows)  # without what a writer that was killed had begun
             own = _evaluated(problem, evaluator, batch, training, generation)
             archive.append(path, own)
             rows += own
