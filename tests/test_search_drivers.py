@@ -36,6 +36,7 @@ from metajax.search.space import (
     genome_of,
     random_genomes,
     stacked,
+    values_of,
 )
 
 SPACE = architecture_space(depth=(1, 2), width=(4, 8, 16), ranges=[Range("inner_lr", 0.01, 1.0, log=True)])
@@ -232,6 +233,17 @@ def test_a_genome_goes_through_a_study_and_comes_back():
     found = studies.genomes_of(SPACE, [trial])
     assert found.choices[0].tolist() == own.choices.tolist()
     np.testing.assert_allclose(found.floats[0], own.floats, rtol=1e-5)
+
+
+def test_values_stay_in_their_range_whatever_rounding_does():
+    ranges = [Range(f"rate_{number}", 0.07, 0.1 + number / 70, log=True) for number in range(60)]
+    space = architecture_space(ranges=ranges)
+    highest = genome_of(space)._replace(floats=jnp.ones(60))
+    values = values_of(space, highest)
+    assert all(float(values[name]) <= np.float32(high) for name, _, high, _ in ranges)
+    found = studies._params(space, highest)
+    assert all(found[name] <= high for name, _, high, _ in ranges)
+    assert any(low * (high / low) ** 1.0 > high for _, low, high, _ in ranges)
 
 
 def test_what_a_dead_worker_was_evaluating_is_asked_for_again():

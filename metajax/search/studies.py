@@ -191,7 +191,7 @@ def reclaim(shared: Shared, *, now: Callable[[], float] = time.time) -> int:
     One whose result was written is told instead. A genome is queued three times at most. What failed a lease ago
     without being queued, its reclaimer having been killed, is queued too.
     """
-    optuna, study, count = _optuna("storage"), shared.study, 0
+    optuna, study, failed, count = _optuna("storage"), shared.study, set(), 0
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         # One killed before it said so has held a lease from its start on.
@@ -204,13 +204,14 @@ def reclaim(shared: Shared, *, now: Callable[[], float] = time.time) -> int:
             study.tell(trial.number, state=states.FAIL)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another worker was first
             continue
-        count += _queue_again(study, trial)
+        failed.add(trial.number)
     trials = study.get_trials(deepcopy=False)
     followed = {trial.user_attrs.get(_AGAIN) for trial in trials}
     for trial in trials:
-        lost = trial.state == states.FAIL and _RESULT not in trial.user_attrs and trial.number not in followed
-        # Whoever failed it has had time to queue it.
-        if lost and trial.datetime_complete.timestamp() + shared.lease <= now():
+        if trial.state != states.FAIL or _RESULT in trial.user_attrs or trial.number in followed:
+            continue
+        # What another worker failed it has had time to queue, unless it was killed.
+        if trial.number in failed or trial.datetime_complete.timestamp() + shared.lease <= now():
             count += _queue_again(study, trial)
     return count
 
