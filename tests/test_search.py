@@ -1,22 +1,24 @@
 """Populations trained in one program, the protocol, the archive, and the command line."""
 
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from metajax import cli
+from metajax import cli, collect_trials
 from metajax.arguments import algorithm_and_tasks, parse
+from metajax.base import Agent, Algorithm
 from metajax.errors import ConfigError
+from metajax.evaluate import Evaluation
 from metajax.networks import mlp
 from metajax.recipes import build
 from metajax.rollout import first_percept
-from metajax.search import archive, differentiable, evaluator, problem, protocol, searching, studies
+from metajax.search import archive, differentiable, evaluator, pictures, problem, protocol, searching, studies
 from metajax.search.archive import Row
 from metajax.search.drivers import genetic, successive_halving
 from metajax.search.evaluator import Outcome, break_even, compile_population, make_evaluator
@@ -39,6 +41,15 @@ RL2 = {"num_tasks": 4, "num_episodes": 2, "epochs": 1, "minibatches": 2, "num_it
 
 
 TRACES = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap():
+    """On one of the devices that the tests simulate, where a search takes all; without what finds out outer loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "compile_population", partial(compile_population, devices=jax.devices()[:1]))
+        patch.setattr(problem, "check_outer", lambda *a, **k: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +94,23 @@ def test_a_population_is_measured_task_by_task_and_seed_by_seed(maml, masked, ge
     np.testing.assert_allclose(outcome.scores(), outcome.returns.mean((1, 2)))
 
 
+def test_luck_in_evaluation_is_that_of_all_architectures_but_of_no_other_seed_or_split(maml, genomes, monkeypatch):
+    monkeypatch.setattr(evaluator, "run", lambda *a, **k: lambda learner, stop: (learner, None))
+    monkeypatch.setattr(evaluator, "_sizes", lambda *a: {})
+    monkeypatch.setattr(evaluator, "evaluate", lambda key, *a, **k: Evaluation(jax.random.uniform(key, (3, 1, 1))))
+    seeds = np.concatenate([protocol.seeds_of(split, 0, 2) for split in evaluator.SPLITS])
+
+    def luck(index):
+        genome = jax.tree.map(lambda leaf: leaf[index], genomes)
+        algorithm = evaluator.dense_algorithm(maml, "", genome)
+        each = jax.jit(jax.vmap(lambda seed: evaluator.learned(maml, algorithm, seed, None, 0)[0]))
+        return each(jnp.asarray(seeds))
+
+    one, other = luck(0), luck(1)
+    assert (one == other).all()
+    assert len(np.unique(one)) == one.size == 18
+
+
 def test_masked_and_dense_measure_the_same(maml, masked, genomes):
     one = jax.tree.map(lambda leaf: leaf[:1], genomes)
     dense = make_evaluator(maml, population=4, num_seeds=2, num_held_out=3, execution="dense")
@@ -110,12 +138,10 @@ def test_the_whole_search_of_a_group_is_traced_once(masked, genomes):
 
 def test_memories_train_in_programs_of_their_own(monkeypatch):
     found = make_problem("rl2", bandit(num_arms=2, horizon=3), REMEMBERING, **RL2)
-    really = evaluator.compile_population
 
     def compiled(problem, memory, *sizes):
-        if memory == "lstm":
-            return evaluator.Compiled(lambda *a: (jnp.full((2, 2, 1), 7.0), jnp.zeros((2, 1))), 2, 0.0, 0)
-        return really(problem, memory, *sizes)
+        value = {"gru": 5.0, "lstm": 7.0}[memory]
+        return evaluator.Compiled(lambda *a: (jnp.full((2, 2, 1), value), jnp.zeros((2, 1))), 2, 0.0, 0)
 
     monkeypatch.setattr(evaluator, "compile_population", compiled)
     own = make_evaluator(found, population=2, num_seeds=1, num_held_out=2, execution="masked")
@@ -125,8 +151,7 @@ def test_memories_train_in_programs_of_their_own(monkeypatch):
     outcome = own.measure(genomes, np.arange(1), "search", 2)
     assert set(own.costs()) == {"gru", "lstm"}
     assert (outcome.returns[::2] == 7.0).all()
-    assert np.isfinite(outcome.returns[1::2]).all()
-    assert (outcome.returns[1::2] != 7.0).all()
+    assert (outcome.returns[1::2] == 5.0).all()
     assert (np.diff(outcome.num_parameters[1::2]) > 0).all()
     assert (outcome.num_parameters[::2] > outcome.num_parameters[1::2]).all()
 
@@ -145,43 +170,26 @@ def test_a_population_larger_than_memory_is_split(maml, monkeypatch):
     assert compile_population(maml, "", 3, 1, 2, devices=[0, 1]).size == 4
 
 
-# The returns of a population on as many devices as there are, by an algorithm that learns nothing.
-ON_DEVICES = """
-import sys
-import jax, numpy as np
-from metajax import collect_trials
-from metajax.base import Agent, Algorithm
-from metajax.search import Problem, architecture_space, make_evaluator, supernet
-from metajax.search.space import random_genomes
-from metajax.tasks import point
-tasks, space = point(horizon=3), architecture_space(depth=(1,), width=(2, 4), activation=("tanh",), norm=("none",))
-nets = supernet(tasks.env, space)
-
-def make(network, values):
-    agent = Agent(lambda key, params: params, lambda params: (), network.apply, lambda key, params, stage: params)
-    sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 3}
-    collect = lambda key, state, batch: collect_trials(key, agent, state, tasks.env, batch, **sizes)
-    return Algorithm(network.init, collect, lambda key, state, experience: (state, {}), lambda state: state, agent)
-
-problem = Problem(make, tasks, space, lambda memory: nets, 2, 1, {}, "nothing learned")
-found = make_evaluator(problem, population=3, num_seeds=1, num_held_out=2, execution="masked")
-outcome = found.measure(random_genomes(jax.random.key(0), space, 5), np.arange(1), "search", 1)
-print(jax.device_count(), found.costs()["feed-forward"]["size"], outcome.returns.tolist())
-"""
-
-
 def test_a_population_over_two_devices_is_that_on_one():
-    def returns(num_devices):
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-        done = subprocess.run([sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.split(" ", 2)
+    tasks, space = point(horizon=3), SPACE._replace(depth=(1,), activation=("tanh",), ranges=())
+    nets = problem.supernet(tasks.env, space)
 
-    (one, size, alone), (two, even, together) = returns(1), returns(2)
-    assert (one, size, two, even) == ("1", "3", "2", "4")
-    assert np.shape(json.loads(alone)) == (5, 2, 1)
-    np.testing.assert_allclose(json.loads(together), json.loads(alone), rtol=1e-5)
+    def make(network, values):  # an algorithm that learns nothing
+        agent = Agent(lambda key, params: params, lambda params: (), network.apply, lambda key, params, stage: params)
+        sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 3}
+
+        def collect(key, state, batch):
+            return collect_trials(key, agent, state, tasks.env, batch, **sizes)
+
+        return Algorithm(network.init, collect, lambda key, state, experience: (state, {}), lambda state: state, agent)
+
+    found = problem.Problem(make, tasks, space, lambda memory: nets, 2, 1, {}, "nothing learned")
+    batch = random_genomes(jax.random.key(0), space, 5), jnp.arange(1), evaluator.held_out(tasks, "search", 2), 1
+    one, two = (compile_population(found, "", 3, 1, 2, devices=jax.devices()[:number]) for number in (1, 2))
+    assert (one.size, two.size) == (3, 4)
+    returns = evaluator._measure_masked(two, *batch)
+    assert returns.shape == (5, 2, 1)
+    np.testing.assert_allclose(returns, evaluator._measure_masked(one, *batch), rtol=1e-5)
 
 
 def test_from_the_break_even_on_networks_are_compiled_by_themselves(maml, genomes, monkeypatch):
@@ -196,6 +204,26 @@ def test_from_the_break_even_on_networks_are_compiled_by_themselves(maml, genome
     for length in (limit - 10, limit + 10):
         found.measure(genomes, np.arange(1), "search", length)
     assert calls == ["_measure_masked", "_measure_dense"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # of which that was not measured
+    found.measure(genomes, np.arange(1), "search", limit + 10)
+    assert calls[2:] == ["_measure_masked"]
+
+
+def test_a_leak_is_the_greatest_of_what_is_masked():
+    masks = {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.0]]), "bias": jnp.array([1.0, 0.0])}
+    params = {"kernel": jnp.array([[5.0, -6.0], [0.0, 0.0]]), "bias": jnp.array([7.0, 0.0])}
+    assert evaluator.leak(params, masks) == 0
+    leaking = params | {"kernel": jnp.array([[5.0, -6.0], [0.25, -0.5]])}
+    assert evaluator.leak(leaking, masks) == 0.5
+    assert evaluator.leak({"initial": leaking, "step_sizes": params}, masks) == 0.5
+    assert evaluator.leak({"step_sizes": leaking}, masks) == 0
+
+
+def test_an_outer_loop_is_found_out_before_anything_else(monkeypatch):
+    checked = []
+    monkeypatch.setattr(problem, "check_outer", lambda outer, **sizes: checked.append(sizes))
+    make_problem("maml", "point", SPACE, **MAML)
+    assert checked == [{"num_tasks": 2}]
 
 
 def test_training_that_changes_what_is_masked_is_told(maml, masked, genomes, monkeypatch):
@@ -215,6 +243,10 @@ def test_training_that_changes_what_is_masked_is_told(maml, masked, genomes, mon
         (lambda: make_problem("maml", "point", REMEMBERING), "maml adapts parameters, not a memory; leave memory="),
         (lambda: make_problem("maml", "point", SPACE, hidden=(3,)), "hidden is what is searched"),
         (lambda: make_problem("maml", "point", SPACE, inner_lr=0.1), "inner_lr is searched; leave out inner_lr=0.1"),
+        (
+            lambda: make_problem("maml", "point", SPACE, compute_dtype="bfloat16"),
+            "a space's networks have no compute_dtype; leave out compute_dtype='bfloat16'",
+        ),
         (lambda: make_problem("maml", "point", SPACE, horzon=3), "unknown option 'horzon'; did you mean horizon"),
         (
             lambda: make_problem("maml", "point", SPACE._replace(ranges=(Range("inner_rate", 0.0, 1.0),))),
@@ -282,6 +314,10 @@ def test_a_search_that_stops_goes_on_as_if_it_had_not(maml, tmp_path, make):
     follow(tmp_path / "stopped", 4)
     with (tmp_path / "stopped").open("a") as file:
         file.write('{"generation": 7, "choi')  # the writer was killed
+    how = {"budget": 12, "training": TRAINING, "seed": 4}
+    with pytest.raises(ConfigError, match="is of another driver, seed or version; choose another folder"):
+        list(searching.search(maml, counting(maml, calls), driver, tmp_path / "stopped", **how))
+    assert (tmp_path / "stopped").read_text().endswith('"choi')
     again = follow(tmp_path / "stopped", 12)[-1]
     assert again == whole
     assert (tmp_path / "stopped").read_text() == (tmp_path / "whole").read_text()
@@ -311,9 +347,25 @@ def test_a_study_is_searched_to_its_budget_and_goes_on(maml, tmp_path):
     more, _ = follow(8)
     assert calls[2:] == [(2, 8)]
     assert more[:6] == rows
+    fewer, lines = follow(6)  # as if two workers had come to more than the budget
+    assert fewer == rows
+    assert len(lines) == 6
     for one in more:
         assert one.score == pytest.approx(one.floats[0] - 0.1 * one.choices[0], abs=1e-5)
         assert set(one.chosen) >= {"depth", "activation", "inner_lr"}
+
+
+def test_waiting_for_another_worker_can_be_interrupted(maml, tmp_path):
+    one = studies.open_study(SPACE, "tpe")
+    trials, calls = studies.ask(one._replace(worker="other"), 2), []
+    how = {"budget": 2, "training": TRAINING, "population": 2, "poll": 0.01}
+    steps = searching.search_study(maml, counting(maml, calls), one, tmp_path / "archive.jsonl", **how)
+    assert next(steps) == next(steps) == searching.Step([], 0)
+    outcome = counting(maml, []).measure(studies.genomes_of(SPACE, trials), None, "search", 1)
+    rows = archive.rows_of(SPACE, studies.genomes_of(SPACE, trials), np.ones(2), outcome, 0, "other")
+    studies.tell(one, trials, outcome.scores(), [each._asdict() for each in rows])
+    assert list(steps)[-1].rows == rows
+    assert calls == []
 
 
 def test_what_a_differentiable_search_decides_on_is_evaluated(maml, tmp_path, monkeypatch):
@@ -345,6 +397,43 @@ def test_an_archive_of_another_space_is_told(tmp_path):
         archive.read(path, REMEMBERING, 1)
 
 
+def test_a_damaged_line_before_the_last_is_told(tmp_path):
+    path = tmp_path / "archive.jsonl"
+    archive.append(path, [row(1.0, 10), row(2.0, 10)])
+    first, second = path.read_text().splitlines()
+    for damaged in (first[:-1], first.replace('"share"', '"shore"')):
+        content = f"{damaged}\n{second}\n"
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=r"line 1 of the archive .*archive.jsonl is damaged"):
+            archive.read(path, SPACE, 1)
+        assert path.read_text() == content
+    path.write_text(f"{first}\n{second[:-9]}")
+    assert archive.read(path, SPACE, 1) == [row(1.0, 10)]
+
+
+def test_the_interval_is_that_of_the_means_of_seeds():
+    """Eight tasks say no more of a seed than one does, if it is alike in all: bad trainings are not averaged away."""
+    means = np.array([1.0, 2.0, 4.0, 9.0])
+    one = protocol._report({}, np.broadcast_to(means, (8, 4)), 10)
+    wanted = scipy.stats.t.interval(0.95, 3, loc=4.0, scale=scipy.stats.sem(means))
+    np.testing.assert_allclose(one.interval, wanted)
+    assert one.mean == 4.0
+    other = protocol._report({}, np.broadcast_to(means - [0.0, 1.0, 2.0, 3.0], (8, 4)), 10)
+    more, between = protocol.gain(one, other)
+    assert more == 1.5
+    np.testing.assert_allclose(between, scipy.stats.t.interval(0.95, 3, 1.5, scipy.stats.sem([0, 1, 2, 3])))
+    assert protocol._report({}, np.ones((8, 1)), 10).interval is None
+
+
+def test_finalists_of_which_none_is_finite_are_told(maml):
+    def measure(genomes, *rest):
+        return Outcome(np.full((len(genomes.choices), 1, 2), np.nan), np.ones(len(genomes.choices), int))
+
+    sizes = {"finalists": 2, "seed": 0, "num_seeds": 2, "parts": 1}
+    with pytest.raises(ConfigError, match="no finalist's training from fresh seeds was finite"):
+        protocol.choose(evaluator.Evaluator(measure, dict), maml, [row(1.0, 10), row(2.0, 10, name=1)], **sizes)
+
+
 def test_no_two_splits_or_parts_share_a_seed():
     seeds = [
         protocol.seeds_of(split, seed, 3, part)
@@ -373,7 +462,8 @@ def test_the_command_trains_what_was_found(maml):
 
 
 def test_the_outer_loop_learns_the_architecture(maml):
-    plain = maml._replace(space=SPACE._replace(ranges=()), nets=make_nets(SPACE._replace(ranges=())))
+    space = SPACE._replace(ranges=(), depth=(1,))
+    plain = maml._replace(space=space, nets=make_nets(space))
     network = differentiable.mixture(plain.space, plain.nets(""))
     algorithm = plain.make(network, differentiable._adapting_weights(plain.default))
     params = network.init(jax.random.key(0))
@@ -388,7 +478,7 @@ def test_the_outer_loop_learns_the_architecture(maml):
     moved = jax.tree.map(lambda a, b: (a != b).any(), adapted["weights"], params["weights"])
     assert any(jax.tree.leaves(moved))
     genomes = differentiable.learn_architecture(plain, jnp.arange(2), 2)
-    assert genomes.choices.shape == (2, 6)
+    assert genomes.choices.shape == (2, 5)
     with pytest.raises(ConfigError, match="a differentiable search has no ranges, and the space has inner_lr"):
         differentiable.learn_architecture(maml, jnp.arange(2), 2)
 
@@ -454,12 +544,29 @@ def test_the_proxy_is_held_against_the_whole(maml, monkeypatch):
     assert made[0].num_tasks == 1
     backwards = [row(-float(score), 10, name=score) for score in (1, 2, 3, 4)]
     assert protocol.proxy_correlation(maml, backwards, num_tasks=1, **sizes)["rank_correlation"] == -1.0
+    assert protocol.proxy_correlation(maml, [*rows[:2], row(3.0, 10, share=0.5)], num_tasks=1, **sizes) is None
 
 
-def test_the_command_line_searches_and_goes_on(tmp_path, capsys):
-    folder = tmp_path / "search"
-    assert cli.main(["search", *TINY.split(), "--driver", "tpe", "--folder", str(folder)]) == 0
+def test_without_optuna_the_picture_of_importances_is_left_out(monkeypatch):
+    rows = [row(float(score), 10, name=score) for score in range(1, 11)]
+    assert pictures.choices_that_matter(SPACE, rows)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert pictures.choices_that_matter(SPACE, rows) == {}
+
+
+def test_the_command_line_searches_and_goes_on(tmp_path, capsys, monkeypatch):
+    folder, kept_before = tmp_path / "search", []
+
+    def no_proxy(*_, execution, **sizes):
+        kept_before.append((folder / "search.json").exists())
+        assert execution == "masked"
+
+    monkeypatch.setattr(protocol, "proxy_correlation", no_proxy)
+    assert cli.main(["search", *TINY.split(), "--driver", "tpe", "--proxy", "--folder", str(folder)]) == 0
     shown = capsys.readouterr().out
+    assert kept_before == [True]
+    assert "the proxy is left out: fewer than three trainings were whole and finite" in shown
+    assert '"alone"' in (folder / "study.journal").read_text()  # so that the seed fixes the run
     assert "to train what was found: metajax train maml point" in shown
     kept = json.loads((folder / "search.json").read_text())
     assert set(kept["test"]) == {"tpe", "random", "default"}
@@ -488,8 +595,7 @@ def test_the_command_line_searches_and_goes_on(tmp_path, capsys):
         (["--hidden", "8"], "hidden is what is searched"),
     ],
 )
-def test_a_wrong_option_is_one_message(flags, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(problem, "check_outer", lambda *a, **k: None)
+def test_a_wrong_option_is_one_message(flags, message, tmp_path, capsys):
     assert cli.main(["search", "maml", "point", "--folder", str(tmp_path / "a"), *flags]) == 2
     told = capsys.readouterr().err
     assert message in told

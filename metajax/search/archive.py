@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import record
 from metajax.errors import ConfigError
 from metajax.search.evaluator import Outcome
 from metajax.search.space import Genome, Space, canonical, check_genome, chosen
@@ -72,21 +73,34 @@ def genomes_of(rows: Sequence[Row]) -> Genome:
 def append(path: Path, rows: Sequence[Row]) -> None:
     """Adds rows to the archive, on the disk before it returns."""
     with path.open("a") as file:
-        file.write("".join(json.dumps(row._asdict()) + "\n" for row in rows))
+        file.write(_lines(rows))
         file.flush()
         os.fsync(file.fileno())
 
 
-def read(path: Path, space: Space, size: int) -> list[Row]:
-    """The rows of the generations of `size` that are whole; a last one that is not is dropped from the file too.
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """The archive anew, whole or not at all."""
+    record.write_text(path, _lines(rows))
 
-    Raises ConfigError if a genome is none of this space.
+
+def _lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row._asdict()) + "\n" for row in rows)
+
+
+def read(path: Path, space: Space, size: int) -> list[Row]:
+    """The rows of the generations of `size` that are whole; the file stays as it is.
+
+    Raises ConfigError if a genome is none of this space, or if a line before the last is damaged.
     """
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    rows, lines = [], path.read_text(errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(Row(**json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError) as error:
+            if number < len(lines):
+                raise ConfigError(
+                    f"line {number} of the archive {path} is damaged; restore the file, or choose another folder"
+                ) from error
             break  # the writer was killed
     kept = rows[: len(rows) - len(rows) % size]
     if kept:
@@ -94,9 +108,6 @@ def read(path: Path, space: Space, size: int) -> list[Row]:
             check_genome(space, genomes_of(kept), batched=True)
         except ConfigError as error:
             raise ConfigError(f"the archive {path} is of another space: {error}") from error
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text("".join(json.dumps(row._asdict()) + "\n" for row in kept))
-    unfinished.replace(path)
     return kept
 
 

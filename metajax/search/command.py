@@ -29,7 +29,9 @@ from metajax.search.space import Range, Space, architecture_space
 _ALL_DRIVERS = (*DRIVERS, *studies.STUDY_DRIVERS, "differentiable")
 OPTIONS = {
     "driver": Option(
-        str, "genetic", f"{', '.join([*DRIVERS, *studies.STUDY_DRIVERS])} or differentiable, one result a seed"
+        str,
+        "genetic",
+        f"{', '.join([*DRIVERS, *studies.STUDY_DRIVERS])} or differentiable: one result a seed, whatever the budget",
     ),
     "budget": Option(int, 64, "architectures trained in full, from all seeds each"),
     "population": Option(int, 16, "architectures asked for, and trained together, at a time"),
@@ -174,7 +176,8 @@ def _go(
     for name, rows in found.items():
         how = {"finalists": min(own["finalists"], own["population"])} | drawn
         chosen[name], told[name] = protocol.choose(evaluator, problem, rows, **how)
-    reports = protocol.report(evaluator, problem, chosen, num_held_out=own["eval_tasks"], **drawn)
+    how = {"num_held_out": own["eval_tasks"], "execution": own["execution"]}
+    reports = protocol.report(evaluator, problem, chosen, **how, **drawn)
     algorithm, tasks, given = named
     best = chosen[own["driver"]]
     command = protocol.training_command(algorithm, tasks, problem.space, best, given)
@@ -189,18 +192,24 @@ def _go(
         ],
         "costs": evaluator.costs() | {"cpu_seconds": time.process_time() - start},
     }
-    if own["proxy"]:
-        result["proxy"] = _proxy(problem, found[own["driver"]], own)
     record.write_json(folder / "search.json", result | record.environment())
+    if own["proxy"]:
+        proxy = _proxy(problem, found[own["driver"]], own)
+        if proxy is None:
+            screen.print("the proxy is left out: fewer than three trainings were whole and finite")
+        else:
+            result["proxy"] = proxy
+            record.write_json(folder / "search.json", result | record.environment())
     pictures.draw(folder, problem.space, found, reports, problem.title)
     _show(screen, folder, reports, command, result.get("proxy"))
 
 
-def _proxy(problem: Problem, rows: Sequence[archive.Row], own: Mapping[str, Any]) -> dict[str, float]:
-    """Of the first generation, in as many plays of its one task as the outer loop's minibatches need."""
+def _proxy(problem: Problem, rows: Sequence[archive.Row], own: Mapping[str, Any]) -> dict[str, float] | None:
+    """Of as many whole trainings as a generation has; one task is played as often as minibatches need."""
     plays = min(problem.num_tasks, problem.default.get("minibatches", 1))
-    sizes = {"num_seeds": own["search_seeds"], "num_held_out": own["eval_tasks"], "population": own["population"]}
-    return protocol.proxy_correlation(problem, rows[: own["population"]], seed=own["seed"], num_tasks=plays, **sizes)
+    how = {"num_seeds": own["search_seeds"], "num_held_out": own["eval_tasks"]}
+    how |= {name: own[name] for name in ("seed", "population", "execution")}
+    return protocol.proxy_correlation(problem, rows, num_tasks=plays, **how)
 
 
 def _followed(
@@ -211,12 +220,13 @@ def _followed(
     columns = (BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn())
     with runs.signals() as check, Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task(f"{driver}: compiling", total=own["budget"])
-        step = Step([], 0.0)
+        step, shown = Step([], 0.0), ""
         for step in steps:
             text = f"{driver} {step.spent:.0f}/{own['budget']}" + _best_text(step.rows)
             bar.update(task, completed=step.spent, description=text)
-            if not screen.is_terminal:
+            if not screen.is_terminal and text != shown:
                 screen.print(text)
+            shown = text
             check()
     return step.rows
 
@@ -243,7 +253,7 @@ def _steps(folder: Path, problem: Problem, evaluator: Evaluator, own: Mapping[st
         storage=own["storage"] or f"journal:{folder / 'study.journal'}",
         name=own["study"] or problem.title,
         about=own["about"],
-        worker=f"{socket.gethostname()}-{os.getpid()}",
+        worker=f"{socket.gethostname()}-{os.getpid()}" if own["storage"] else "alone",
         lease=own["lease"],
         population=own["population"],
         seed=own["seed"],

@@ -127,7 +127,7 @@ def regularised_evolution(
     space: Space,
     *,
     population: int = 16,
-    living: int = 32,
+    living: int | None = None,
     tournament: int = 8,
     mutation_scale: float = 0.1,
 ) -> Driver:
@@ -136,7 +136,7 @@ def regularised_evolution(
     Args:
         space: what there is to choose.
         population: children asked for at a time (1 in the paper, which has workers for them).
-        living: genomes that live at a time (100), drawn at random at first.
+        living: genomes that live at a time (100), drawn at random at first; None: 32, or a larger population.
         tournament: genomes drawn, of which the best has a child that differs in one choice or float (25).
         mutation_scale: standard deviation of how far a float moves, as a share of its range.
 
@@ -147,6 +147,7 @@ def regularised_evolution(
     2
     """
     check_count("population", population)
+    living = max(32, population) if living is None else living
     check_count("living", living, at_least=population)
     check_count("tournament", tournament)
     check_number("mutation_scale", mutation_scale, above=0)

@@ -25,7 +25,8 @@ from metajax.train import meta_iteration, new_learner, peak_memory, run
 
 _MAX_SKIPPED = 10
 _SHARE = 0.7  # of the memory that is free, to be used
-MASKED_COST = 4.0  # of a masked network's meta-iteration in one of the same network without masks, on a CPU
+# Of a masked network's meta-iteration in one of the same network without masks: a prototype's measure, on a CPU.
+MASKED_COST = 4.0
 SPLITS = ("search", "validation", "test")
 EXECUTIONS = ("auto", "masked", "dense")
 # No training seed reaches these.
@@ -86,8 +87,8 @@ def make_evaluator(
         num_seeds: seeds [S] that each is trained from.
         num_held_out: tasks [N] that each is evaluated on after it has adapted: of the training distribution, drawn
             apart from training, for the splits search and validation; of the test tasks for the split test.
-        execution: masked; dense, which compiles every architecture by itself; or auto: dense from the length of
-            training on where that costs less, see `break_even`.
+        execution: masked; dense, which compiles every architecture by itself; or auto: on a CPU dense from the length
+            of training on where that costs less, see `break_even`, and masked on anything else.
 
     >>> from metajax.search.problem import make_problem
     >>> from metajax.search.space import architecture_space
@@ -111,6 +112,8 @@ def make_evaluator(
     def is_dense(memory: str, num_iterations: int, genomes: Genome, seeds: Array, tasks: PyTree) -> bool:
         if execution != "auto":
             return execution == "dense"
+        if jax.default_backend() != "cpu":  # MASKED_COST says nothing of it
+            return False
         compiled, cost = program(memory), costs[memory]
         if "iteration_seconds" not in cost:
             cost |= _time_iteration(compiled, genomes, seeds, tasks)
@@ -151,7 +154,11 @@ def break_even(compile_seconds: float, iteration_seconds: float, masked_cost: fl
 
 
 def held_out(tasks: TaskDistribution, split: str, num_tasks: int) -> PyTree:
-    """Tasks [N] that are evaluated on: no training draws them, and no other split does."""
+    """Tasks [N] that are evaluated on, the same at every call.
+
+    With a continuous prior no training draws them and no other split does; of finitely many tasks search and validation
+    have ones that training has too.
+    """
     key = jax.random.key(_TASK_SEEDS[split])
     return tasks.tasks(key, num_tasks, held_out=split == "test")
 
@@ -204,14 +211,17 @@ def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_
 
 
 def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, stop: Array) -> tuple[Array, PyTree]:
-    """Returns [N] after adaptation, and the meta-parameters, of one training from one seed."""
+    """Returns [N] after adaptation, and the meta-parameters, of one training from one seed.
+
+    Evaluation draws by the seed, so no luck is had again in another split, and all architectures have the same.
+    """
     learner = new_learner(algorithm, jax.random.key(seed))
     iterate = meta_iteration(algorithm, problem.tasks, problem.num_tasks)
     sizes = _sizes(problem, algorithm)
     learner, _ = run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
     params = algorithm.params(learner.state)
     played = evaluate(
-        jax.random.key(_TASK_SEEDS["test"] + 1),
+        jax.random.fold_in(jax.random.key(_EVALUATION_SEED), seed),
         algorithm.agent,
         params,
         problem.tasks.env,

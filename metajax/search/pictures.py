@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metajax.errors import MissingExtraError
 from metajax.search import archive, studies
 from metajax.search.archive import Row
 from metajax.search.protocol import Report
@@ -60,11 +61,17 @@ def best_so_far(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choices_that_matter(space: Space, rows: Sequence[Row]) -> dict[str, float]:
-    """Importances of the choices by name; none of fewer than ten rows, or of rows that all score the same."""
+    """Importances of the choices by name.
+
+    None of fewer than ten rows, of rows that all score the same, or without Optuna.
+    """
     scores = np.array([row.score for row in rows])
     if len(rows) < 10 or np.ptp(scores) == 0:
         return {}
-    return studies.importances(space, archive.genomes_of(rows), scores)
+    try:
+        return studies.importances(space, archive.genomes_of(rows), scores)
+    except MissingExtraError:  # a finished search is not to end over a picture
+        return {}
 
 
 def _points(rows: Sequence[Row]) -> tuple[list[int], list[float]]:

@@ -48,7 +48,7 @@ def make_problem(
     """Meta-training by an algorithm on tasks, both by name, with a network out of `space`.
 
     Raises ConfigError where the algorithm's network is none of a space's, where masking would not be exact, and for an
-    option that is searched itself.
+    option that is searched itself or that a space's networks do not have.
 
     Args:
         algorithm: a name that `metajax algorithms` lists, of an algorithm that trains `mlp` or `memory_policy`.
@@ -72,6 +72,9 @@ def make_problem(
             raise ConfigError(f"{name} is what is searched; give its options to the space and leave it out here")
     of_network = network_options(algorithm)
     fixed = {name: value for name, value in given.items() if name in of_network}
+    for name, value in fixed.items():
+        if name not in inspect.signature(supernet).parameters:
+            raise ConfigError(f"a space's networks have no {name}; leave out {name}={value!r}")
     rest = {name: value for name, value in given.items() if name not in of_network}
     of_tasks = task_options(tasks)
     _check_ranges(space, known, of_tasks | of_network, rest)

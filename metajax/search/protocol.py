@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from metajax.errors import ConfigError
 from metajax.recipes import options
@@ -19,14 +20,16 @@ from metajax.search.archive import Row
 from metajax.search.evaluator import Evaluator, Outcome, make_evaluator, rank_correlation
 from metajax.search.problem import Problem, default_problem, on_one_task
 from metajax.search.space import Genome, Space, options_of
-from metajax.stats import bootstrap_interval
 
 _STREAMS = {"search": 0, "validation": 1, "test": 2}
 _FURTHEST = 1_000_000  # seeds of a stream
 
 
 class Report(NamedTuple):
-    """An architecture in test tasks: returns [N, S], their mean, and the 95 % interval of it over the seeds."""
+    """An architecture in test tasks: returns [N, S], their mean, and its 95 % interval over seeds, the tasks given.
+
+    None of one seed, which tells nothing of others.
+    """
 
     chosen: Mapping[str, Any]
     num_parameters: int
@@ -72,13 +75,20 @@ def choose(
     num_seeds: int,
     parts: int,
 ) -> tuple[Row, list[dict[str, Any]]]:
-    """The best of the search's best in validation tasks and from fresh seeds, and what each scored in both."""
+    """The best of the search's best in validation tasks and from fresh seeds, and what each scored in both.
+
+    Raises ConfigError if the search has no training that was finite, or none of its best has in validation.
+    """
     last = archive.best(problem.space, rows, finalists)
     if not last:
         raise ConfigError("no training of the search was finite; search with smaller steps, or another space")
     sizes = {"seed": seed, "num_seeds": num_seeds, "parts": parts}
     outcome = measured(evaluator, problem, archive.genomes_of(last), "validation", **sizes)
     scores = outcome.scores()
+    if not np.isfinite(scores).any():
+        raise ConfigError(
+            "no finalist's training from fresh seeds was finite; search with smaller steps or more finalists"
+        )
     told = [
         {"chosen": dict(row.chosen), "search": row.score, "validation": _finite(score)}
         for row, score in zip(last, scores, strict=True)
@@ -95,6 +105,7 @@ def report(
     num_seeds: int,
     num_held_out: int,
     parts: int,
+    execution: str = "auto",
 ) -> dict[str, Report]:
     """The architectures found, by name, and the default network, in test tasks and from seeds of their own."""
     sizes = {"seed": seed, "num_seeds": num_seeds, "parts": parts}
@@ -105,7 +116,7 @@ def report(
     }
     default, genome = default_problem(problem)
     alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], genome)
-    plain = make_evaluator(default, population=1, num_seeds=num_seeds, num_held_out=num_held_out)
+    plain = make_evaluator(default, population=1, num_seeds=num_seeds, num_held_out=num_held_out, execution=execution)
     outcome = measured(plain, default, alone, "test", **sizes)
     says = {name: default.default[name] for name in ("hidden", "activation", "skip", "norm")}
     says |= {name: default.default[name] for name in ("memory", "width") if problem.space.memory}
@@ -115,15 +126,23 @@ def report(
 def _report(chosen: Mapping[str, Any], returns: np.ndarray, num_parameters: int) -> Report:
     if not np.isfinite(returns).all():
         return Report(chosen, num_parameters, returns, float("nan"), None)
-    return Report(chosen, num_parameters, returns, float(returns.mean()), bootstrap_interval(returns.T, np.mean))
+    return Report(chosen, num_parameters, returns, float(returns.mean()), _interval(returns.mean(0)))
 
 
 def gain(one: Report, other: Report) -> tuple[float, tuple[float, float] | None]:
-    """How much more `one` earns, and the interval over the seeds and tasks, which both share."""
+    """How much more `one` earns, and its 95 % interval over seeds, which both share as they do the tasks."""
     difference = one.returns - other.returns
     if not np.isfinite(difference).all():
         return float("nan"), None
-    return float(difference.mean()), bootstrap_interval(difference.T, np.mean)
+    return float(difference.mean()), _interval(difference.mean(0))
+
+
+def _interval(means: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval by Student's t of the mean of seeds [S]: one is one network, in all tasks; None of one seed."""
+    if len(means) == 1:
+        return None
+    half = scipy.stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+    return float(means.mean() - half), float(means.mean() + half)
 
 
 def proxy_correlation(
@@ -135,14 +154,19 @@ def proxy_correlation(
     num_held_out: int,
     num_tasks: int,
     population: int,
-) -> dict[str, float]:
+    execution: str = "auto",
+) -> dict[str, float] | None:
     """Spearman's correlation, over rows, of their scores with those of training and evaluation on one task alone.
 
-    `cost` is that of a meta-iteration as a share of the whole problem's. Training is as long.
+    Of the first `population` rows that were trained in full and finite; None of fewer than three. `cost` is that of a
+    meta-iteration as a share of the whole problem's. Training is as long.
     """
-    whole = [row for row in rows if row.share == 1 and np.isfinite(row.score)]
+    whole = [row for row in rows if row.share == 1 and np.isfinite(row.score)][:population]
+    if len(whole) < 3:
+        return None
     alone = on_one_task(problem, jax.random.key(seeds_of("search", seed, 1)[0]), num_tasks=num_tasks)
-    evaluator = make_evaluator(alone, population=population, num_seeds=num_seeds, num_held_out=num_held_out)
+    sizes = {"population": population, "num_seeds": num_seeds, "num_held_out": num_held_out}
+    evaluator = make_evaluator(alone, execution=execution, **sizes)
     seeds = seeds_of("search", seed, num_seeds)
     scores = evaluator.measure(archive.genomes_of(whole), seeds, "search", problem.num_iterations).scores()
     correlation, p_value = rank_correlation(np.array([row.score for row in whole]), scores)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.errors import check_count
+from metajax.errors import ConfigError, check_count
 from metajax.search import archive, studies
 from metajax.search.archive import Row
 from metajax.search.differentiable import learn_architecture
@@ -47,6 +47,8 @@ def search(
 ) -> Iterator[Step]:
     """A search by a driver of pure functions, yielding after every generation; goes on where the archive ends.
 
+    Raises ConfigError if the archive has not what this driver asks for.
+
     Args:
         problem: whose space is searched.
         evaluator: what scores.
@@ -59,19 +61,30 @@ def search(
     space, key = problem.space, jax.random.key(seed)
     ask, tell = jax.jit(driver.ask), jax.jit(driver.tell)
     rows, state, spent = archive.read(path, space, driver.size), driver.init(), 0.0
+    num_kept = len(rows)
     for generation in itertools.count():
         if spent >= budget:
             return
         batch = ask(jax.random.fold_in(key, generation), state)
         own = rows[generation * driver.size : (generation + 1) * driver.size]
         if not own:
+            if len(rows) == num_kept:
+                archive.write(path, rows)  # without what a writer that was killed had begun
             own = _evaluated(problem, evaluator, batch, training, generation)
             archive.append(path, own)
             rows += own
+        elif not _asked_for(batch.genomes, own):
+            raise ConfigError(f"the archive {path} is of another driver, seed or version; choose another folder")
         scores = jnp.array([row.score for row in own])
         state = tell(state, batch, scores)
         spent += float(batch.share.sum())
         yield Step(rows[: (generation + 1) * driver.size], spent)
+
+
+def _asked_for(genomes: Genome, rows: list[Row]) -> bool:
+    """Whether rows are of these genomes [P]; their floats may differ by another machine's rounding."""
+    found = archive.genomes_of(rows)
+    return bool((found.choices == genomes.choices).all() and jnp.allclose(found.floats, genomes.floats, atol=1e-5))
 
 
 def _evaluated(problem: Problem, evaluator: Evaluator, batch: Batch, training: Training, generation: int) -> list[Row]:
@@ -96,7 +109,7 @@ def search_differentiable(problem: Problem, evaluator: Evaluator, path: Path, *,
         size = len(genomes.choices)
         outcome = evaluator.measure(genomes, training.seeds, "search", training.num_iterations)
         rows = archive.rows_of(problem.space, genomes, np.ones(size), outcome, 0)
-        archive.append(path, rows)
+        archive.write(path, rows)
     yield Step(rows, len(rows))
 
 
@@ -111,10 +124,11 @@ def search_study(
     population: int,
     poll: float = 1.0,
 ) -> Iterator[Step]:
-    """A search through a study, by this worker and any others, yielding whenever something was told.
+    """A search through a study, by this worker and any others, yielding whenever something was told or waited for.
 
     Ends when the study has `budget` results, whoever they are from; waits, once all are asked for, until those of
-    other workers are told or their leases are over. The archive is rewritten with all of them.
+    other workers are told or their leases are over. The archive is rewritten with all of them, in the order of their
+    trials; what is more than the budget, as workers may be at it at once, is left out.
 
     Args:
         problem: whose space is searched.
@@ -128,9 +142,8 @@ def search_study(
     """
     check_count("budget", budget)
     while True:
-        rows = [Row(**result) for result in studies.results_of(shared)]
-        path.unlink(missing_ok=True)
-        archive.append(path, rows)
+        rows = [Row(**result) for result in studies.results_of(shared)][:budget]
+        archive.write(path, rows)
         if len(rows) >= budget:
             yield Step(rows, len(rows))
             return
@@ -138,6 +151,7 @@ def search_study(
         count = min(population, budget - len(rows) - studies.num_running(shared))
         if count <= 0:
             time.sleep(poll)
+            yield Step(rows, len(rows))
             continue
         trials = studies.ask(shared, count)
         genomes = studies.genomes_of(problem.space, trials)
@@ -146,4 +160,5 @@ def search_study(
         generation = trials[0].number // population
         found = archive.rows_of(problem.space, genomes, np.ones(count), outcome, generation, shared.worker)
         studies.tell(shared, trials, outcome.scores(), [row._asdict() for row in found])
-        yield Step(rows + found, len(rows) + len(found))
+        rows = (rows + found)[:budget]
+        yield Step(rows, len(rows))

@@ -159,7 +159,8 @@ def values_of(space: Space, genome: Genome) -> dict[str, Array]:
     values = {}
     for number, (name, low, high, log) in enumerate(space.ranges):
         share = genome.floats[..., number]
-        values[name] = low * (high / low) ** share if log else low + (high - low) * share
+        value = low * (high / low) ** share if log else low + (high - low) * share
+        values[name] = jnp.clip(value, low, high)  # rounding may leave the range
     return values
 
 

@@ -2,7 +2,7 @@
 
 A trial carries its worker and a lease, which the worker renews while it evaluates. Optuna's own heartbeat leaves out
 trials that are asked for and told, so what a dead worker was evaluating would go on for ever; here it fails when its
-lease is over, and the same genome is asked for again.
+lease is over, and the same genome is asked for again, unless it had a result that was not told yet.
 """
 
 import threading
@@ -20,7 +20,9 @@ from metajax.extras import load
 from metajax.search.space import Genome, Space, fingerprint, genome_of, stacked
 
 STUDY_DRIVERS = ("gp", "tpe", "nsga2")
-_SPACE, _WORKER, _LEASE, _RESULT = "space", "worker", "lease", "result"
+_SPACE, _WORKER, _LEASE, _SCORE, _RESULT = "space", "worker", "lease", "score", "result"
+_AGAIN, _TIMES = "again", "times"  # the trial that one repeats, and how many before it had this genome
+_MOST_TIMES = 3  # that a genome is asked for again, since it may be what kills the workers
 _WAIT = 5  # seconds for a server to answer
 
 
@@ -60,7 +62,7 @@ def open_study(
         worker: who asks; every worker has a name of its own.
         lease: seconds after which what a worker does not renew is asked for again.
         population: trials before the sampler follows a model; genomes of a generation of nsga2.
-        seed: of the sampler, with the worker's name.
+        seed: of the sampler, with the worker's name and the number of trials that there are.
 
     >>> from metajax.search.space import architecture_space
     >>> shared = open_study(architecture_space(), "tpe")
@@ -74,12 +76,13 @@ def open_study(
     optuna = _optuna(driver)
     directions = ["maximize", "minimize"] if driver == "nsga2" else ["maximize"]
     identity = fingerprint(space) + about
-    own_seed = int(np.random.SeedSequence([seed, *worker.encode()]).generate_state(1)[0])
-    sampler = _sampler(optuna, driver, population, own_seed)
     with _told_in_one_line(storage):
         study = optuna.create_study(
-            storage=open_storage(storage), study_name=name, sampler=sampler, directions=directions, load_if_exists=True
+            storage=open_storage(storage), study_name=name, directions=directions, load_if_exists=True
         )
+        # One that goes on must not draw again what it drew as it began.
+        sequence = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False)), *worker.encode()])
+        study.sampler = _sampler(optuna, driver, population, int(sequence.generate_state(1)[0]))
         held = study.user_attrs.get(_SPACE)
         if held is None:
             study.set_user_attr(_SPACE, identity)
@@ -95,13 +98,14 @@ def open_study(
 def _optuna(needed_by: str) -> Any:
     optuna = load("optuna", extra="search", needed_by=f"driver {needed_by}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if needed_by == "gp":
+        # Its matrices are small; on several threads they take many times as long.
+        load("torch", extra="search-gp", needed_by="driver gp").set_num_threads(1)
     return optuna
 
 
 def _sampler(optuna: Any, driver: str, population: int, seed: int) -> Any:
     if driver == "gp":
-        # Its matrices are small; on several threads they take many times as long.
-        load("torch", extra="search-gp", needed_by="driver gp").set_num_threads(1)
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=population)
     if driver == "tpe":
         with _quiet_about_experiments(optuna):
@@ -182,21 +186,54 @@ def ask(shared: Shared, count: int, *, now: Callable[[], float] = time.time) -> 
 
 
 def reclaim(shared: Shared, *, now: Callable[[], float] = time.time) -> int:
-    """Fails the running trials whose lease is over and queues their genomes anew; returns how many."""
-    optuna, study, count = _optuna("storage"), shared.study, 0
+    """Ends the running trials whose lease is over, and queues their genomes anew; returns how many it queued.
+
+    One whose result was written is told instead. A genome is queued three times at most. What failed a lease ago
+    without being queued, its reclaimer having been killed, is queued too.
+    """
+    optuna, study, failed, count = _optuna("storage"), shared.study, set(), 0
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         # One killed before it said so has held a lease from its start on.
-        ends = trial.user_attrs.get(_LEASE, trial.datetime_start.timestamp() + shared.lease)
-        if ends > now():
+        if trial.user_attrs.get(_LEASE, trial.datetime_start.timestamp() + shared.lease) > now():
             continue
         try:
+            if _RESULT in trial.user_attrs:
+                _end(shared, trial.number, trial.user_attrs[_SCORE], trial.user_attrs[_RESULT])
+                continue
             study.tell(trial.number, state=states.FAIL)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another worker was first
             continue
-        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-        count += 1
+        failed.add(trial.number)
+    trials = study.get_trials(deepcopy=False)
+    followed = {trial.user_attrs.get(_AGAIN) for trial in trials}
+    for trial in trials:
+        if trial.state != states.FAIL or _RESULT in trial.user_attrs or trial.number in followed:
+            continue
+        # What another worker failed it has had time to queue, unless it was killed.
+        if trial.number in failed or trial.datetime_complete.timestamp() + shared.lease <= now():
+            count += _queue_again(study, trial)
     return count
+
+
+def _queue_again(study: Any, trial: Any) -> bool:
+    """Queues a trial's genome unless it was often enough; one killed before it suggested has it as fixed."""
+    times = trial.user_attrs.get(_TIMES, 0) + 1
+    if times > _MOST_TIMES:
+        return False
+    params = trial.system_attrs.get("fixed_params", {}) | trial.params
+    study.enqueue_trial(params, user_attrs={_AGAIN: trial.number, _TIMES: times})
+    return True
+
+
+def _end(shared: Shared, number: int, score: float | None, result: dict[str, Any]) -> None:
+    """Tells what a trial scored, None for what is not finite; raises ValueError if it was told before."""
+    states = _optuna("storage").trial.TrialState
+    if score is None:
+        shared.study.tell(number, state=states.FAIL)
+        return
+    values = [score, float(result["num_parameters"])][: len(shared.study.directions)]
+    shared.study.tell(number, values, state=states.COMPLETE)
 
 
 @contextmanager
@@ -226,12 +263,11 @@ def tell(shared: Shared, trials: Sequence[Any], scores: np.ndarray, results: Seq
     """
     optuna, count = _optuna("storage"), 0
     for trial, score, result in zip(trials, scores, results, strict=True):
-        values = [float(score), float(result["num_parameters"])][: len(shared.study.directions)]
-        finite = bool(np.isfinite(score))
+        known = float(score) if np.isfinite(score) else None
         try:
-            trial.set_user_attr(_RESULT, result)
-            state = optuna.trial.TrialState.COMPLETE if finite else optuna.trial.TrialState.FAIL
-            shared.study.tell(trial, values if finite else None, state=state)
+            trial.set_user_attr(_SCORE, known)
+            trial.set_user_attr(_RESULT, result)  # from here on whoever reclaims it tells it
+            _end(shared, trial.number, known, result)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             continue
         count += 1
@@ -239,7 +275,7 @@ def tell(shared: Shared, trials: Sequence[Any], scores: np.ndarray, results: Seq
 
 
 def results_of(shared: Shared) -> list[dict[str, Any]]:
-    """The results of all trials that any worker has evaluated, those that were not finite among them."""
+    """The results of all trials that any worker has told, in their order, those that were not finite among them."""
     optuna = _optuna("storage")
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     trials = shared.study.get_trials(deepcopy=False, states=states)
@@ -298,11 +334,12 @@ def _params(space: Space, genome: Genome) -> dict[str, Any]:
     for gene, index in zip(space.genes, genome.choices.tolist(), strict=True):
         found[gene.name] = index if gene.ordered else gene.options[index]
     for (name, low, high, log), share in zip(space.ranges, genome.floats.tolist(), strict=True):
-        found[name] = low * (high / low) ** share if log else low + (high - low) * share
+        value = low * (high / low) ** share if log else low + (high - low) * share
+        found[name] = min(max(value, low), high)  # rounding may leave the range, which Optuna refuses
     return found
 
 
 def num_running(shared: Shared) -> int:
-    """Trials that some worker is evaluating, and those queued to be evaluated again."""
+    """Trials that some worker is evaluating; those queued to be evaluated again are not among them."""
     states = _optuna("storage").trial.TrialState
     return len(shared.study.get_trials(deepcopy=False, states=(states.RUNNING,)))

@@ -3,7 +3,8 @@
 What a genome chooses enters as weights over the options, one-hot or soft: masks of widths, sums over depths,
 activations and norms. So the genome may be traced, and `jax.vmap` trains a population of different networks in one
 compiled program. What a mask leaves out is zero and stays zero, with gradients of zero; where the weights are one-hot
-the network is therefore that of `materialise`, to rounding.
+the network is therefore that of `materialise`, to rounding. Training may make more of the rounding: conjugate gradients
+and the line search of a trust region amplify it.
 """
 
 from collections.abc import Callable
