@@ -65,8 +65,8 @@ def share(tree: PyTree) -> PyTree:
 def mesh(num_devices: int | None = None) -> Mesh:
     """A mesh of the first `num_devices` of all processes' devices; None: of all. Raises ConfigError if there are fewer.
 
-    >>> mesh(1).shape
-    OrderedDict({'devices': 1})
+    >>> mesh(1).size
+    1
     """
     there = jax.devices()
     if num_devices is None:

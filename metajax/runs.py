@@ -140,7 +140,7 @@ def learn(
     keep: int,
     keep_every: int,
     log_to: Sequence[str],
-    stall: float,
+    stall: float = 0.0,
     show: Callable[[Sequence[Progress]], None],
 ) -> None:
     """Follows the learning of one agent, or of several together, each in its folder.

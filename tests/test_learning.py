@@ -49,7 +49,9 @@ def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
     blind = learned(sure_arms(5, chance=0.75), 1, 40, memory_reset="step", show=())[:, 0]
     assert abs(blind.mean() - 3.75) < 4 * blind.std() / 20
     maze = t_maze(length=3)
-    remembered, forgotten = (learned(maze, 1, 60, memory_reset=when)[:, 0] for when in ("trial", "step"))
+    remembered, forgotten = (
+        learned(maze, 1, 60, memory_reset=when, learning_rate=3e-3)[:, 0] for when in ("trial", "step")
+    )
     assert remembered.mean() > 0.97
     assert abs(forgotten.mean() - 0.5) < 4 * forgotten.std() / 20
 
