@@ -64,7 +64,7 @@ METHODS = {
     "cavia": Method("cavia"),
     "meta_sgd": Method("meta_sgd"),
     "e_maml": Method("e_maml"),
-    "imaml": Method("imaml", num_iterations=50),  # it gets no better after that, and takes an hour for a hundred
+    "imaml": Method("imaml"),
     "promp": Method("promp", num_iterations=75, num_tasks=40),
     "es_maml": Method("es_maml", num_iterations=200, num_tasks=50),
     "multi_task": Method("multi_task"),
