@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from metajax.errors import ConfigError, check_count, check_number, first_line
+from metajax.listening import heard
 
 STALLED = 75  # exit code: no progress for too long
 
@@ -116,14 +117,16 @@ def of_first(value: str | bool) -> str | bool:
 def notices() -> Iterator[Callable[[], int]]:
     """`check()`, called by every process at every line of progress, is 0, or the signal for which all stop there.
 
-    After `join` SIGTERM to any process is a notice to all of them; SIGINT is passed on as one.
+    After `join` SIGTERM to any process is a notice to all of them; SIGINT is passed on as one, and a second SIGINT ends
+    its process at once.
     """
     interrupted: list[int] = []
     count = 0
 
-    def interrupt(number: int, frame: object) -> None:
-        del frame
+    def interrupt(number: int) -> None:
         interrupted.append(number)
+        if len(interrupted) > 1:
+            os._exit(128 + number)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def check() -> int:
@@ -133,11 +136,10 @@ def notices() -> Iterator[Callable[[], int]]:
             return 0
         return interrupted[0] if interrupted else signal.SIGTERM
 
-    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield check
+        with heard((signal.SIGINT,), interrupt):
+            yield check
     finally:
-        signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be saved
 
 

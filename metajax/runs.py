@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from metajax import hosts, record
 from metajax.checkpoint import FOLDER
 from metajax.errors import ConfigError, NonFiniteError, WorkerError
 from metajax.evaluate import Evaluation, Protocol, interval
+from metajax.listening import heard
 from metajax.meta_agent import MetaAgent
 from metajax.train import Progress
 
@@ -77,43 +77,23 @@ def check_space(folder: Path, agents: Sequence[MetaAgent]) -> None:
 
 @contextmanager
 def signals() -> Iterator[Callable[[], None]]:
-    """`check()` raises InterruptedRun after SIGINT or SIGTERM; a second one ends the process at once.
-
-    A compiled program keeps the interpreter from its signal handlers, so a thread listens.
-    """
+    """`check()` raises InterruptedRun after SIGINT or SIGTERM; a second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
     received: list[int] = []
-    listens, wakes = socket.socketpair()
-    wakes.setblocking(False)
 
-    def listen() -> None:
-        while number := listens.recv(1):
-            if number[0] not in handlers:
-                continue
-            received.append(number[0])
-            if len(received) > 1:
-                os._exit(128 + number[0])
+    def act(number: int) -> None:
+        received.append(number)
+        if len(received) > 1:
+            os._exit(128 + number)
 
     def check() -> None:
         if received:
             raise InterruptedRun(received[0])
 
-    # The wake-up pipe is told of a signal only if it has a handler.
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    outer_pipe = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
+    with heard((signal.SIGINT, signal.SIGTERM), act):
         yield check
-    finally:
-        signal.set_wakeup_fd(outer_pipe)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        wakes.close()
-        listener.join()
-        listens.close()
 
 
 @contextmanager
