@@ -1,10 +1,11 @@
-"""What architecture search costs and finds: three measurements, each by name.
+"""What architecture search costs and finds: measurements, each by name.
 
     python benchmarks/search.py landscape            # drivers against random search, 10 synthetic landscapes
     python benchmarks/search.py cost                 # a population in one program against a compilation for each
-    python benchmarks/search.py cartpole             # MAML on CartPole dynamics, by metajax search
+    python benchmarks/search.py masks                # a masked network's meta-iteration against one without masks
+    python benchmarks/search.py cartpole             # MAML on CartPole dynamics, by metajax search; cartpole-gp too
     python benchmarks/search.py grid                 # RL² on grid navigation, by metajax search
-    python benchmarks/search.py table                # all results that are there, as Markdown
+    python benchmarks/search.py table                # the other results that are there, as Markdown
 
 Results are left in benchmarks/results/search. CPU seconds are those of this process and all its threads.
 """
@@ -13,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,7 +24,7 @@ import numpy as np
 from metajax import cli, record
 from metajax.search import Genome, Range, Space, architecture_space, make_evaluator, make_problem
 from metajax.search.drivers import DRIVERS
-from metajax.search.evaluator import SPLITS
+from metajax.search.evaluator import SPLITS, compile_dense, compile_population, held_out
 from metajax.search.space import canonical, random_genomes
 from metajax.search.studies import ask, genomes_of, open_study, tell
 
@@ -30,17 +32,19 @@ RESULTS = Path(__file__).parent / "results" / "search"
 LANDSCAPE_DRIVERS = ("random", "genetic", "evolution", "tpe", "gp")
 COST_OPTIONS = {"num_tasks": 8, "num_episodes": 5, "horizon": 50}
 
-# What the two real searches are run with.
+# What the real searches are run with.
+_CARTPOLE = (
+    "search maml cartpole --budget 64 --population 8 --search-seeds 2 --eval-tasks 40 --fresh 2 "
+    "--depths 1 2 --widths 4 8 16 32 --activations tanh relu silu --norms none layer "
+    "--num-tasks 10 --num-episodes 5 --horizon 100 --num-iterations 20 --outer gradient --learning-rate 0.01"
+)
 SEARCHES = {
-    "cartpole": (
-        "search maml cartpole --driver genetic --budget 32 --population 8 --search-seeds 2 --eval-tasks 40 --fresh 2 "
-        "--depths 1 2 --widths 4 8 16 32 --activations tanh relu silu --norms none layer "
-        "--num-tasks 10 --num-episodes 5 --horizon 100 --num-iterations 20 --outer gradient --learning-rate 0.01"
-    ),
+    "cartpole": f"{_CARTPOLE} --driver genetic",
+    "cartpole-gp": f"{_CARTPOLE} --driver gp --no-compare",
     "grid": (
         "search rl2 grid --driver genetic --budget 32 --population 8 --search-seeds 2 --eval-tasks 42 --fresh 2 "
         "--depths 0 1 --widths 8 16 32 --activations tanh relu --norms none layer --memories gru "
-        "--memory-widths 16 32 64 --num-tasks 64 --num-episodes 4 --num-iterations 40 --learning-rate 0.003"
+        "--memory-widths 8 16 32 --num-tasks 64 --num-episodes 4 --num-iterations 120 --learning-rate 0.003"
     ),
 }
 
@@ -105,12 +109,14 @@ def best_found(name: str, seed: int, budget: int, population: int, noise: float)
     return float(value(everything)[np.argmax(np.concatenate(scores))])
 
 
-def measure_landscape(seeds: int, budget: int, population: int, noise: float, drivers: Sequence[str]) -> dict:
+def measure_landscape(
+    seeds: int, budget: int, population: int, noise: float, drivers: Sequence[str], first_seed: int = 0
+) -> dict:
     """What each driver finds in as many landscapes, and how much more than random search, with intervals."""
-    values, seconds = {}, {}
+    values, seconds, all_seeds = {}, {}, range(first_seed, first_seed + seeds)
     for name in drivers:
         start = time.process_time()
-        values[name] = [best_found(name, seed, budget, population, noise) for seed in range(seeds)]
+        values[name] = [best_found(name, seed, budget, population, noise) for seed in all_seeds]
         seconds[name] = time.process_time() - start
         print(name, np.round(np.mean(values[name]), 3), f"{seconds[name]:.0f} CPU s", flush=True)
     draw = np.random.default_rng(0)
@@ -119,7 +125,7 @@ def measure_landscape(seeds: int, budget: int, population: int, noise: float, dr
         difference = np.subtract(values[name], values[drivers[0]])
         resampled = draw.choice(difference, (10_000, seeds)).mean(1)
         gains[name] = {"mean": float(difference.mean()), "interval": np.quantile(resampled, [0.025, 0.975]).tolist()}
-    how = {"seeds": seeds, "budget": budget, "population": population, "noise": noise}
+    how = {"first_seed": first_seed, "seeds": seeds, "budget": budget, "population": population, "noise": noise}
     return how | {"values": values, "gains": gains, "cpu_seconds": seconds}
 
 
@@ -154,6 +160,30 @@ def measure_cost(population: int, lengths: Sequence[int], sampled: int) -> dict:
     return kept | {"compile_seconds": cost["compile_seconds"]}
 
 
+def measure_masks(population: int, sampled: int, lengths: tuple[int, int] = (2, 12)) -> dict:
+    """CPU seconds of an architecture's meta-iteration masked, in a population, and by itself without masks."""
+    space = architecture_space()
+    problem = make_problem("maml", "cartpole", space, **COST_OPTIONS)
+    genomes = random_genomes(jax.random.key(0), space, population)
+    tasks, seeds = held_out(problem.tasks, SPLITS[0], 10), jnp.arange(1)
+    masked = compile_population(problem, "", population, 1, 10, jax.devices()[:1])
+    fitting = jax.tree.map(lambda leaf: leaf[: masked.size], genomes)
+    few = (jax.tree.map(lambda leaf, i=index: leaf[i], genomes) for index in range(sampled))
+    alone = [compile_dense(problem, "", genome) for genome in few]
+
+    def iteration(call: Callable[..., object]) -> float:
+        """Of the longer of two trainings less the shorter, the least of three."""
+        seconds = []
+        for length in (lengths[0], *lengths * 3):
+            own = jnp.asarray(length)
+            seconds.append(_cpu(lambda own=own: jax.block_until_ready(call(seeds, tasks, own))))
+        return (min(seconds[2::2]) - min(seconds[1::2])) / (lengths[1] - lengths[0])
+
+    together = iteration(partial(masked.call, fitting)) / masked.size
+    dense = [iteration(call) for call in alone]
+    return {"masked": together, "dense": dense, "ratio": together / float(np.mean(dense)), "population": masked.size}
+
+
 def _cpu(call: Callable[[], object]) -> float:
     """CPU seconds of a call."""
     start = time.process_time()
@@ -162,7 +192,7 @@ def _cpu(call: Callable[[], object]) -> float:
 
 
 def table() -> str:
-    """All results that are there, as Markdown."""
+    """The results that are there, as Markdown."""
     lines = []
     path = RESULTS / "landscape.json"
     if path.exists():
@@ -194,8 +224,9 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["landscape", "cost", "table", *SEARCHES])
+    parser.add_argument("what", choices=["landscape", "cost", "masks", "table", *SEARCHES])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budget", type=int, default=96)
     parser.add_argument("--population", type=int, default=None)
     parser.add_argument("--noise", type=float, default=0.1)
@@ -211,7 +242,11 @@ def main() -> None:
         raise SystemExit(cli.main([*SEARCHES[chosen.what].split(), "--folder", str(chosen.out / chosen.what)]))
     else:
         if chosen.what == "landscape":
-            kept = measure_landscape(chosen.seeds, chosen.budget, chosen.population or 8, chosen.noise, chosen.drivers)
+            how = (chosen.seeds, chosen.budget, chosen.population or 8, chosen.noise, chosen.drivers)
+            kept = measure_landscape(*how, chosen.first_seed)
+        elif chosen.what == "masks":
+            kept = measure_masks(chosen.population or 16, chosen.sampled)
+            print(kept)
         else:
             kept = measure_cost(chosen.population or 16, chosen.lengths, chosen.sampled)
         record.write_json(chosen.out / f"{chosen.what}.json", kept | record.environment())

@@ -203,12 +203,20 @@ def test_a_study_of_another_search_is_told(tmp_path):
     ],
 )
 def test_a_storage_that_cannot_be_reached_is_one_error(storage, monkeypatch):
+    if storage.startswith("postgresql"):
+        pytest.importorskip("psycopg2")
     if storage.startswith("grpc"):
         pytest.importorskip("grpc")
         monkeypatch.setattr(studies, "_WAIT", 1)
     with pytest.raises(ConfigError, match=re.escape(f"storage='{storage}' cannot be reached: ")) as caught:
         studies.open_study(SPACE, "tpe", storage=storage)
     assert "\n" not in str(caught.value)
+
+
+def test_a_database_without_its_driver_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(ConfigError, match=r"needs the package psycopg2; install .* metajax\[search-postgresql\]"):
+        studies.open_study(SPACE, "tpe", storage="postgresql://nobody@127.0.0.1:1/none")
 
 
 def test_a_storage_that_is_none_is_told():

@@ -43,6 +43,16 @@ class Population(NamedTuple):
     count: Array
 
 
+class Lineage(NamedTuple):
+    """Those that live, and the last genomes [R] that were asked for."""
+
+    living: Population
+    asked: Genome
+
+
+_REMEMBERED = 1024  # genomes of a lineage
+
+
 def random_search(space: Space, *, population: int = 16) -> Driver:
     """Random search: every genome is drawn anew.
 
@@ -73,7 +83,8 @@ def genetic(
 ) -> Driver:
     """A genetic algorithm: tournaments, uniform crossover, mutation, and an elite that lives on unchanged.
 
-    A child that is already there, which would score the same, is changed once more.
+    A child that was already asked for, which would score the same, is changed once more; if that was too, it is drawn
+    anew.
 
     Args:
         space: what there is to choose.
@@ -88,7 +99,7 @@ def genetic(
     >>> driver = genetic(architecture_space(), population=4)
     >>> batch = driver.ask(jax.random.key(0), driver.init())
     >>> state = driver.tell(driver.init(), batch, jnp.array([1.0, 3.0, 2.0, 0.0]))
-    >>> state.scores.max().item()
+    >>> state.living.scores.max().item()
     3.0
     """
     check_count("population", population, at_least=2)
@@ -100,27 +111,32 @@ def genetic(
     if elite >= population:
         raise ConfigError(f"elite={elite} must be below population={population}, or nothing new is kept")
 
-    def ask(key: Array, state: Population) -> Batch:
-        key_first, key_parents, key_cross, key_mutate, key_again = jax.random.split(key, 5)
-        parents = _tournaments(key_parents, state, (2, population), tournament)
-        children = crossed(key_cross, *(_at(state.genomes, row) for row in parents), crossover_rate)
+    def ask(key: Array, state: Lineage) -> Batch:
+        key_fresh, key_parents, key_cross, key_mutate, key_again = jax.random.split(key, 5)
+        living, fresh = state.living, random_genomes(key_fresh, space, population)
+        parents = _tournaments(key_parents, living, (2, population), tournament)
+        children = crossed(key_cross, *(_at(living.genomes, row) for row in parents), crossover_rate)
         children = canonical(space, mutated(key_mutate, space, children, rate, mutation_scale))
-        again = _is_known(children, state)
-        children = _choose(again[:, None], one_changed(key_again, space, children, mutation_scale), children)
-        return _whole(_choose(state.count == 0, random_genomes(key_first, space, population), children))
+        for other in (canonical(space, one_changed(key_again, space, children, mutation_scale)), fresh):
+            children = _choose(_is_known(children, state.asked)[:, None], other, children)
+        return _whole(_choose(living.count == 0, fresh, children))
 
-    def tell(state: Population, batch: Batch, scores: Array) -> Population:
+    def tell(state: Lineage, batch: Batch, scores: Array) -> Lineage:
         """The elite of all in the places of the worst told of."""
-        kept = jnp.argsort(-state.scores)[:elite]
+        living, told = state.living, canonical(space, batch.genomes)
+        kept = jnp.argsort(-living.scores)[:elite]
         best = jnp.argsort(-scores)[: population - elite]
-        genomes = jax.tree.map(
-            lambda old, new: jnp.concatenate([old[kept], new[best]]), state.genomes, canonical(space, batch.genomes)
-        )
-        first = Population(canonical(space, batch.genomes), scores, jnp.array(population, int))
-        later = Population(genomes, jnp.concatenate([state.scores[kept], scores[best]]), jnp.array(population, int))
-        return _choose(state.count == 0, first, later)
+        genomes = jax.tree.map(lambda old, new: jnp.concatenate([old[kept], new[best]]), living.genomes, told)
+        first = Population(told, scores, jnp.array(population, int))
+        later = Population(genomes, jnp.concatenate([living.scores[kept], scores[best]]), jnp.array(population, int))
+        asked = jax.tree.map(lambda old, new: jnp.concatenate([old, new])[-len(old) :], state.asked, told)
+        return Lineage(_choose(living.count == 0, first, later), asked)
 
-    return Driver(partial(_nobody, space, population), ask, tell, population)
+    def init() -> Lineage:
+        nothing = jax.tree.map(lambda leaf: leaf - 1, _nobody(space, _REMEMBERED).genomes)  # no genome is negative
+        return Lineage(_nobody(space, population), nothing)
+
+    return Driver(init, ask, tell, population)
 
 
 def regularised_evolution(
@@ -284,15 +300,15 @@ def _tournaments(key: Array, state: Population, shape: tuple[int, ...], size: in
     return jnp.take_along_axis(drawn, winner[..., None], axis=-1)[..., 0]
 
 
-def _is_known(genomes: Genome, state: Population) -> Array:
-    """Which of the genomes [P] are among those of the state, or the same as an earlier one."""
+def _is_known(genomes: Genome, asked: Genome) -> Array:
+    """Which of the genomes [P] were asked for [R], or are the same as an earlier one of them."""
 
     def same(one: Genome, other: Genome) -> Array:
         equal = jax.tree.map(lambda a, b: (a[:, None] == b[None]).all(-1), one, other)
         return equal.choices & equal.floats
 
     earlier = jnp.tril(same(genomes, genomes), -1)
-    return same(genomes, state.genomes).any(1) | earlier.any(1)
+    return same(genomes, asked).any(1) | earlier.any(1)
 
 
 def _nobody(space: Space, size: int) -> Population:

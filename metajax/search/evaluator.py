@@ -299,14 +299,18 @@ def _measure_dense(
     found = []
     for index in range(len(genomes.choices)):
         genome = jax.tree.map(lambda leaf, index=index: leaf[index], genomes)
-        algorithm = dense_algorithm(problem, memory, genome)
-
-        def one(seed: Array, tasks: PyTree, stop: Array, algorithm: Algorithm = algorithm) -> Array:
-            return learned(problem, algorithm, seed, tasks, stop)[0]
-
-        each_seed = jax.jit(jax.vmap(one, in_axes=(0, None, None), out_axes=-1))
-        found.append(jax.device_get(each_seed(seeds, tasks, jnp.asarray(num_iterations))))
+        found.append(jax.device_get(compile_dense(problem, memory, genome)(seeds, tasks, jnp.asarray(num_iterations))))
     return np.stack(found)
+
+
+def compile_dense(problem: Problem, memory: str, genome: Genome) -> Callable[[Array, PyTree, Array], Array]:
+    """`call(seeds, tasks, stop) -> returns [N, S]` of one network without masks, compiled when it is first called."""
+    algorithm = dense_algorithm(problem, memory, genome)
+
+    def one(seed: Array, tasks: PyTree, stop: Array) -> Array:
+        return learned(problem, algorithm, seed, tasks, stop)[0]
+
+    return jax.jit(jax.vmap(one, in_axes=(0, None, None), out_axes=-1))
 
 
 def dense_algorithm(problem: Problem, memory: str, genome: Genome) -> Algorithm:

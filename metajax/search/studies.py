@@ -50,7 +50,7 @@ def open_study(
     """A study, gone on with if the storage has one of this name; all its workers ask and tell on their own.
 
     Raises ConfigError if the storage cannot be reached or holds a study of another space or of other objectives, and
-    MissingExtraError without Optuna, or without torch for `gp`.
+    MissingExtraError without Optuna, without torch for `gp`, or without the driver of a PostgreSQL database.
 
     Args:
         space: what there is to choose.
@@ -123,7 +123,8 @@ def _quiet_about_experiments(optuna: Any) -> Iterator[None]:
 def open_storage(storage: str) -> Any:
     """Optuna's storage: "" is this process's memory; journal:PATH a file; grpc://HOST:PORT a proxy; else an RDB's URL.
 
-    The proxy is `optuna.storages.run_grpc_proxy_server`, before any of the others.
+    The proxy is `optuna.storages.run_grpc_proxy_server`, before any of the others. Raises MissingExtraError where a
+    package that it needs is missing.
     """
     optuna = _optuna("storage")
     if not storage:
@@ -141,6 +142,8 @@ def open_storage(storage: str) -> Any:
             f"storage={storage!r} must read journal:PATH, grpc://HOST:PORT or the URL of a database, such as "
             "postgresql+psycopg2://USER@HOST/NAME"
         )
+    if storage.startswith(("postgresql://", "postgresql+psycopg2://")):
+        load("psycopg2", extra="search-postgresql", needed_by=f"storage {storage}")
     return optuna.storages.RDBStorage(storage, engine_kwargs=_patience(storage))
 
 
