@@ -24,11 +24,11 @@ import jax
 import numpy as np
 
 from metajax import MetaAgent, record
+from metajax.acting import compile_evaluation
 from metajax.base import TaskDistribution
 from metajax.cli import enable_compilation_cache
 from metajax.envs.revealed import reveal
 from metajax.evaluate import Protocol
-from metajax.meta_agent import compile_evaluation
 from metajax.stats import bootstrap_interval, interquartile_mean
 from metajax.sweep import compile_together, learn_together
 from metajax.tasks import TASKS, point
@@ -64,7 +64,7 @@ METHODS = {
     "cavia": Method("cavia"),
     "meta_sgd": Method("meta_sgd"),
     "e_maml": Method("e_maml"),
-    "imaml": Method("imaml"),
+    "imaml": Method("imaml", num_iterations=40),
     "promp": Method("promp", num_iterations=75, num_tasks=40),
     "es_maml": Method("es_maml", num_iterations=200, num_tasks=50),
     "multi_task": Method("multi_task"),
