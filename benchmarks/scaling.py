@@ -1,7 +1,8 @@
-"""How time and memory of a meta-iteration grow with tasks, inner steps, horizon and width.
+"""How time and memory of a meta-iteration grow with tasks, inner steps, horizon, width and devices.
 
-    python benchmarks/scaling.py                          # all axes, medians of 7 rounds
+    python benchmarks/scaling.py                          # all axes but devices, medians of 7 rounds
     python benchmarks/scaling.py tasks width --repeats 15 --out results.json
+    JAX_NUM_CPU_DEVICES=4 python benchmarks/scaling.py devices --out results.json    # of a CPU, simulated
     python benchmarks/scaling.py --show                   # the table of what was measured
 
 MAML with one outer gradient step on point navigation; one size changes, the others are those in `BASE`. All sizes of an
@@ -19,25 +20,35 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from metajax import programs, record, timing
+from metajax import devices, programs, record, timing
+from metajax.base import Array, PyTree
 from metajax.errors import lookup
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
-BASE = {"tasks": 20, "inner steps": 1, "horizon": 50, "width": 64}
+BASE = {"tasks": 20, "inner steps": 1, "horizon": 50, "width": 64, "devices": 1}
 AXES = {
     "tasks": (5, 10, 20, 40, 80),
     "inner steps": (1, 2, 4, 8),
     "horizon": (25, 50, 100, 200, 400),
     "width": (32, 64, 128, 256),
+    "devices": (1, 2, 4),
 }
 
 
 def job_of(sizes: dict[str, int]) -> programs.Job:
-    """A meta-iteration of so many tasks, inner steps, environment steps an episode, and features a layer."""
+    """A meta-iteration of so many tasks, inner steps, environment steps an episode, features a layer, and devices."""
     reference = programs.REFERENCES["maml-gradient"]
     width, changed = sizes["width"], {"inner_steps": sizes["inner steps"], "horizon": sizes["horizon"]}
     options = {"num_episodes": 10, "hidden": (width, width)} | changed
-    return programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
+    job = programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
+    if sizes["devices"] == 1:
+        return job
+    over = devices.mesh(sizes["devices"])
+
+    def on_one(key: Array, state: PyTree, batch: PyTree) -> PyTree:
+        return job.function(key, state, devices.share(batch))
+
+    return job._replace(function=devices.on_each(on_one, over), arguments=devices.to_each(job.arguments, over))
 
 
 def compiled(sizes: dict[str, int]) -> timing.Part:
@@ -103,7 +114,7 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"of {', '.join(AXES)}; by default all")
+    parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"of {', '.join(AXES)}; by default all but devices")
     parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 7")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     parser.add_argument("--show", action="store_true", help="print the table of what was measured")
@@ -114,7 +125,7 @@ def main() -> None:
     if arguments.repeats < 7:
         parser.error(f"--repeats {arguments.repeats} is too few; use at least 7")
     measured = {}
-    for axis in arguments.axes or AXES:
+    for axis in arguments.axes or [axis for axis in AXES if axis != "devices"]:
         measured[axis] = measure(axis, lookup("axis", axis, AXES), arguments.repeats)
     path = arguments.out or (None if arguments.axes else RESULT)
     if path:

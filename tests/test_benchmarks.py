@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from typing import NamedTuple
 from unittest.mock import MagicMock
 
@@ -128,9 +129,13 @@ def test_growth_with_an_axis_is_measured_and_shown(monkeypatch):
 
 
 def test_the_sizes_of_an_axis_reach_the_program():
-    job = scaling.job_of({"tasks": 3, "inner steps": 2, "horizon": 5, "width": 7})
+    sizes = {"tasks": 3, "inner steps": 2, "horizon": 5, "width": 7, "devices": 1}
+    job = scaling.job_of(sizes)
     assert job.steps == 3 * 3 * 10 * 5
     assert job.arguments[1].params["policy_0"]["kernel"].shape == (2, 7)
+    shared = scaling.job_of(sizes | {"devices": 3})
+    whole, parted = (jax.jit(one.function)(*one.arguments)[0].params for one in (job, shared))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), whole, parted)
 
 
 class Turns(NamedTuple):
@@ -194,11 +199,13 @@ def test_drivers_are_held_against_random_search():
     assert kept["gains"]["genetic"]["mean"] == pytest.approx(wanted)
     low, high = kept["gains"]["genetic"]["interval"]
     assert low <= wanted <= high
+    others = search.measure_landscape(2, 16, 8, 0.1, ["random", "genetic"], 1)["values"]["genetic"]
+    assert others[0] == kept["values"]["genetic"][1] != others[1]
 
 
 @pytest.mark.parametrize("name", search.SEARCHES)
 def test_a_search_to_be_measured_is_understood(name):
     algorithm, tasks, flags = algorithm_and_tasks("search", search.SEARCHES[name].split()[1:])
     own, _ = parse(command.OPTIONS, flags, algorithm, tasks, prog="metajax search")
-    assert own["driver"] == "genetic"
+    assert own["driver"] == ("gp" if name.endswith("-gp") else "genetic")
     assert command._space(algorithm, own).memory == (("gru",) if algorithm == "rl2" else ())
