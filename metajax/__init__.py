@@ -48,7 +48,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "MetaAgent": "metajax.meta_agent",
-    "AdaptedAgent": "metajax.meta_agent",
+    "AdaptedAgent": "metajax.acting",
     "CheckpointError": "metajax.checkpoint",
     "load_params": "metajax.export",
     "load_policy": "metajax.meta_agent",

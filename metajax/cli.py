@@ -5,8 +5,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,16 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import metajax
-from metajax import bench, checkpoint, console, devices, doctor, hosts, record, report, runs, sweep
+from metajax import bench, checkpoint, console, doctor, hosts, launch, report, runs, sweep
 from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
 from metajax.errors import (
     ConfigError,
     NonFiniteError,
     WorkerError,
     check_choice,
-    check_count,
-    check_number,
     first_line,
     lookup,
 )
-from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import ALGORITHMS, Option, options
 from metajax.table import FORMATS, table
@@ -35,48 +31,6 @@ from metajax.train import debug
 
 _PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
-_DEVICE = {"device": Option(str, "auto", "auto, cpu, gpu or tpu")}
-_PLACE = {
-    "devices": Option(
-        int | None,
-        None,
-        "devices that share the tasks or, with --seeds or --sweep, train the runs; by default one, or all of several "
-        "processes'",
-    ),
-    "coordinator": Option(
-        str | None, None, "HOST:PORT of process 0 of several that train together; auto: what Slurm or Kubernetes says"
-    ),
-    "processes": Option(int | None, None, "how many processes there are; by default what the cluster says"),
-    "process": Option(int | None, None, "the number of this process, from 0; by default what the cluster says"),
-    "heartbeat": Option(
-        int | None,
-        None,
-        "seconds of silence after which a process is lost and the others end; by default 100",
-    ),
-    "stall": Option(float, 0.0, "end, telling where it hangs, after so many seconds without a line; 0: never"),
-}
-_EVALUATION = {
-    "eval_tasks": Option(int | None, None, "held-out tasks to evaluate on; by default 1,000, or all that there are"),
-    "success_at": Option(str, "any", "an episode succeeds at any of its steps, or at its end"),
-}
-_RUN = {
-    "seed": Option(int, 0, "of everything drawn in training"),
-    "num_iterations": Option(int | None, None, "meta-iterations; by default what the algorithm's recipe says"),
-    "num_tasks": Option(int | None, None, "tasks a meta-iteration; by default what the algorithm's recipe says"),
-    "log_every": Option(int, 10, "meta-iterations between two lines of metrics"),
-    "log_to": Option(tuple[str, ...], (), "tensorboard or wandb, besides metrics.jsonl"),
-    "save_every": Option(float, 60.0, "seconds between two checkpoints"),
-    "keep": Option(int, 3, "newest checkpoints that are kept"),
-    "keep_every": Option(int, 0, "keep those of meta-iterations that this divides too; 0: none"),
-    "folder": Option(str | None, None, "where the run is kept; by default a new folder under runs/"),
-} | _EVALUATION
-_MANY = {
-    "seeds": Option(int, 1, "so many seeds, from --seed on, in one compiled program; a run folder each"),
-    "sweep": Option(
-        tuple[str, ...], (), "float hyper-parameters in one program: inner_lr=0.1,0.3 or inner_lr=0.01:1:log8"
-    ),
-    "debug": Option(bool, False, "run a few small meta-iterations with every index, number and division checked"),
-}
 
 USAGE = """usage: metajax COMMAND
 
@@ -160,10 +114,10 @@ def choose_device(name: str) -> None:
 def train_command(arguments: Sequence[str]) -> None:
     """Meta-trains, evaluates and leaves everything in a run folder, or in one for each seed and swept value."""
     algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
-    own = _RUN | _MANY | _DEVICE | _PLACE
+    own = launch.RUN | launch.MANY | launch.DEVICE | launch.PLACE
     run, given = parse(own, flags, algorithm, tasks, prog=f"metajax train {algorithm} {tasks}")
-    _check_run(run)
-    _check_place(run)
+    launch.check_run(run)
+    launch.check_place(run)
     _prepare(run["device"])
     seeds, axes, checked = run.pop("seeds"), run.pop("sweep"), run.pop("debug")
     shared = given | {"num_tasks": run["num_tasks"]}
@@ -182,11 +136,12 @@ def train_command(arguments: Sequence[str]) -> None:
         kinds = debug(agents[0].algorithm, agents[0].tasks, **how)
         print(f"all {', '.join(kinds)} were right")
         return
-    _check_devices(agents, run["devices"])
+    launch.check_devices(agents, run["devices"])
     run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
     parent = Path(hosts.of_first(str(run["folder"] or _free_folder(algorithm, tasks))))
     folders = [parent / sweep.label(agent, axes) if len(agents) > 1 else parent for agent in agents]
-    _go(dict(zip(folders, agents, strict=True)), [sweep.parse_sweep(text)[0] for text in axes], run, new=True)
+    names = [sweep.parse_sweep(text)[0] for text in axes]
+    launch.train_and_evaluate(dict(zip(folders, agents, strict=True)), names, run, new=True)
 
 
 def resume_command(arguments: Sequence[str]) -> None:
@@ -198,39 +153,39 @@ def resume_command(arguments: Sequence[str]) -> None:
     run = {name: _tupled(value) for name, value in config["run"].items()} | was
     own = {
         name: option._replace(default=run.get(name, option.default))
-        for name, option in _RUN.items()
+        for name, option in launch.RUN.items()
         if name not in ("seed", "folder")  # the key is in the checkpoint
     }
-    own |= _DEVICE | _PLACE | {"override": Option(bool, False, "go on although hyper-parameters differ")}
+    own |= launch.DEVICE | launch.PLACE | {"override": Option(bool, False, "go on although hyper-parameters differ")}
     run, given = parse(own, flags, config["algorithm"], config["tasks"], prog=f"metajax resume {folder}", saved=saved)
     now = given | {"num_tasks": run["num_tasks"]}
     changed = {name: now[name] for name in now if now[name] != was.get(name)}
     if changed and not run["override"]:
         differences = "; ".join(f"{name} was {was.get(name, 'the default')}, is {changed[name]}" for name in changed)
         raise ConfigError(f"{folder} was trained with other options: {differences}; --override goes on all the same")
-    _check_run(run)
-    _check_place(run)
+    launch.check_run(run)
+    launch.check_place(run)
     _prepare(run["device"])
     with runs.writing(folder, new=False):
         agent = MetaAgent.load(folder, num_devices=run["devices"], **changed)
-    _check_devices([agent], run["devices"])
+    launch.check_devices([agent], run["devices"])
     if agent.iteration >= run["num_iterations"]:
         raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
-    kept = {name: run[name] for name in [*_RUN, *_PLACE] if name in run}
-    _go({folder: agent}, [], kept | {"seed": config["seed"], "folder": str(folder)}, new=False)
+    kept = {name: run[name] for name in [*launch.RUN, *launch.PLACE] if name in run}
+    launch.train_and_evaluate({folder: agent}, [], kept | {"seed": config["seed"], "folder": str(folder)}, new=False)
 
 
 def evaluate_command(arguments: Sequence[str]) -> None:
     """Evaluates a run on held-out tasks, and leaves the returns of every task and the pictures in its folder."""
     folder, flags = one_folder("evaluate", arguments)
-    own = _EVALUATION | _DEVICE | {"devices": _PLACE["devices"]}
+    own = launch.EVALUATION | launch.DEVICE | {"devices": launch.PLACE["devices"]}
     run, _ = parse(own, flags, prog=f"metajax evaluate {folder}")
-    _check_evaluation(run)
+    launch.check_evaluation(run)
     _named_config(folder)
     _prepare(run["device"])
     with runs.writing(folder, new=False):
         agent = MetaAgent.load(folder, num_devices=run["devices"])
-        _evaluate(console.new(), {folder: agent}, [], run)
+        launch.evaluate(console.new(), {folder: agent}, [], run)
 
 
 def table_command(arguments: Sequence[str]) -> None:
@@ -252,13 +207,13 @@ def report_command(arguments: Sequence[str]) -> None:
 def bench_command(arguments: Sequence[str]) -> None:
     """Times the reference programs or, if they are named, a meta-iteration of any algorithm, tasks and options."""
     if not leading(arguments):
-        run, _ = parse(_DEVICE | bench.OPTIONS, arguments, prog="metajax bench")
+        run, _ = parse(launch.DEVICE | bench.OPTIONS, arguments, prog="metajax bench")
         bench.check(run)
         _prepare(run.pop("device"))
         bench.references(console.new(), run)
         return
     algorithm, tasks, flags = algorithm_and_tasks("bench", arguments)
-    own = _DEVICE | bench.NAMED_OPTIONS
+    own = launch.DEVICE | bench.NAMED_OPTIONS
     run, given = parse(own, flags, algorithm, tasks, prog=f"metajax bench {algorithm} {tasks}")
     _prepare(run.pop("device"))
     bench.named(console.new(), algorithm, tasks, given, run)
@@ -268,7 +223,7 @@ def search_command(arguments: Sequence[str]) -> None:
     """Searches for a network, and leaves the archive, pictures and the command that trains it in a folder."""
     from metajax.search import command  # of no use to the others
 
-    command.run(arguments, _DEVICE, _prepare)
+    command.run(arguments, launch.DEVICE, _prepare)
 
 
 def algorithms_command(arguments: Sequence[str]) -> None:
@@ -309,83 +264,6 @@ COMMANDS = {
 }
 
 
-def _go(members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, Any], *, new: bool) -> None:
-    """Trains and evaluates agents, together where there are several, each in its folder."""
-    screen, agents = console.new(), list(members.values())
-    agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])  # a wrong one is told before training
-    with ExitStack() as stack:
-        for folder, agent in members.items():
-            stack.enter_context(runs.writing(folder, new=new))
-            if hosts.is_first():
-                runs.check_space(folder, agents)
-            kept = {name: run[name] for name in _RUN if name in run}  # where it runs is no matter of the results
-            agent.config["run"] = kept | {"command": record.environment()["command"]}
-        console.announce(screen, members)
-        how = {"num_iterations": run["num_iterations"], "log_every": run["log_every"]}
-        if len(agents) == 1:
-            with console.compiling(screen):
-                memory = agents[0].program.memory
-            groups = [(agents, memory, ([progress] for progress in agents[0].learning(**how)))]
-        else:
-            groups = (
-                (together.agents, together.memory, sweep.learn_together(together, **how))
-                for together in sweep.chunks(agents, names, run["devices"])
-            )
-        failures: list[NonFiniteError] = []
-        for number, (group, memory, learning) in enumerate(groups):
-            if number == 0:
-                _claim(members, run)
-            screen.print(f"{len(group)} at once; peak memory about {memory / 2**20:,.0f} MiB")
-            own = {folder: agent for folder, agent in members.items() if agent in group}
-            saving = {name: run[name] for name in ("save_every", "keep", "keep_every", "log_to", "stall")}
-            with console.progress_bar(screen, own.values(), run["num_iterations"]) as show:
-                try:
-                    runs.learn(own, learning, **saving, show=show)
-                except NonFiniteError as error:
-                    failures.append(error)
-        whole = {folder: agent for folder, agent in members.items() if agent.iteration == run["num_iterations"]}
-        if not failures or len(agents) > 1:
-            _evaluate(screen, whole, names, run)
-        if failures:
-            raise NonFiniteError("; ".join(map(str, failures)))
-
-
-def _claim(members: Mapping[Path, MetaAgent], run: Mapping[str, Any]) -> None:
-    """Leaves the configuration and a first checkpoint, so that whatever comes each can be resumed."""
-    for folder, agent in members.items():
-        if hosts.is_first():
-            record.write_json(folder / "config.json", agent.config | record.environment())
-        agent.save(folder, keep=run["keep"], keep_every=run["keep_every"])
-
-
-def _evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequence[str], run: Mapping[str, Any]) -> None:
-    """Evaluates on held-out tasks; prints a table and leaves the returns, the pictures and the report."""
-    agents = list(members.values())
-    if not agents:
-        return
-    protocol = agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])
-    screen.print(f"evaluating: {protocol} …")
-    if len(agents) == 1:
-        evaluations = [agents[0].evaluate(protocol.num_tasks, success_at=protocol.success_at)]
-    else:
-        evaluations = sweep.evaluate_together(agents, names, protocol)
-    if not hosts.is_first():
-        return
-    for (folder, agent), evaluation in zip(members.items(), evaluations, strict=True):
-        runs.write_evaluation(agent, evaluation, protocol, folder)
-        report.draw(agent, evaluation, folder)
-    results = zip(members, evaluations, strict=True)
-    screen.print(
-        console.result_table(evaluations[0], agents[0].title)
-        if len(agents) == 1
-        else console.members_table(agents[0].title, {folder.name: evaluation for folder, evaluation in results})
-    )
-    for name, value in agents[0].tasks.references:
-        screen.print(f"{name}: {value:g}")
-    for folder in members:
-        screen.print(f"pictures, metrics, checkpoints and report.html are in {folder}")
-
-
 def _named_config(folder: Path) -> dict[str, Any]:
     """The configuration of a run of the command line, whose tasks have a name."""
     config = checkpoint.newest(folder).config
@@ -399,45 +277,9 @@ def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_run(run: Mapping[str, Any]) -> None:
-    if run["num_iterations"] is not None:
-        check_count("num_iterations", run["num_iterations"])
-    check_count("log_every", run["log_every"])
-    check_number("save_every", run["save_every"], at_least=0)
-    check_count("keep", run["keep"])
-    check_count("keep_every", run["keep_every"], at_least=0)
-    record.check_sinks(run["log_to"])
-    _check_evaluation(run)
-
-
-def _check_evaluation(run: Mapping[str, Any]) -> None:
-    if run["eval_tasks"] is not None:
-        check_count("eval_tasks", run["eval_tasks"], at_least=2)
-    check_choice("success_at", run["success_at"], SUCCESS_AT)
-
-
 def _prepare(device: str) -> None:
     choose_device(device)
     enable_compilation_cache()
-
-
-def _check_devices(agents: Sequence[MetaAgent], num_devices: int | None) -> None:
-    """Raises ConfigError unless the devices can share the agents or, of one, its tasks."""
-    if len(agents) > 1 and num_devices is not None:
-        devices.check_split("runs", len(agents), devices.mesh(num_devices).size)
-    if agents[0].over is not None:
-        devices.check_split("num_tasks", agents[0].num_tasks, agents[0].over.size)
-
-
-def _check_place(run: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless the options say where to run, together with what other processes."""
-    check_number("stall", run["stall"], at_least=0)
-    if run["coordinator"] is None:
-        for name in ("processes", "process", "heartbeat"):
-            if run[name] is not None:
-                raise ConfigError(f"--{name} {run[name]} is of several processes: give --coordinator HOST:PORT too")
-    elif not hosts.joined():
-        raise ConfigError("--coordinator is of the command metajax, which joins the others before it imports anything")
 
 
 def _free_folder(algorithm: str, tasks: str) -> Path:

@@ -20,6 +20,8 @@ from metajax.meta_agent import MetaAgent
 from metajax.tasks import SUITES, TASKS
 from metajax.train import Progress
 
+_SHOWN = 20  # runs of many that have a line each
+
 
 def new() -> Console:
     """A console for lines as long as they are; of several processes the first alone has something to say."""
@@ -31,8 +33,10 @@ def announce(console: Console, members: Mapping[Path, MetaAgent]) -> None:
     agent, device = next(iter(members.values())), jax.devices()[0]
     size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
     stages, copies, steps = agent.sizes
-    for folder, member in members.items():
+    for folder, member in list(members.items())[:_SHOWN]:
         console.print(f"[bold]{member.title}[/bold], seed {member.config['seed']}, in {folder}")
+    if len(members) > _SHOWN:
+        console.print(f"and {len(members) - _SHOWN} more")
     shared = f", {agent.over.size} of them" if agent.over is not None else ""
     console.print(f"device: {device.device_kind}{shared}; {size:,} parameters")
     console.print(
@@ -105,14 +109,20 @@ def result_table(evaluation: Evaluation, title: str) -> Table:
 
 
 def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
-    """Mean returns of sampled actions over the held-out tasks, a row for each run."""
-    table = None
-    for name, evaluation in evaluations.items():
-        mean, width = interval(evaluation.sampled.mean(-1))
-        stages = dict.fromkeys([0, min(1, len(mean) - 1), len(mean) - 1])
-        if table is None:
-            table = Table("run", *(f"{stage} adaptations" for stage in stages), title=title)
-        table.add_row(name, *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for stage in stages))
+    """Mean returns of sampled actions over the held-out tasks, a row for each run; of many for the first, and all."""
+    returns = np.stack([evaluation.sampled.mean(-1) for evaluation in evaluations.values()])  # [run, N, K]
+    last = returns.shape[-1] - 1
+    stages = list(dict.fromkeys([0, min(1, last), last]))
+    table = Table("run", *(f"{stage} adaptations" for stage in stages), title=title)
+
+    def add(name: str, of: np.ndarray) -> None:
+        mean, width = interval(of[:, stages])
+        table.add_row(name, *(f"{one:.2f} ± {half:.2f}" for one, half in zip(mean, width, strict=True)))
+
+    for name, of in zip(evaluations, returns[:_SHOWN], strict=False):
+        add(name, of)
+    if len(returns) > _SHOWN:
+        add(f"all {len(returns)}, by their means", returns.mean(1))
     return table
 
 

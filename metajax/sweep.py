@@ -15,11 +15,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metajax import devices
+from metajax.acting import compile_evaluation
 from metajax.base import Algorithm, PyTree
 from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count
 from metajax.evaluate import Evaluation, Protocol
-from metajax.meta_agent import MetaAgent, compile_evaluation
+from metajax.meta_agent import MetaAgent
 from metajax.recipes import build, options, task_options
 from metajax.train import Learner, Progress, meta_iteration, new_learner, peak_memory, run
 
@@ -67,11 +68,9 @@ def make_agents(
             raise ConfigError(f"{name} is given twice")
         if len({f"{value:g}" for value in values}) < len(values):
             raise ConfigError(f"the values of {name} are not different: {values}")
-    agents = [
-        MetaAgent(algorithm, tasks, seed=seed + offset, **given, **dict(zip(axes, values, strict=True)))
-        for values in product(*axes.values())
-        for offset in range(num_seeds)
-    ]
+    swept = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    firsts = [MetaAgent(algorithm, tasks, seed=seed, **given, **values) for values in swept]
+    agents = [first.with_seed(seed + offset) for first in firsts for offset in range(num_seeds)]
     if len(agents) > 1:
         if isinstance(agents[0].tasks.env, HostEnvironment):
             raise ConfigError(f"{tasks} are simulated on the host: one run after the other, without seeds or sweep")

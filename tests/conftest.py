@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from functools import partial
 
 import jax
 import pytest
@@ -41,3 +42,15 @@ def point_tasks():
 @pytest.fixture(scope="session")
 def bandit_tasks():
     return bandit(num_arms=3, horizon=5)
+
+
+@pytest.fixture(scope="module")
+def cheap_search():
+    """On one of the devices that are simulated, where a search takes all; without what finds out outer loops."""
+    from metajax.search import evaluator, problem
+
+    one_device = partial(evaluator.compile_population, devices=jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "compile_population", one_device)
+        patch.setattr(problem, "check_outer", lambda *a, **k: None)
+        yield

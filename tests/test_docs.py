@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from metajax import cli
+from metajax import launch
 from metajax.arguments import algorithm_and_tasks, parse
 from metajax.recipes import build
 from metajax.search import command as search
@@ -45,7 +45,7 @@ def test_the_two_commands_are_there():
 def test_a_training_command_is_understood(command):
     words = shlex.split(command.partition("metajax train")[2], comments=True)
     algorithm, tasks, flags = algorithm_and_tasks("train", words)
-    own = cli._RUN | cli._MANY | cli._DEVICE | cli._PLACE
+    own = launch.RUN | launch.MANY | launch.DEVICE | launch.PLACE
     _, given = parse(own, flags, algorithm, tasks, prog="metajax train")
     build(algorithm, tasks, given)
 

@@ -14,16 +14,17 @@ HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evos
 
 # From the bottom up; a module imports from its own layer or those below.
 LAYERS = [
-    ("base", "errors", "extras", "devices"),
+    ("base", "errors", "extras", "devices", "listening"),
     ("distributions", "returns", "baselines", "losses", "inner", "trust_region", "stats", "signatures"),
     ("rollout",),
     ("networks", "outer"),
     ("algorithms", "envs", "tasks", "evaluate", "train", "plots", "scenes", "record", "host", "hosts"),
     ("checkpoint", "export"),
-    ("recipes",),
+    ("recipes", "acting"),
     ("meta_agent",),
     ("runs", "sweep", "table", "arguments", "timing", "programs"),
     ("report", "console", "doctor", "bench"),
+    ("launch",),
     ("search",),
     ("cli", "__init__", "__main__"),
 ]
@@ -86,7 +87,7 @@ def test_the_library_proper_neither_compiles_nor_prints():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert "print" not in names or part_of(path) in ("cli", "__main__")
-        drivers = ("host", "train", "meta_agent", "sweep", "timing", "programs", "search")
+        drivers = ("host", "train", "acting", "meta_agent", "sweep", "timing", "programs", "search")
         drives = part_of(path) in drivers or path.stem == "gymnasium_env"
         assert "jit" not in attributes or drives, path
 

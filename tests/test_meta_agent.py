@@ -29,6 +29,15 @@ def test_learning_goes_on_where_it_was(learned):
     assert [progress.iteration for progress in in_two.history] == [1, 4]
 
 
+def test_another_seed_is_that_of_an_agent_made_with_it(learned):
+    other, made = learned.with_seed(7), MetaAgent("maml", "point", seed=7, hidden=(4,), **TINY)
+    assert (other.iteration, other.history, other.config) == (0, [], made.config)
+    assert learned.iteration == 2
+    jax.tree.map(np.testing.assert_array_equal, other.params, made.params)
+    with pytest.raises(ConfigError, match="seed=-1 must be a whole number"):
+        learned.with_seed(-1)
+
+
 def test_what_was_saved_is_loaded_and_goes_on(learned, tmp_path):
     folder = learned.save(tmp_path / "run")
     loaded = MetaAgent.load(folder)

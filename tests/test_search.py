@@ -1,55 +1,25 @@
-"""Populations trained in one program, the protocol, the archive, and the command line."""
-
-import json
-import sys
-from functools import partial
+"""Populations trained in one program, and searches that go on where they stopped."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
+from searches import MAML, REMEMBERING, RL2, SPACE, counting
 
-from metajax import cli, collect_trials
-from metajax.arguments import algorithm_and_tasks, parse
+from metajax import collect_trials
 from metajax.base import Agent, Algorithm
 from metajax.errors import ConfigError
 from metajax.evaluate import Evaluation
 from metajax.networks import mlp
-from metajax.recipes import build
-from metajax.rollout import first_percept
-from metajax.search import archive, differentiable, evaluator, pictures, problem, protocol, searching, studies
-from metajax.search.archive import Row
+from metajax.search import archive, evaluator, problem, protocol, searching, studies
 from metajax.search.drivers import genetic, successive_halving
-from metajax.search.evaluator import Outcome, break_even, compile_population, make_evaluator
+from metajax.search.evaluator import break_even, compile_population, make_evaluator
 from metajax.search.problem import default_problem, make_problem, on_one_task
-from metajax.search.space import Range, architecture_space, chosen, genome_of, random_genomes, stacked
+from metajax.search.space import Range, genome_of, random_genomes, stacked
 from metajax.tasks import bandit, point
 
-SPACE = architecture_space(
-    depth=(1, 2),
-    width=(2, 4),
-    activation=("tanh", "relu"),
-    norm=("none",),
-    ranges=[Range("inner_lr", 0.05, 0.5, log=True)],
-)
-MAML = {"num_tasks": 2, "num_episodes": 2, "outer": "gradient", "num_iterations": 3}
-REMEMBERING = architecture_space(
-    depth=(0,), width=(2,), activation=("tanh",), norm=("none",), memory=("gru", "lstm"), memory_width=(2, 4)
-)
-RL2 = {"num_tasks": 4, "num_episodes": 2, "epochs": 1, "minibatches": 2, "num_iterations": 2}
-
-
+pytestmark = pytest.mark.usefixtures("cheap_search")
 TRACES = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap():
-    """On one of the devices that the tests simulate, where a search takes all; without what finds out outer loops."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "compile_population", partial(compile_population, devices=jax.devices()[:1]))
-        patch.setattr(problem, "check_outer", lambda *a, **k: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -287,18 +257,6 @@ def test_one_task_is_all_there_is(maml):
         assert np.ptp(np.asarray(goals), axis=0).max() == 0
 
 
-def counting(problem, calls):
-    """An evaluator whose score is known: the first float, less a tenth for every layer."""
-
-    def measure(genomes, seeds, split, num_iterations):
-        calls.append((len(genomes.choices), num_iterations))
-        value = np.asarray(genomes.floats)[:, 0] - 0.1 * np.asarray(genomes.choices)[:, 0]
-        returns = value[:, None, None] + np.array([[-0.5, 0.5]])
-        return Outcome(np.broadcast_to(returns, (len(value), 1, 2)), np.asarray(genomes.choices).sum(1) + 1)
-
-    return evaluator.Evaluator(measure, dict)
-
-
 TRAINING = searching.Training(np.arange(2), 8)
 
 
@@ -376,227 +334,3 @@ def test_what_a_differentiable_search_decides_on_is_evaluated(maml, tmp_path, mo
         steps = list(searching.search_differentiable(maml, counting(maml, calls), path, training=TRAINING))
         assert [one.choices for one in steps[-1].rows] == genomes.choices.tolist()
     assert calls == [(2, 8)]  # the second time the archive had them
-
-
-def row(score, num_parameters, share=1.0, name=0):
-    return Row(0, [0, name % 2, 0, 0, 0, 0], [name / 10], {}, share, [[score]], num_parameters)
-
-
-def test_the_front_and_the_best_by_hand():
-    rows = [row(1.0, 10), row(2.0, 5, name=1), row(3.0, 20, name=2), row(2.5, 20, name=3), row(9.0, 1, share=0.5)]
-    rows += [row(None, 3, name=4), row(3.0, 20, name=2)]
-    assert [(one.score, one.num_parameters) for one in archive.pareto_front(rows)] == [(2.0, 5), (3.0, 20)]
-    assert [one.score for one in archive.best(SPACE, rows, 3)] == [3.0, 2.5, 2.0]
-
-
-def test_an_archive_of_another_space_is_told(tmp_path):
-    path = tmp_path / "archive.jsonl"
-    archive.append(path, [row(1.0, 10)])
-    assert archive.read(path, SPACE, 1) == [row(1.0, 10)]
-    with pytest.raises(ConfigError, match=r"the archive .* is of another space: floats of a genome"):
-        archive.read(path, REMEMBERING, 1)
-
-
-def test_a_damaged_line_before_the_last_is_told(tmp_path):
-    path = tmp_path / "archive.jsonl"
-    archive.append(path, [row(1.0, 10), row(2.0, 10)])
-    first, second = path.read_text().splitlines()
-    for damaged in (first[:-1], first.replace('"share"', '"shore"')):
-        content = f"{damaged}\n{second}\n"
-        path.write_text(content)
-        with pytest.raises(ConfigError, match=r"line 1 of the archive .*archive.jsonl is damaged"):
-            archive.read(path, SPACE, 1)
-        assert path.read_text() == content
-    path.write_text(f"{first}\n{second[:-9]}")
-    assert archive.read(path, SPACE, 1) == [row(1.0, 10)]
-
-
-def test_the_interval_is_that_of_the_means_of_seeds():
-    """Eight tasks say no more of a seed than one does, if it is alike in all: bad trainings are not averaged away."""
-    means = np.array([1.0, 2.0, 4.0, 9.0])
-    one = protocol._report({}, np.broadcast_to(means, (8, 4)), 10)
-    wanted = scipy.stats.t.interval(0.95, 3, loc=4.0, scale=scipy.stats.sem(means))
-    np.testing.assert_allclose(one.interval, wanted)
-    assert one.mean == 4.0
-    other = protocol._report({}, np.broadcast_to(means - [0.0, 1.0, 2.0, 3.0], (8, 4)), 10)
-    more, between = protocol.gain(one, other)
-    assert more == 1.5
-    np.testing.assert_allclose(between, scipy.stats.t.interval(0.95, 3, 1.5, scipy.stats.sem([0, 1, 2, 3])))
-    assert protocol._report({}, np.ones((8, 1)), 10).interval is None
-
-
-def test_finalists_of_which_none_is_finite_are_told(maml):
-    def measure(genomes, *rest):
-        return Outcome(np.full((len(genomes.choices), 1, 2), np.nan), np.ones(len(genomes.choices), int))
-
-    sizes = {"finalists": 2, "seed": 0, "num_seeds": 2, "parts": 1}
-    with pytest.raises(ConfigError, match="no finalist's training from fresh seeds was finite"):
-        protocol.choose(evaluator.Evaluator(measure, dict), maml, [row(1.0, 10), row(2.0, 10, name=1)], **sizes)
-
-
-def test_no_two_splits_or_parts_share_a_seed():
-    seeds = [
-        protocol.seeds_of(split, seed, 3, part)
-        for split in ("search", "validation", "test")
-        for seed in (0, 1)
-        for part in range(4)
-    ]
-    assert len(set(np.concatenate(seeds).tolist())) == 3 * 2 * 4 * 3
-    with pytest.raises(ConfigError, match="seed=1000 must be from 0 to 999"):
-        protocol.seeds_of("test", 1000, 2)
-
-
-def test_the_command_trains_what_was_found(maml):
-    genome = genome_of(SPACE, depth=2, width_0=4, width_1=2, activation="relu", skip=True, inner_lr=0.2)
-    found = Row(0, genome.choices.tolist(), genome.floats.tolist(), chosen(SPACE, genome), 1.0, [[0.0]], 10)
-    given = {"outer": "gradient", "num_tasks": 2, "num_iterations": None, "horizon": 4}
-    command = protocol.training_command("maml", "point", SPACE, found, given)
-    algorithm, tasks, flags = algorithm_and_tasks("train", command.split()[2:])
-    run, options = parse(cli._RUN | cli._MANY | cli._DEVICE, flags, algorithm, tasks, prog="metajax train")
-    assert run["num_tasks"] == 2
-    assert options["inner_lr"] == 0.2
-    network = build(algorithm, tasks, options).network
-    own = maml.nets("").materialise(genome, None)[0]
-    shapes = [jax.tree.map(jnp.shape, jax.eval_shape(each.init, jax.random.key(0))) for each in (network, own)]
-    assert shapes[0] == shapes[1]
-
-
-def test_the_outer_loop_learns_the_architecture(maml):
-    space = SPACE._replace(ranges=(), depth=(1,))
-    plain = maml._replace(space=space, nets=make_nets(space))
-    network = differentiable.mixture(plain.space, plain.nets(""))
-    algorithm = plain.make(network, differentiable._adapting_weights(plain.default))
-    params = network.init(jax.random.key(0))
-    knowledge = algorithm.agent.begin(jax.random.key(2), params)
-    batch = plain.tasks.tasks(jax.random.key(1), 1)
-    experience = jax.jit(algorithm.collect)(jax.random.key(3), algorithm.init(jax.random.key(0)), batch)
-    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
-    adapted = jax.jit(algorithm.agent.adapt)(jax.random.key(4), knowledge, stage).params
-    assert all(
-        jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), adapted["architecture"], params["architecture"]))
-    )
-    moved = jax.tree.map(lambda a, b: (a != b).any(), adapted["weights"], params["weights"])
-    assert any(jax.tree.leaves(moved))
-    genomes = differentiable.learn_architecture(plain, jnp.arange(2), 2)
-    assert genomes.choices.shape == (2, 5)
-    with pytest.raises(ConfigError, match="a differentiable search has no ranges, and the space has inner_lr"):
-        differentiable.learn_architecture(maml, jnp.arange(2), 2)
-
-
-def make_nets(space):
-    return lambda memory: problem.supernet(point(horizon=4).env, space)
-
-
-def test_a_soft_network_with_all_weight_on_one_option_is_that_network(maml):
-    space = SPACE._replace(ranges=())
-    nets = make_nets(space)("")
-    own = genome_of(space, depth=1, width_0=4, activation="relu")
-    logits = jax.tree.map(lambda leaf: 200.0 * leaf, nets.weights(own))
-    assert differentiable.decided(space, "", logits).choices.tolist() == own.choices.tolist()
-    params = nets.network(nets.weights(own)).init(jax.random.key(0))
-    network = differentiable.mixture(space, nets)
-    percept = some_percept()
-    soft = network.apply({"architecture": logits, "weights": params}, (), percept)[1].distribution.mean
-    hard = nets.network(nets.weights(own)).apply(params, (), percept)[1].distribution.mean
-    np.testing.assert_allclose(soft, hard, rtol=1e-5)
-
-
-def test_a_soft_memory_with_all_weight_on_one_option_is_that_memory():
-    env = bandit(num_arms=2, horizon=3).env
-    nets = problem.supernet(env, REMEMBERING, memory="gru")
-    own = genome_of(REMEMBERING, memory="gru", memory_width=4)
-    logits = jax.tree.map(lambda leaf: 200.0 * leaf, nets.weights(own))
-    soft, hard = differentiable.mixture(REMEMBERING, nets), nets.network(nets.weights(own))
-    params = hard.init(jax.random.key(0))
-    percepts = jax.tree.map(
-        lambda leaf: jnp.repeat(leaf, 4, axis=0), first_percept(env, env.default_params, 1)._replace(reward=jnp.ones(1))
-    )
-    valid = jnp.array([True, True, False, True])
-    one = soft.unroll({"architecture": logits, "weights": params}, None, percepts, valid)[1].distribution.logits
-    np.testing.assert_allclose(one, hard.unroll(params, None, percepts, valid)[1].distribution.logits, rtol=1e-5)
-    assert np.ptp(np.asarray(one), axis=0).max() > 0  # it remembers
-
-
-def some_percept():
-    env = point().env
-    return jax.tree.map(lambda leaf: leaf[0] + jnp.ones_like(leaf[0]), first_percept(env, env.default_params, 1))
-
-
-TINY = (
-    "maml point --budget 4 --population 4 --search-seeds 2 --eval-tasks 3 --finalists 2 --fresh 1 --depths 1 "
-    "--widths 2 4 --activations tanh --norms none --ranges inner_lr=0.05:0.5:log --num-tasks 2 --num-episodes 2 "
-    "--horizon 4 --outer gradient --num-iterations 2 --execution masked"
-)
-
-
-def test_the_proxy_is_held_against_the_whole(maml, monkeypatch):
-    rows = [row(float(score), 10, name=score) for score in (1, 2, 3, 4)] + [row(None, 3), row(9.0, 1, share=0.5)]
-    made = []
-
-    def fake(problem, **sizes):
-        made.append(problem)
-        return counting(problem, [])
-
-    monkeypatch.setattr(protocol, "make_evaluator", fake)
-    sizes = {"seed": 0, "num_seeds": 2, "num_held_out": 3, "population": 4}
-    found = protocol.proxy_correlation(maml, rows, num_tasks=1, **sizes)
-    assert found == {"rank_correlation": 1.0, "p_value": 0.0, "architectures": 4, "cost": 0.5}
-    assert made[0].num_tasks == 1
-    backwards = [row(-float(score), 10, name=score) for score in (1, 2, 3, 4)]
-    assert protocol.proxy_correlation(maml, backwards, num_tasks=1, **sizes)["rank_correlation"] == -1.0
-    assert protocol.proxy_correlation(maml, [*rows[:2], row(3.0, 10, share=0.5)], num_tasks=1, **sizes) is None
-
-
-def test_without_optuna_the_picture_of_importances_is_left_out(monkeypatch):
-    rows = [row(float(score), 10, name=score) for score in range(1, 11)]
-    assert pictures.choices_that_matter(SPACE, rows)
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    assert pictures.choices_that_matter(SPACE, rows) == {}
-
-
-def test_the_command_line_searches_and_goes_on(tmp_path, capsys, monkeypatch):
-    folder, kept_before = tmp_path / "search", []
-
-    def no_proxy(*_, execution, **sizes):
-        kept_before.append((folder / "search.json").exists())
-        assert execution == "masked"
-
-    monkeypatch.setattr(protocol, "proxy_correlation", no_proxy)
-    assert cli.main(["search", *TINY.split(), "--driver", "tpe", "--proxy", "--folder", str(folder)]) == 0
-    shown = capsys.readouterr().out
-    assert kept_before == [True]
-    assert "the proxy is left out: fewer than three trainings were whole and finite" in shown
-    assert '"alone"' in (folder / "study.journal").read_text()  # so that the seed fixes the run
-    assert "to train what was found: metajax train maml point" in shown
-    kept = json.loads((folder / "search.json").read_text())
-    assert set(kept["test"]) == {"tpe", "random", "default"}
-    for one in kept["test"].values():
-        assert np.shape(one["returns"]) == (3, 2)
-        assert one["interval"][0] <= one["mean"] <= one["interval"][1]
-    assert kept["test"]["default"]["num_parameters"] == 4484
-    assert len((folder / "archive.jsonl").read_text().splitlines()) == 4
-    for name in ("best_so_far", "pareto"):
-        assert (folder / f"{name}.png").stat().st_size > 1000
-    before = (folder / "random.jsonl").read_text()
-    assert cli.main(["search", *TINY.split(), "--driver", "genetic", "--folder", str(folder)]) == 2
-    assert "holds another search: driver was tpe, is genetic" in capsys.readouterr().err
-    assert (folder / "random.jsonl").read_text() == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--driver", "genetics"], "unknown driver 'genetics'; did you mean genetic"),
-        (["--widths", "0"], "width=0 must be a whole number of at least 1"),
-        (["--budget", "0"], "budget=0 must be a whole number of at least 1"),
-        (["--storage", "journal:/not/there/study", "--driver", "tpe"], "cannot be reached: there is no folder"),
-        (["--storage", "journal:study"], "is shared through gp, tpe or nsga2, not through genetic"),
-        (["--ranges", "inner_lr=0.1"], "range 'inner_lr=0.1' must read name=LOW:HIGH"),
-        (["--hidden", "8"], "hidden is what is searched"),
-    ],
-)
-def test_a_wrong_option_is_one_message(flags, message, tmp_path, capsys):
-    assert cli.main(["search", "maml", "point", "--folder", str(tmp_path / "a"), *flags]) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert len(told.strip().splitlines()) == 1

@@ -1,0 +1,181 @@
+"""What commands share: the options of a run and of where it runs, the training itself, and its evaluation."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from metajax import console, devices, hosts, record, report, runs, sweep
+from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count, check_number
+from metajax.evaluate import SUCCESS_AT
+from metajax.meta_agent import MetaAgent
+from metajax.recipes import Option
+
+DEVICE = {"device": Option(str, "auto", "auto, cpu, gpu or tpu")}
+PLACE = {
+    "devices": Option(
+        int | None,
+        None,
+        "devices that share the tasks or, with --seeds or --sweep, train the runs; by default one, or all of several "
+        "processes'",
+    ),
+    "coordinator": Option(
+        str | None, None, "HOST:PORT of process 0 of several that train together; auto: what Slurm or Kubernetes says"
+    ),
+    "processes": Option(int | None, None, "how many processes there are; by default what the cluster says"),
+    "process": Option(int | None, None, "the number of this process, from 0; by default what the cluster says"),
+    "heartbeat": Option(
+        int | None,
+        None,
+        "seconds of silence after which a process is lost and the others end; by default 100",
+    ),
+    "stall": Option(float, 0.0, "end, telling where it hangs, after so many seconds without a line; 0: never"),
+}
+EVALUATION = {
+    "eval_tasks": Option(int | None, None, "held-out tasks to evaluate on; by default 1,000, or all that there are"),
+    "success_at": Option(str, "any", "an episode succeeds at any of its steps, or at its end"),
+}
+RUN = {
+    "seed": Option(int, 0, "of everything drawn in training"),
+    "num_iterations": Option(int | None, None, "meta-iterations; by default what the algorithm's recipe says"),
+    "num_tasks": Option(int | None, None, "tasks a meta-iteration; by default what the algorithm's recipe says"),
+    "log_every": Option(int, 10, "meta-iterations between two lines of metrics"),
+    "log_to": Option(tuple[str, ...], (), "tensorboard or wandb, besides metrics.jsonl"),
+    "save_every": Option(float, 60.0, "seconds between two checkpoints"),
+    "keep": Option(int, 3, "newest checkpoints that are kept"),
+    "keep_every": Option(int, 0, "keep those of meta-iterations that this divides too; 0: none"),
+    "folder": Option(str | None, None, "where the run is kept; by default a new folder under runs/"),
+} | EVALUATION
+MANY = {
+    "seeds": Option(int, 1, "so many seeds, from --seed on, in one compiled program; a run folder each"),
+    "sweep": Option(
+        tuple[str, ...], (), "float hyper-parameters in one program: inner_lr=0.1,0.3 or inner_lr=0.01:1:log8"
+    ),
+    "debug": Option(bool, False, "run a few small meta-iterations with every index, number and division checked"),
+}
+
+_DRAWN = 8  # runs of many that have pictures, which take seconds each
+
+
+def train_and_evaluate(
+    members: Mapping[Path, MetaAgent], names: Sequence[str], run: dict[str, Any], *, new: bool
+) -> None:
+    """Trains and evaluates agents, together where there are several, each in its folder."""
+    screen, agents = console.new(), list(members.values())
+    agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])  # a wrong one is told before training
+    with ExitStack() as stack:
+        for folder, agent in members.items():
+            stack.enter_context(runs.writing(folder, new=new))
+            if hosts.is_first():
+                runs.check_space(folder, agents)
+            kept = {name: run[name] for name in RUN if name in run}  # where it runs is no matter of the results
+            agent.config["run"] = kept | {"command": record.environment()["command"]}
+        console.announce(screen, members)
+        how = {"num_iterations": run["num_iterations"], "log_every": run["log_every"]}
+        if len(agents) == 1:
+            with console.compiling(screen):
+                memory = agents[0].program.memory
+            groups = [(agents, memory, ([progress] for progress in agents[0].learning(**how)))]
+        else:
+            groups = (
+                (together.agents, together.memory, sweep.learn_together(together, **how))
+                for together in sweep.chunks(agents, names, run["devices"])
+            )
+        failures: list[NonFiniteError] = []
+        for number, (group, memory, learning) in enumerate(groups):
+            if number == 0:
+                _claim(members, run)
+            screen.print(f"{len(group)} at once; peak memory about {memory / 2**20:,.0f} MiB")
+            own = {folder: agent for folder, agent in members.items() if agent in group}
+            saving = {name: run[name] for name in ("save_every", "keep", "keep_every", "log_to", "stall")}
+            with console.progress_bar(screen, own.values(), run["num_iterations"]) as show:
+                try:
+                    runs.learn(own, learning, **saving, show=show)
+                except NonFiniteError as error:
+                    failures.append(error)
+        whole = {folder: agent for folder, agent in members.items() if agent.iteration == run["num_iterations"]}
+        if not failures or len(agents) > 1:
+            evaluate(screen, whole, names, run)
+        if failures:
+            raise NonFiniteError("; ".join(map(str, failures)))
+
+
+def _claim(members: Mapping[Path, MetaAgent], run: Mapping[str, Any]) -> None:
+    """Leaves the configuration and a first checkpoint, so that whatever comes each can be resumed."""
+    for folder, agent in members.items():
+        if hosts.is_first():
+            record.write_json(folder / "config.json", agent.config | record.environment())
+        agent.save(folder, keep=run["keep"], keep_every=run["keep_every"])
+
+
+def evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequence[str], run: Mapping[str, Any]) -> None:
+    """Evaluates on held-out tasks; prints a table and leaves the returns, the pictures and the report."""
+    agents = list(members.values())
+    if not agents:
+        return
+    protocol = agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])
+    screen.print(f"evaluating: {protocol} …")
+    if len(agents) == 1:
+        evaluations = [agents[0].evaluate(protocol.num_tasks, success_at=protocol.success_at)]
+    else:
+        evaluations = sweep.evaluate_together(agents, names, protocol)
+    if not hosts.is_first():
+        return
+    evaluated = list(zip(members.items(), evaluations, strict=True))
+    drawn = evaluated[:_DRAWN]
+    for (folder, agent), evaluation in evaluated:
+        runs.write_evaluation(agent, evaluation, protocol, folder)
+    for (folder, agent), evaluation in drawn:
+        report.draw(agent, evaluation, folder)
+    screen.print(
+        console.result_table(evaluations[0], agents[0].title)
+        if len(agents) == 1
+        else console.members_table(agents[0].title, {folder.name: evaluation for (folder, _), evaluation in evaluated})
+    )
+    for name, value in agents[0].tasks.references:
+        screen.print(f"{name}: {value:g}")
+    for (folder, _), _ in drawn:
+        screen.print(f"pictures, metrics, checkpoints and report.html are in {folder}")
+    if len(members) > _DRAWN:
+        more = len(members) - _DRAWN
+        screen.print(f"metrics and checkpoints of {more} more are beside them; metajax evaluate RUN draws one")
+
+
+def check_run(run: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless the options of a run are in their ranges."""
+    if run["num_iterations"] is not None:
+        check_count("num_iterations", run["num_iterations"])
+    check_count("log_every", run["log_every"])
+    check_number("save_every", run["save_every"], at_least=0)
+    check_count("keep", run["keep"])
+    check_count("keep_every", run["keep_every"], at_least=0)
+    record.check_sinks(run["log_to"])
+    check_evaluation(run)
+
+
+def check_evaluation(run: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless those of an evaluation are."""
+    if run["eval_tasks"] is not None:
+        check_count("eval_tasks", run["eval_tasks"], at_least=2)
+    check_choice("success_at", run["success_at"], SUCCESS_AT)
+
+
+def check_devices(agents: Sequence[MetaAgent], num_devices: int | None) -> None:
+    """Raises ConfigError unless the devices can share the agents or, of one, its tasks."""
+    if len(agents) > 1 and num_devices is not None:
+        devices.check_split("runs", len(agents), devices.mesh(num_devices).size)
+    if agents[0].over is not None:
+        devices.check_split("num_tasks", agents[0].num_tasks, agents[0].over.size)
+
+
+def check_place(run: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless the options say where to run, together with what other processes."""
+    check_number("stall", run["stall"], at_least=0)
+    if run["coordinator"] is None:
+        for name in ("processes", "process", "heartbeat"):
+            if run[name] is not None:
+                raise ConfigError(f"--{name} {run[name]} is of several processes: give --coordinator HOST:PORT too")
+    elif not hosts.joined():
+        raise ConfigError("--coordinator is of the command metajax, which joins the others before it imports anything")
