@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from metajax import Evaluation, MetaAgent, console
+from metajax import Evaluation, MetaAgent, console, interval
 from metajax.sweep import chunks, evaluate_together, learn_together, make_agents
 
 TINY = {"num_tasks": 2, "num_arms": 2, "horizon": 3, "width": 2, "epochs": 1, "minibatches": 1}
@@ -32,5 +32,5 @@ def test_of_many_runs_the_first_have_a_row_each_and_all_have_one():
     few, many = rows(3), rows(25)
     assert few == [(f"seed-{number}", f"{number}.00 ± 0.00", f"{number}.00 ± 0.00") for number in range(3)]
     assert len(many) == 21
-    width = 1.96 * np.std(np.arange(25)) / 5
+    width = interval(np.arange(25.0))[1]
     assert many[-1] == ("all 25, by their means", f"12.00 ± {width:.2f}", f"12.00 ± {width:.2f}")
