@@ -46,7 +46,7 @@ TRAININGS = {
     "dosing-without-memory": Training("multi_task", "dosing", 800, 20, WITHOUT_MEMORY),
     "highway": Training("rl2", "highway", 300, 256, {"num_episodes": 2}),
     "highway-without-memory": Training("multi_task", "highway", 800, 20, WITHOUT_MEMORY),
-    # In the next two an action is credited with what soon follows: noise drowned what was to be learned otherwise.
+    # In the next two an action is credited with what soon follows, since the noise of what comes later is large.
     "xland": Training(
         "rl2",
         "xland",

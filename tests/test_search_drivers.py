@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import searches
 
 from metajax.errors import ConfigError
 from metajax.search.drivers import (
@@ -19,19 +20,12 @@ from metajax.search.drivers import (
 )
 from metajax.search.space import (
     Genome,
-    Range,
-    architecture_space,
     canonical,
     check_genome,
     random_genomes,
 )
 
-SPACE = architecture_space(depth=(1, 2), width=(4, 8, 16), ranges=[Range("inner_lr", 0.01, 1.0, log=True)])
-
-
-def known(genomes):
-    """A score that is highest, 7, for the last option of every choice and the middle of the range."""
-    return jnp.sum(genomes.choices / (jnp.asarray(SPACE.sizes) - 1), -1) + 1 - jnp.abs(genomes.floats[:, 0] - 0.5)
+SPACE = searches.ASKED
 
 
 @pytest.mark.parametrize("name", DRIVERS)
@@ -41,7 +35,7 @@ def test_ask_and_tell_are_pure_compiled_once_and_deterministic(name):
     def generation(key, state):
         traces.append(name)
         batch = driver.ask(key, state)
-        return batch, driver.tell(state, batch, known(batch.genomes))
+        return batch, driver.tell(state, batch, searches.known(batch.genomes))
 
     def follow():
         state, batches = driver.init(), []
@@ -168,7 +162,7 @@ def test_a_driver_comes_closer_to_the_best_than_random_search(name):
         ask, tell, state, found = jax.jit(driver.ask), jax.jit(driver.tell), driver.init(), []
         for number in range(12):
             batch = ask(jax.random.fold_in(jax.random.key(seed), number), state)
-            found.append(known(batch.genomes))
+            found.append(searches.known(batch.genomes))
             state = tell(state, batch, found[-1])
         return float(jnp.max(jnp.stack(found)))
 

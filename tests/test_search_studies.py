@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optuna
 import pytest
+import searches
 
 from metajax.errors import ConfigError, MissingExtraError
 from metajax.search import studies
@@ -26,12 +27,7 @@ from metajax.search.space import (
     values_of,
 )
 
-SPACE = architecture_space(depth=(1, 2), width=(4, 8, 16), ranges=[Range("inner_lr", 0.01, 1.0, log=True)])
-
-
-def known(genomes):
-    """A score that is highest, 7, for the last option of every choice and the middle of the range."""
-    return jnp.sum(genomes.choices / (jnp.asarray(SPACE.sizes) - 1), -1) + 1 - jnp.abs(genomes.floats[:, 0] - 0.5)
+SPACE = searches.ASKED
 
 
 def told(shared, count=3, score=1.0):
@@ -50,7 +46,7 @@ def test_a_study_asks_for_genomes_of_its_space_and_keeps_what_it_is_told(driver)
         trials = studies.ask(shared, 4)
         genomes = studies.genomes_of(SPACE, trials)
         check_genome(SPACE, genomes, batched=True)
-        scores = np.asarray(known(genomes))
+        scores = np.asarray(searches.known(genomes))
         results = [{"num_parameters": int(number)} for number in genomes.choices.sum(1)]
         assert studies.tell(shared, trials, scores, results) == 4
     assert len(studies.results_of(shared)) == 12
@@ -344,6 +340,8 @@ def test_a_proxy_stands_before_a_storage(tmp_path):
 
 def test_the_choice_that_matters_is_the_most_important():
     genomes = random_genomes(jax.random.key(0), SPACE, 60)
-    found = studies.importances(SPACE, genomes, 10.0 * np.asarray(genomes.choices[:, 1]) + np.asarray(known(genomes)))
+    found = studies.importances(
+        SPACE, genomes, 10.0 * np.asarray(genomes.choices[:, 1]) + np.asarray(searches.known(genomes))
+    )
     assert max(found, key=found.get) == "width_0"
     assert stacked([genome_of(SPACE)] * 2).choices.shape == (2, len(SPACE.genes))

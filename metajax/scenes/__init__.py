@@ -65,9 +65,6 @@ def animate(path: Path, scene: Scene, episodes: Episodes, title: str, *, frames:
                 axes.set_title(f"adaptations: {episodes.adaptations[stage]}, return {earned:.1f}", fontsize=9)
         return []
 
-    draw(min(frames, length) - 1)
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # once laid out, which takes as long as drawing
     FuncAnimation(figure, draw, frames=min(frames, length)).save(path, writer=PillowWriter(fps=12), dpi=70)
 
 
