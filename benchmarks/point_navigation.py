@@ -206,7 +206,7 @@ def plot(methods: Mapping[str, Method], path: Path) -> None:
         axes.axhline(value, color="0.4", linewidth=0.8, linestyle=":")
         axes.annotate(name, (5, value), ha="right", va="bottom", fontsize=8, color="0.4")
     axes.set(xlabel="adaptations, 20 episodes each", ylabel="return in held-out tasks, interquartile mean")
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside right center", fontsize=8)
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=120)
 
