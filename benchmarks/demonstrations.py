@@ -1,7 +1,7 @@
 """Short trainings that show learning on other suites, simulators and fields, at a size that a CPU manages.
 
     python benchmarks/demonstrations.py            # all whose suite is installed, then the table
-    python benchmarks/demonstrations.py dosing     # these
+    python benchmarks/demonstrations.py dosing     # these; xland-8192 wants an accelerator
     python benchmarks/demonstrations.py --show     # the table of what is kept, as Markdown
 
 Every row is one training from one seed, evaluated in held-out tasks. It writes
@@ -40,6 +40,19 @@ class Training(NamedTuple):
     num_evaluated: int | None = 1000
 
 
+XLAND = MappingProxyType(
+    {
+        "num_episodes": 4,
+        "horizon": 80,
+        "width": 96,
+        "hidden": (64,),
+        "activation": "relu",
+        "epochs": 2,
+        "value_coef": 10.0,
+        "discount": 0.95,
+        "credit": "episode",
+    }
+)
 WITHOUT_MEMORY = MappingProxyType({"num_episodes": 10, "outer": "ppo"})
 TRAININGS = {
     "dosing": Training("rl2", "dosing", 200, 256, {"num_episodes": 3}),
@@ -47,24 +60,7 @@ TRAININGS = {
     "highway": Training("rl2", "highway", 300, 256, {"num_episodes": 2}),
     "highway-without-memory": Training("multi_task", "highway", 800, 20, WITHOUT_MEMORY),
     # In the next two an action is credited with what soon follows, since the noise of what comes later is large.
-    "xland": Training(
-        "rl2",
-        "xland",
-        1000,
-        128,
-        {
-            "num_episodes": 4,
-            "horizon": 80,
-            "width": 96,
-            "hidden": (64,),
-            "activation": "relu",
-            "epochs": 2,
-            "value_coef": 10.0,
-            "discount": 0.95,
-            "credit": "episode",
-        },
-        4000,
-    ),
+    "xland": Training("rl2", "xland", 1000, 128, XLAND, 4000),
     "half-cheetah-direction": Training(
         "maml",
         "half-cheetah-direction",
@@ -75,19 +71,20 @@ TRAININGS = {
     ),
     "ml1-reach": Training("maml", "ml1-reach", 30, 10, {"num_episodes": 5, "horizon": 100, "num_workers": 2}, None),
 }
+# For an accelerator, and run only when named.
+LARGE = {"xland-8192": Training("rl2", "xland", 200, 8192, XLAND | {"minibatches": 16}, 4000)}
 
 
-def run(training: Training) -> dict[str, Any]:
-    """Trains and evaluates; returns what is kept."""
+def run(training: Training, minutes: float) -> dict[str, Any]:
+    """Trains, no line beginning after so many minutes, and evaluates; returns what is kept."""
     agent = MetaAgent(training.algorithm, training.tasks, num_tasks=training.num_tasks, **training.options)
     agent.program  # noqa: B018  (compiles, which is not timed)
     start = time.perf_counter()
-    agent.learn(
-        training.num_iterations,
-        log_every=max(1, training.num_iterations // 10),
-        on_progress=lambda progress: print(progress.iteration, progress.metrics["return_after"], flush=True),
-    )
-    seconds = time.perf_counter() - start
+    for progress in agent.learning(training.num_iterations, log_every=max(1, training.num_iterations // 20)):
+        seconds = time.perf_counter() - start
+        print(progress.iteration, f"{seconds:.0f} s", progress.metrics["return_after"], flush=True)
+        if seconds > 60 * minutes:
+            break
     found = agent.evaluate(training.num_evaluated)
     returns = found.sampled.mean(-1)  # [N, K]
     mean, width = interval(returns)
@@ -97,8 +94,8 @@ def run(training: Training) -> dict[str, Any]:
         "tasks": training.tasks,
         "options": dict(training.options),
         "tasks_an_iteration": training.num_tasks,
-        "iterations": training.num_iterations,
-        "steps": agent.program.steps * training.num_iterations,
+        "iterations": agent.iteration,
+        "steps": agent.program.steps * agent.iteration,
         "training_seconds": round(seconds, 1),
         "protocol": str(agent.protocol(training.num_evaluated)),
         "mean": np.round(mean, 3).tolist(),
@@ -115,7 +112,7 @@ def table() -> str:
     """Returns of the first, the second and the last stage, and what the second and the last gained over the first."""
     head = ("training", "environment steps", "time", "first", "second", "last", "second's gain", "last's gain")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for name, training in TRAININGS.items():
+    for name, training in (TRAININGS | LARGE).items():
         path = RESULTS / f"{name}.json"
         if not path.is_file():
             lines.append(f"| `{training.algorithm}`, `{name}` | not run |" + " |" * (len(head) - 2))
@@ -136,15 +133,19 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*TRAININGS, []], metavar="NAME", help=", ".join(TRAININGS))
+    parser.add_argument(
+        "names", nargs="*", choices=[*TRAININGS, *LARGE, []], metavar="NAME", help=", ".join(TRAININGS | LARGE)
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="training ends at the line after so many")
     parser.add_argument("--show", action="store_true", help="print the table of what is kept, and run nothing")
     arguments = parser.parse_args()
     if not arguments.show:
         enable_compilation_cache()
         RESULTS.mkdir(parents=True, exist_ok=True)
     for name in () if arguments.show else arguments.names or TRAININGS:
+        training = (TRAININGS | LARGE)[name]
         try:
-            kept = run(TRAININGS[name])
+            kept = run(training, arguments.minutes)
         except MissingExtraError as error:
             print(f"{name}: {error}")
             continue

@@ -23,6 +23,7 @@ from metajax.recipes import Option
 
 MIN_REPEATS = 7
 _OF_ENVIRONMENT = "steps/s over the environment's alone"
+_KERNELS = 8
 _LARGE, _BATCHED = "large product", "20 products 2000 x 64 x 64"
 
 _OUT = {"out": Option(str | None, None, "write the figures here too, as JSON")}
@@ -35,6 +36,7 @@ OPTIONS = {
     ),
     "split": Option(bool, True, "the parts of a meta-iteration too, and a start in fresh processes"),
     "repeats": Option(int, MIN_REPEATS, "rounds, in which all parts take turns; at least 7"),
+    "kernels": Option(bool, False, "what a meta-iteration's time on the device goes to, by JAX's profiler"),
     "micro_batch": Option(int | None, None, "tasks differentiated at once; by default what the algorithm says"),
     "compute_dtype": Option(str | None, None, "float32 or bfloat16: of the networks' products"),
 } | _OUT
@@ -81,7 +83,8 @@ def sweep(
     found = []
     for size in sorted(sizes):
         try:
-            found.append({"num_tasks": size} | measure(reference, size, options, run["repeats"], parts=run["split"]))
+            how = {"parts": run["split"], "kernels": run["kernels"]}
+            found.append({"num_tasks": size} | measure(reference, size, options, run["repeats"], **how))
         except timing.OutOfMemory:
             found.append({"num_tasks": size, "out_of_memory": True})
             break
@@ -89,7 +92,13 @@ def sweep(
 
 
 def measure(
-    reference: Reference, num_tasks: int, options: Mapping[str, Any], repeats: int, *, parts: bool
+    reference: Reference,
+    num_tasks: int,
+    options: Mapping[str, Any],
+    repeats: int,
+    *,
+    parts: bool = True,
+    kernels: bool = False,
 ) -> dict[str, Any]:
     """Times, operations and memory of a reference program and its parts, and what follows from them.
 
@@ -106,12 +115,14 @@ def measure(
         machine, num_bytes = _machine(options.get("compute_dtype"))
         made |= machine
         seconds = timing.alternate({name: part.run for name, part in made.items()}, repeats)
+        of_kernels = timing.kernels(made["meta-iteration"].run)[:_KERNELS] if kernels else []
     amounts = {name: part.flops for name, part in made.items()} | {"copy": num_bytes}
     steps = {name: job.steps for name, job in jobs.items() if job.steps}
     figures = _figures(seconds, steps, amounts, setting.sizes[0])
     return {
         "parts": {name: _part(part, seconds[name], steps.get(name)) for name, part in made.items()},
         "figures": {name: values._asdict() for name, values in figures.items()},
+        "kernels": [one._asdict() for one in of_kernels],
         "device_peak": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
     }
 
@@ -182,7 +193,8 @@ def tables(name: str, found: Mapping[str, Any]) -> list[Table]:
     of_parts = [kept for kept in found["sizes"] if "update" in kept.get("parts", ())]
     rows = [kept for kept in found["sizes"] if kept not in of_parts]
     listed = [table for kept in of_parts for table in (_parts_table(name, kept), _figures_table(kept, found["start"]))]
-    return listed + ([_sizes_table(name, rows)] if rows else [])
+    listed += [_sizes_table(name, rows)] if rows else []
+    return listed + [_kernels_table(name, kept) for kept in found["sizes"] if kept.get("kernels")]
 
 
 def _parts_table(name: str, kept: Mapping[str, Any]) -> Table:
@@ -223,6 +235,13 @@ def _sizes_table(name: str, sizes: Sequence[Mapping[str, Any]]) -> Table:
         shares = (figures[name]["median"] for name in (_OF_ENVIRONMENT, "model FLOP utilisation"))
         memory = f"{row['memory'] / 2**20:,.1f} MiB"
         table.add_row(size, *_times(row), f"{row['steps_per_second']:,.0f}", *(f"{one:.3g}" for one in shares), memory)
+    return table
+
+
+def _kernels_table(name: str, kept: Mapping[str, Any]) -> Table:
+    table = Table(Column("kernel", no_wrap=True), "share", "calls", title=f"{name}, {kept['num_tasks']:,} tasks")
+    for one in kept["kernels"]:
+        table.add_row(one["name"], f"{one['share']:.1%}", f"{one['calls']:,}")
     return table
 
 

@@ -15,6 +15,7 @@ from metajax.base import Array, Decision, Network, PyTree, Transition
 from metajax.baselines import BASELINES
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.losses import clipped_surrogate
+from metajax.rollout import STEPS_AT_ONCE
 from metajax.trust_region import line_search, natural_step
 
 Replay = Callable[[PyTree, Transition], Decision]  # (params, experience [K, B, T]) -> decisions [J, B, T]
@@ -71,7 +72,8 @@ def trust_region(
             third of the time); the gradient and the line search see all of them.
         shrink: the line search's factor (0.5).
         line_search_tries: steps tried before the parameters stay as they are (15).
-        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit; on an
+            accelerator as many as have four million steps.
 
     >>> outer = trust_region(max_kl=0.02)
     >>> outer.init({"weight": jnp.zeros(3)})  # nothing to carry from one update to the next
@@ -153,7 +155,8 @@ def ppo(
         entropy_coef: weight of the entropy bonus.
         entropy_schedule: what share of it counts, as a function of the meta-iteration.
         optimizer: any optax optimiser, as a function of the learning rate.
-        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit; on an
+            accelerator as many as have four million steps.
 
     >>> outer = ppo(learning_rate=3e-4, optimizer=lambda rate: optax.chain(optax.clip(1.0), optax.adamw(rate)))
     >>> len(outer.init({"weight": jnp.zeros(3)}).optimizer)
@@ -229,7 +232,8 @@ def policy_gradient(
         accumulate: meta-iterations whose gradients are averaged to one step of the optimiser, in between which the
             parameters stay: so many times the tasks, in the memory of one. What is left over at the end of training is
             not learned from.
-        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit, all on an accelerator.
+        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit; on an
+            accelerator as many as have four million steps.
 
     >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer
     (EmptyState(), EmptyState())
@@ -300,9 +304,9 @@ def _behaviour(old: Transition) -> Array:
 
 def _chunks(batch: PyTree, micro_batch: int | None) -> PyTree:
     """`batch` with its leading axis [N] split into [N / M, M], M the largest divisor of N within `micro_batch`."""
-    num_tasks = jax.tree.leaves(batch)[0].shape[0]
+    num_tasks, *steps = batch.experience.reward.shape
     if micro_batch is None:
-        micro_batch = 2 if jax.default_backend() == "cpu" else num_tasks
+        micro_batch = 2 if jax.default_backend() == "cpu" else max(1, STEPS_AT_ONCE // math.prod(steps))
     size = max(divisor for divisor in range(1, min(micro_batch, num_tasks) + 1) if num_tasks % divisor == 0)
     return jax.tree.map(lambda leaf: leaf.reshape(num_tasks // size, size, *leaf.shape[1:]), batch)
 

@@ -18,14 +18,16 @@ import jax
 from metajax.errors import ConfigError, check_choice
 
 METRICS = "metrics.jsonl"
-PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
 
 
 def environment() -> dict[str, Any]:
     """Versions, device and command of this process, all that a result depends on besides its options."""
-    device = jax.devices()[0]
+    import metajax  # which imports this module
+
+    device, others = jax.devices()[0], {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"metajax": metajax.__version__} | others,
         "python": platform.python_version(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

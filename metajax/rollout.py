@@ -14,6 +14,10 @@ from metajax.errors import ShapeError
 
 Policy = Callable[[PyTree, Percept], tuple[PyTree, Decision]]
 
+# Environment steps that are adapted to or differentiated at once on a large device. They fill it, and what is held of
+# them for the derivative of a policy of 64 x 64 is about 16 GB.
+STEPS_AT_ONCE = 2**22
+
 
 class Trial(NamedTuple):
     """All stages [K] of an agent in one task: what it knew, remembered and saw last as each began, and its experience.
@@ -203,14 +207,19 @@ def collect_trials(
     """Experience [N, K, B, T] of trials in `tasks` [N]; `sizes` are those of `trial`.
 
     A task's key depends on its number among those of all devices alone, so the first tasks of a larger batch play out
-    the same.
+    the same. Very large batches are played in parts, since adapting holds much more than what is kept.
     """
 
     def one(index: Array, task: PyTree) -> Transition:
         return trial(jax.random.fold_in(key, index), agent, params, env, task, **sizes).experience
 
     num_tasks = leading_axis(tasks)
-    return jax.vmap(one)(devices.first_task(num_tasks) + jnp.arange(num_tasks), tasks)
+    numbered = (devices.first_task(num_tasks) + jnp.arange(num_tasks), tasks)
+    fitting = max(1, STEPS_AT_ONCE // (sizes["num_copies"] * sizes["num_steps"]))
+    if num_tasks <= fitting:
+        return jax.vmap(one)(*numbered)
+    power_of_two = 1 << (fitting.bit_length() - 1)  # which divides what is usually asked for
+    return jax.lax.map(lambda inputs: one(*inputs), numbered, batch_size=power_of_two)
 
 
 def leading_axis(tasks: PyTree) -> int:

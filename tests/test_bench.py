@@ -81,7 +81,7 @@ def test_parts_take_turns_after_a_round_that_does_not_count():
 
 def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
     """Every part of MAML with one outer gradient, at a tiny size."""
-    kept = {"num_tasks": 2} | bench.measure(TINY, 2, {}, 7, parts=True)
+    kept = {"num_tasks": 2} | bench.measure(TINY, 2, {}, 7, kernels=True)
     parts, figures = kept["parts"], kept["figures"]
     for name in ("environment alone", "random policy", "rollout", "collect", "inner gradient", "one outer gradient"):
         assert 0 < parts[name]["least"] <= parts[name]["median"] <= parts[name]["greatest"]
@@ -94,7 +94,11 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
     times_least = whole["flops"] / whole["greatest"], whole["flops"] / whole["least"]
     assert times_least[0] <= figures["meta-iteration, FLOP/s"]["median"] <= times_least[1]
     titles = [table.title for table in bench.tables("tiny", {"start": {}, "sizes": [kept]})]
-    assert titles == ["tiny, 2 tasks", None]
+    assert titles == ["tiny, 2 tasks", None, "tiny, 2 tasks"]
+    shares = [one["share"] for one in kept["kernels"]]
+    assert len(shares) == 8
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 1
 
 
 def test_a_sweep_of_sizes_ends_where_memory_does(tiny, tmp_path, capsys, monkeypatch):

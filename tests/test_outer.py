@@ -42,6 +42,15 @@ def in_context():
     return setting(algorithm, tasks, last_only=False)
 
 
+@pytest.mark.parametrize(("backend", "steps", "size"), [("cpu", 2**22, 2), ("gpu", 2**22, 4), ("gpu", 3 * 16, 2)])
+def test_as_many_tasks_are_differentiated_at_once_as_the_device_holds(backend, steps, size, monkeypatch):
+    """Of four tasks of 16 steps each; a size divides their number."""
+    batch = gradient_based()[1]
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(outer, "STEPS_AT_ONCE", steps)
+    assert outer._chunks(batch, None).weight.shape[:2] == (4 // size, size)
+
+
 @pytest.mark.parametrize("make", [gradient_based, in_context])
 @pytest.mark.parametrize("micro_batch", [1, 3, None])
 def test_fisher_product_is_the_hessian_of_the_divergence(make, micro_batch):

@@ -1,3 +1,4 @@
+import sys
 from functools import partial
 
 import jax
@@ -140,6 +141,19 @@ def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):
         task = jax.tree.map(lambda leaf, index=index: leaf[index], tasks)
         alone = trial(jax.random.fold_in(key(7), index), algorithm.agent, params, point_tasks.env, task, **sizes)
         np.testing.assert_allclose(together.reward[index], alone.experience.reward, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_too_large_to_be_played_at_once_is_played_in_parts(point_tasks, monkeypatch):
+    algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=(8,)), num_steps=6, num_episodes=3)
+    state, tasks = algorithm.init(key(7)), point_tasks.tasks(key(7), 5)
+    at_once = algorithm.collect(key(1), state, tasks)
+    module, traced = sys.modules[collect_trials.__module__], []
+    monkeypatch.setattr(module, "STEPS_AT_ONCE", 2 * 6 * 3)  # two tasks, and one that is left over
+    monkeypatch.setattr(module, "trial", lambda *given, **sizes: traced.append(1) or trial(*given, **sizes))
+    in_parts = algorithm.collect(key(1), state, tasks)
+    for part, whole in zip(jax.tree.leaves(in_parts), jax.tree.leaves(at_once), strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-4)
+    assert len(traced) == 2  # of two tasks, and of one
 
 
 def test_tasks_of_unequal_number_are_named(point_tasks):

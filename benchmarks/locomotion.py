@@ -1,0 +1,168 @@
+"""Bodies that learn to run as they are told, at the size of the papers: several seeds at once, for an accelerator.
+
+    python benchmarks/locomotion.py                                # all rows, then the table and the picture
+    python benchmarks/locomotion.py half-cheetah-direction-maml    # these rows; --minutes 3 trains no longer than that
+    python benchmarks/locomotion.py --show                         # the table of what is kept, as Markdown
+
+Needs the extra `physics`. The seeds are a vmapped axis of one compiled program. Every row writes
+benchmarks/results/locomotion/ROW.json: the curve of the mean return before adapting and after (of RL²: in a trial's
+first and last episode) in tasks that every meta-iteration draws afresh, before it learns from them; the steps of a
+seed's environment and the seconds of training, all seeds together, without compiling; and of every seed the means over
+the last lines of the curve.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metajax import MetaAgent, interval, record
+from metajax.cli import enable_compilation_cache
+from metajax.sweep import compile_together, learn_together
+
+RESULTS = Path(__file__).parent / "results" / "locomotion"
+BACKEND = "spring"
+LAST = 4  # lines of the curve, a tenth of the training, that the final figures are means of
+METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # 40 tasks x 20 episodes, as Rothfuss et al. 2018 (arXiv:1810.06784) have it.
+        "maml": {"num_tasks": 40, "inner_lr": 1.0, "discount": 0.8, "max_kl": 0.05, "fisher_fraction": 1.0},
+        "promp": {"num_tasks": 40, "inner_lr": 1.0, "discount": 0.8},
+        "rl2": {
+            "num_tasks": 256,
+            "hidden": (64,),
+            "num_episodes": 2,
+            "discount": 0.9,
+            "credit": "episode",
+            "entropy_coef": 0.0,
+        },
+    }
+)
+TASKS = ("half-cheetah-direction", "half-cheetah-velocity", "ant-direction")
+
+
+class Row(NamedTuple):
+    """What is trained."""
+
+    tasks: str
+    algorithm: str
+    num_iterations: int = 200
+
+
+ROWS = {f"{tasks}-{algorithm}": Row(tasks, algorithm) for tasks in TASKS for algorithm in METHODS}
+
+
+def train(row: Row, seeds: int, minutes: float, **options: Any) -> dict[str, Any]:
+    """Trains a row, with further or other `options`, no line beginning after so many minutes; returns what is kept."""
+    began = time.perf_counter()
+    options = {"backend": BACKEND} | METHODS[row.algorithm] | options
+    agents = [MetaAgent(row.algorithm, row.tasks, seed=seed, **options) for seed in range(seeds)]
+    together = compile_together(agents, [])
+    steps, curve = int(np.prod(agents[0].sizes)) * agents[0].num_tasks, []
+    log_every, start = max(1, row.num_iterations // 40), time.perf_counter()
+    for progress in learn_together(together, num_iterations=row.num_iterations, log_every=log_every):
+        seconds = round(time.perf_counter() - start, 1)
+        returns = {
+            name: [round(one.metrics[name], 3) for one in progress] for name in ("return_before", "return_after")
+        }
+        curve.append({"steps": progress[0].iteration * steps, "seconds": seconds} | returns)
+        print(row.algorithm, row.tasks, curve[-1], flush=True)
+        if time.perf_counter() - began > 60 * minutes:
+            break
+    before, after = (np.array([point[f"return_{when}"] for point in curve[-LAST:]]) for when in ("before", "after"))
+    gain, width = interval((after - before).mean(0))
+    return {
+        "algorithm": row.algorithm,
+        "tasks": row.tasks,
+        "options": options,
+        "seeds": seeds,
+        "training_seconds_all_seeds": curve[-1]["seconds"],
+        "before": before.mean(0).round(2).tolist(),
+        "after": after.mean(0).round(2).tolist(),
+        "gain": round(float(gain), 2),
+        "gain_width_95": round(float(width), 2),
+        "curve": curve,
+    }
+
+
+def kept_results() -> dict[str, dict]:
+    """What was measured, by row."""
+    paths = {name: RESULTS / f"{name}.json" for name in ROWS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+
+
+def table() -> str:
+    """Mean returns of all seeds before and after adapting, and the gain with its interval over seeds."""
+    head = ("row", "seeds", "steps a seed", "seconds", "before", "after", "gain")
+    lines, results = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"], kept_results()
+    for name in ROWS:
+        if name not in results:
+            lines.append(f"| `{name}` | not run |" + " |" * (len(head) - 2))
+            continue
+        kept = results[name]
+        cells = (
+            kept["seeds"],
+            f"{kept['curve'][-1]['steps'] / 1e6:.1f} M",
+            f"{kept['training_seconds_all_seeds']:.0f}",
+            *(f"{np.mean(kept[when]):.1f}" for when in ("before", "after")),
+            f"{kept['gain']:.1f} ± {kept['gain_width_95']:.1f}",
+        )
+        lines.append(f"| `{name}` | {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def plot(path: Path) -> None:
+    """Curves of all rows: means over seeds after adapting, with the least and greatest, and dotted before it."""
+    import matplotlib.pyplot as plt
+
+    results = kept_results()
+    shown = [tasks for tasks in TASKS if any(kept["tasks"] == tasks for kept in results.values())]
+    figure, places = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 3.6), layout="constrained", squeeze=False)
+    for axes, tasks in zip(places[0], shown, strict=True):
+        for colour, algorithm in zip(("C0", "C1", "C2"), METHODS, strict=True):
+            kept = results.get(f"{tasks}-{algorithm}")
+            if kept is None:
+                continue
+            steps = [point["steps"] / 1e6 for point in kept["curve"]]
+            after, before = (
+                np.array([point[f"return_{when}"] for point in kept["curve"]]) for when in ("after", "before")
+            )
+            axes.plot(steps, after.mean(1), color=colour, label=algorithm)
+            axes.fill_between(steps, after.min(1), after.max(1), color=colour, alpha=0.2, linewidth=0)
+            axes.plot(steps, before.mean(1), ":", color=colour)
+        axes.set(title=tasks, xlabel="environment steps of a seed, millions")
+        axes.grid(alpha=0.25)
+    places[0][0].set_ylabel("return, dotted before adapting")
+    places[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="a row ends at the line after so many, compiling included"
+    )
+    parser.add_argument("--show", action="store_true", help="print the table of what is kept, and run nothing")
+    arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds must be at least 2")
+    if not arguments.show:
+        enable_compilation_cache()
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        for name in arguments.rows or ROWS:
+            kept = train(ROWS[name], arguments.seeds, arguments.minutes)
+            record.write_json(RESULTS / f"{name}.json", {"row": name} | kept | record.environment())
+        plot(RESULTS / "curves.png")
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
