@@ -26,7 +26,6 @@ from metajax.cli import enable_compilation_cache
 from metajax.sweep import compile_together, learn_together
 
 RESULTS = Path(__file__).parent / "results" / "locomotion"
-BACKEND = "spring"
 LAST = 4  # lines of the curve, a tenth of the training, that the final figures are means of
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -47,10 +46,11 @@ TASKS = ("half-cheetah-direction", "half-cheetah-velocity", "ant-direction")
 
 
 class Row(NamedTuple):
-    """What is trained."""
+    """What is trained, the options of the tasks and for how long."""
 
     tasks: str
     algorithm: str
+    options: Mapping[str, Any] = MappingProxyType({"backend": "spring"})
     num_iterations: int = 200
 
 
@@ -60,7 +60,7 @@ ROWS = {f"{tasks}-{algorithm}": Row(tasks, algorithm) for tasks in TASKS for alg
 def train(row: Row, seeds: int, minutes: float, **options: Any) -> dict[str, Any]:
     """Trains a row, with further or other `options`, no line beginning after so many minutes; returns what is kept."""
     began = time.perf_counter()
-    options = {"backend": BACKEND} | METHODS[row.algorithm] | options
+    options = dict(row.options) | METHODS[row.algorithm] | options
     agents = [MetaAgent(row.algorithm, row.tasks, seed=seed, **options) for seed in range(seeds)]
     together = compile_together(agents, [])
     steps, curve = int(np.prod(agents[0].sizes)) * agents[0].num_tasks, []

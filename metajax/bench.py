@@ -180,7 +180,7 @@ def _figures(
         "update's FLOP/s over 20 products'": over(rate("update"), rate(_BATCHED)),
     }
     if "inner gradient" in seconds:
-        collecting = ["rollout"] * num_stages + ["inner gradient"] * (num_stages - 1)
+        collecting = ["rollout"] + ["inner gradient", "rollout after adapting"] * (num_stages - 1)
         found["collect over its rollouts and inner gradients"] = timing.ratio(seconds, ["collect"], collecting)
     one, ten = (seconds.get(f"update of {count} products") for count in (1, 10))
     if one and ten:

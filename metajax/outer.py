@@ -15,7 +15,7 @@ from metajax.base import Array, Decision, Network, PyTree, Transition
 from metajax.baselines import BASELINES
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.losses import clipped_surrogate
-from metajax.rollout import STEPS_AT_ONCE
+from metajax.rollout import largest_divisor, part_size
 from metajax.trust_region import line_search, natural_step
 
 Replay = Callable[[PyTree, Transition], Decision]  # (params, experience [K, B, T]) -> decisions [J, B, T]
@@ -72,8 +72,8 @@ def trust_region(
             third of the time); the gradient and the line search see all of them.
         shrink: the line search's factor (0.5).
         line_search_tries: steps tried before the parameters stay as they are (15).
-        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit; on an
-            accelerator as many as have four million steps.
+        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
+            cache they fit, or four million on an accelerator.
 
     >>> outer = trust_region(max_kl=0.02)
     >>> outer.init({"weight": jnp.zeros(3)})  # nothing to carry from one update to the next
@@ -155,8 +155,8 @@ def ppo(
         entropy_coef: weight of the entropy bonus.
         entropy_schedule: what share of it counts, as a function of the meta-iteration.
         optimizer: any optax optimiser, as a function of the learning rate.
-        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit; on an
-            accelerator as many as have four million steps.
+        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
+            cache they fit, or four million on an accelerator.
 
     >>> outer = ppo(learning_rate=3e-4, optimizer=lambda rate: optax.chain(optax.clip(1.0), optax.adamw(rate)))
     >>> len(outer.init({"weight": jnp.zeros(3)}).optimizer)
@@ -232,8 +232,8 @@ def policy_gradient(
         accumulate: meta-iterations whose gradients are averaged to one step of the optimiser, in between which the
             parameters stay: so many times the tasks, in the memory of one. What is left over at the end of training is
             not learned from.
-        micro_batch: tasks differentiated at once; None: two on a CPU, whose cache they fit; on an
-            accelerator as many as have four million steps.
+        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
+            cache they fit, or four million on an accelerator.
 
     >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer
     (EmptyState(), EmptyState())
@@ -302,12 +302,10 @@ def _behaviour(old: Transition) -> Array:
     return old.decision.distribution.log_prob(old.action)
 
 
-def _chunks(batch: PyTree, micro_batch: int | None) -> PyTree:
+def _chunks(batch: Batch, micro_batch: int | None) -> Batch:
     """`batch` with its leading axis [N] split into [N / M, M], M the largest divisor of N within `micro_batch`."""
     num_tasks, *steps = batch.experience.reward.shape
-    if micro_batch is None:
-        micro_batch = 2 if jax.default_backend() == "cpu" else max(1, STEPS_AT_ONCE // math.prod(steps))
-    size = max(divisor for divisor in range(1, min(micro_batch, num_tasks) + 1) if num_tasks % divisor == 0)
+    size = part_size(num_tasks, math.prod(steps)) if micro_batch is None else largest_divisor(num_tasks, micro_batch)
     return jax.tree.map(lambda leaf: leaf.reshape(num_tasks // size, size, *leaf.shape[1:]), batch)
 
 

@@ -1,5 +1,6 @@
 """The reference programs, whose speed and size are watched, and the parts they are made of."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from metajax.base import Algorithm, Array, Environment, PyTree, Transition
 from metajax.networks import mlp
 from metajax.recipes import Built, build
-from metajax.rollout import Policy, first_percept, leading_axis, rollout
+from metajax.rollout import Policy, first_percept, in_parts, leading_axis, rollout
 
 
 class Reference(NamedTuple):
@@ -130,22 +131,34 @@ def ceilings(setting: Setting) -> dict[str, Job]:
     still = jax.tree.map(jnp.zeros_like, blind.init(jax.random.key(0)))
     action = env.action_space(env.default_params).sample(jax.random.key(3))
 
-    def act(memory: PyTree, policy_of: Callable[[PyTree], Policy], params: PyTree, batch: PyTree) -> Array:
-        def one(index: Array, task: PyTree) -> Array:
-            key, percept = jax.random.fold_in(jax.random.key(4), index), first_percept(env, task, copies)
-            return rollout(key, env, task, policy_of(params), _copies(memory, copies), percept, length)[2].reward
-
-        return jax.vmap(one)(jnp.arange(leading_axis(batch)), batch)
-
     def own(params: PyTree) -> Policy:
         return partial(algorithm.agent.policy, algorithm.agent.begin(jax.random.key(0), params))
 
+    act = partial(_act, setting)
     by_chance = partial(act, (), lambda params: partial(blind.apply, params))
     return {
         "environment alone": Job(partial(step_only, env, copies, length), (action, setting.batch), steps),
         "random policy": Job(by_chance, (still, setting.batch), steps),
         "rollout": Job(partial(act, network.memory(), own), (algorithm.params(setting.state), setting.batch), steps),
     }
+
+
+def _act(
+    setting: Setting,
+    memory: PyTree,
+    policy_of: Callable[[PyTree], Policy],
+    params: PyTree,
+    batch: PyTree,
+    params_axis: int | None = None,
+) -> Array:
+    """Rewards [N, B, T] of one stage, of a policy that all tasks share or, with `params_axis` 0, of one for each."""
+    env, (_, copies, length) = setting.built.tasks.env, setting.sizes
+
+    def one(index: Array, task: PyTree, params: PyTree) -> Array:
+        key, percept = jax.random.fold_in(jax.random.key(4), index), first_percept(env, task, copies)
+        return rollout(key, env, task, policy_of(params), _copies(memory, copies), percept, length)[2].reward
+
+    return jax.vmap(one, (0, 0, params_axis))(jnp.arange(leading_axis(batch)), batch, params)
 
 
 def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, batch: PyTree) -> Array:
@@ -176,7 +189,13 @@ def learning(setting: Setting, experience: Transition) -> dict[str, Job]:
     """
     algorithm, reference, jobs = setting.built.algorithm, setting.reference, {}
     if reference.algorithm != "rl2":  # which adapts by remembering
-        jobs["inner gradient"] = Job(partial(adapt, algorithm), (algorithm.params(setting.state), experience))
+        params, memory = algorithm.params(setting.state), setting.built.network.memory()
+        jobs["inner gradient"] = Job(partial(adapt, algorithm), (params, experience))
+        adapted = jax.jit(partial(adapt, algorithm))(params, experience)
+        act = partial(
+            _act, setting, memory, lambda knowledge: partial(algorithm.agent.policy, knowledge), params_axis=0
+        )
+        jobs["rollout after adapting"] = Job(act, (adapted, setting.batch), setting.stage_steps)
     single = setting.algorithm(**reference.one_gradient)
     first = jax.jit(single.init)(jax.random.key(1))
     jobs["one outer gradient"] = Job(single.update, (jax.random.key(6), first, experience))
@@ -191,7 +210,8 @@ def adapt(algorithm: Algorithm, params: PyTree, experience: Transition) -> PyTre
     """What the first stage of experience [N, K, B, T] teaches: knowledge [N]."""
     stage = jax.tree.map(lambda leaf: leaf[:, 0], experience)
     knowledge = algorithm.agent.begin(jax.random.key(0), params)
-    return jax.vmap(lambda stage: algorithm.agent.adapt(jax.random.key(0), knowledge, stage))(stage)
+    steps = math.prod(stage.reward.shape[1:])
+    return in_parts(lambda stage: algorithm.agent.adapt(jax.random.key(0), knowledge, stage), steps, stage)
 
 
 def _copies(tree: PyTree, num_copies: int) -> PyTree:

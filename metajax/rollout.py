@@ -14,9 +14,9 @@ from metajax.errors import ShapeError
 
 Policy = Callable[[PyTree, Percept], tuple[PyTree, Decision]]
 
-# Environment steps that are adapted to or differentiated at once on a large device. They fill it, and what is held of
-# them for the derivative of a policy of 64 x 64 is about 16 GB.
-STEPS_AT_ONCE = 2**22
+# Environment steps that are adapted to or differentiated at once, on an accelerator and on a CPU. What is held of them
+# for the derivative of a policy of 64 x 64 is about 16 GB there, and some megabytes here.
+STEPS_AT_ONCE = (2**22, 2**11)
 
 
 class Trial(NamedTuple):
@@ -181,24 +181,93 @@ def trial(
 
     Actions are sampled, or with `greedy` the most probable ones.
     """
-    key_begin, key_stages = jax.random.split(key)
-    knowledge = agent.begin(key_begin, params)
-    memory = initial_memory(agent, knowledge, num_copies)
+    sizes = {"num_stages": num_stages, "num_copies": num_copies, "num_steps": num_steps}
+    one_task = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], task)
+    return jax.tree.map(lambda leaf: leaf[0], trials(key[None], agent, params, env, one_task, **sizes, greedy=greedy))
+
+
+def trials(
+    keys: Array,
+    agent: Agent,
+    params: PyTree,
+    env: Environment,
+    tasks: PyTree,
+    *,
+    num_stages: int,
+    num_copies: int,
+    num_steps: int,
+    greedy: bool = False,
+    params_axis: int | None = None,
+) -> Trial:
+    """A `trial` in each of `tasks` [N] with `keys` [N], every leaf with an axis [N] before the others.
+
+    All tasks share `params` or, with `params_axis` 0, each has its own [N]. They are acted in all at once, but adapted
+    to in parts, since adapting holds much more than what is kept.
+    """
+    num_tasks = leading_axis(tasks)
+    axis = (
+        params_axis if agent.unroll is not None else 0
+    )  # of what is known: that of the parameters if it never changes
+    key_begin, key_stages = jax.vmap(key_pair)(keys)
+    knowledge = jax.vmap(agent.begin, (0, params_axis), axis, axis_size=num_tasks)(key_begin, params)
+    remember = jax.vmap(lambda knowledge: initial_memory(agent, knowledge, num_copies), axis, axis_size=num_tasks)
+
+    def play(key: Array, task: PyTree, knowledge: PyTree, memory: PyTree, percept: Percept) -> tuple:
+        return rollout(key, env, task, partial(agent.policy, knowledge), memory, percept, num_steps, greedy=greedy)
 
     def stage(carry, number):
         knowledge, memory, percept = carry
-        key_rollout, key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))
-        policy = partial(agent.policy, knowledge)
-        next_memory, next_percept, experience = rollout(
-            key_rollout, env, task, policy, memory, percept, num_steps, greedy=greedy
-        )
-        adapted = jax.lax.cond(
-            number < num_stages - 1, lambda: agent.adapt(key_adapt, knowledge, experience), lambda: knowledge
-        )
+        key_rollout, key_adapt = jax.vmap(lambda key: key_pair(jax.random.fold_in(key, number)))(key_stages)
+        played = jax.vmap(play, (0, 0, axis, 0, 0))(key_rollout, tasks, knowledge, memory, percept)
+        next_memory, next_percept, experience = played
+        adapted = knowledge
+        if agent.unroll is None:
+            adapted = jax.lax.cond(
+                number < num_stages - 1,
+                lambda: in_parts(agent.adapt, num_copies * num_steps, key_adapt, knowledge, experience),
+                lambda: knowledge,
+            )
         return (adapted, next_memory, next_percept), Trial(knowledge, memory, percept, experience)
 
-    start = (knowledge, memory, first_percept(env, task, num_copies))
-    return jax.lax.scan(stage, start, jnp.arange(num_stages))[1]
+    percept = jax.vmap(lambda task: first_percept(env, task, num_copies))(tasks)
+    stages = jax.lax.scan(stage, (knowledge, remember(knowledge), percept), jnp.arange(num_stages))[1]
+    if axis is None:
+        same = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf[:, None], (num_stages, num_tasks, *leaf.shape[1:])), stages.knowledge
+        )
+        stages = stages._replace(knowledge=same)
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), stages)
+
+
+def key_pair(key: Array) -> tuple[Array, Array]:
+    """A key split in two; under `vmap`, two arrays of keys."""
+    first, second = jax.random.split(key)
+    return first, second
+
+
+def in_parts(function: Callable[..., PyTree], steps: int, *inputs: PyTree) -> PyTree:
+    """`jax.vmap(function)(*inputs)` for inputs [N] of so many environment steps each, as many at once as fit."""
+    size = part_size(leading_axis(inputs), steps)
+    if size == leading_axis(inputs):
+        return jax.vmap(function)(*inputs)
+    return jax.lax.map(lambda one: function(*one), inputs, batch_size=size)
+
+
+def part_size(num_tasks: int, steps: int) -> int:
+    """How many tasks of so many environment steps each are adapted to or differentiated at once: a divisor of all.
+
+    On a CPU as many as its cache holds, on an accelerator as many as fill it.
+    """
+    return largest_divisor(num_tasks, max(1, STEPS_AT_ONCE[jax.default_backend() == "cpu"] // steps))
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is at most so large.
+
+    >>> largest_divisor(20, 8)
+    5
+    """
+    return max(divisor for divisor in range(1, min(most, number) + 1) if number % divisor == 0)
 
 
 def collect_trials(
@@ -207,19 +276,12 @@ def collect_trials(
     """Experience [N, K, B, T] of trials in `tasks` [N]; `sizes` are those of `trial`.
 
     A task's key depends on its number among those of all devices alone, so the first tasks of a larger batch play out
-    the same. Very large batches are played in parts, since adapting holds much more than what is kept.
+    the same.
     """
-
-    def one(index: Array, task: PyTree) -> Transition:
-        return trial(jax.random.fold_in(key, index), agent, params, env, task, **sizes).experience
-
     num_tasks = leading_axis(tasks)
-    numbered = (devices.first_task(num_tasks) + jnp.arange(num_tasks), tasks)
-    fitting = max(1, STEPS_AT_ONCE // (sizes["num_copies"] * sizes["num_steps"]))
-    if num_tasks <= fitting:
-        return jax.vmap(one)(*numbered)
-    power_of_two = 1 << (fitting.bit_length() - 1)  # which divides what is usually asked for
-    return jax.lax.map(lambda inputs: one(*inputs), numbered, batch_size=power_of_two)
+    numbers = devices.first_task(num_tasks) + jnp.arange(num_tasks)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
+    return trials(keys, agent, params, env, tasks, **sizes).experience
 
 
 def leading_axis(tasks: PyTree) -> int:

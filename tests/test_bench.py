@@ -17,7 +17,15 @@ from metajax.errors import ConfigError, WorkerError
 TINY = programs.REFERENCES["maml-gradient"]._replace(
     num_tasks=2, options={"num_episodes": 2, "horizon": 3, "hidden": (4,)}
 )
-WHOLE = {"programs": ("tiny",), "split": False, "repeats": 7, "micro_batch": None, "compute_dtype": None, "out": None}
+WHOLE = {
+    "programs": ("tiny",),
+    "split": False,
+    "repeats": 7,
+    "kernels": False,
+    "micro_batch": None,
+    "compute_dtype": None,
+    "out": None,
+}
 
 
 @pytest.fixture

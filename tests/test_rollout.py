@@ -12,7 +12,7 @@ from metajax.base import Agent, Decision, Percept
 from metajax.distributions import Categorical, Normal
 from metajax.errors import ShapeError
 from metajax.networks import memory_policy, mlp
-from metajax.rollout import collect_trials, first_percept, replay, rollout, to_space, trial, unroll
+from metajax.rollout import collect_trials, first_percept, part_size, replay, rollout, to_space, trial, unroll
 from metajax.tasks import cartpole, pendulum, point
 
 
@@ -143,17 +143,18 @@ def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):
         np.testing.assert_allclose(together.reward[index], alone.experience.reward, rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_too_large_to_be_played_at_once_is_played_in_parts(point_tasks, monkeypatch):
+@pytest.mark.parametrize(("steps", "num_parts"), [(2 * 18, 3), (6 * 18, 1), (1, 6)])
+def test_tasks_are_adapted_to_in_parts_that_fit(point_tasks, monkeypatch, steps, num_parts):
     algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=(8,)), num_steps=6, num_episodes=3)
-    state, tasks = algorithm.init(key(7)), point_tasks.tasks(key(7), 5)
+    state, tasks = algorithm.init(key(7)), point_tasks.tasks(key(7), 6)
     at_once = algorithm.collect(key(1), state, tasks)
-    module, traced = sys.modules[collect_trials.__module__], []
-    monkeypatch.setattr(module, "STEPS_AT_ONCE", 2 * 6 * 3)  # two tasks, and one that is left over
-    monkeypatch.setattr(module, "trial", lambda *given, **sizes: traced.append(1) or trial(*given, **sizes))
+    module, sizes = sys.modules[collect_trials.__module__], []
+    monkeypatch.setattr(module, "STEPS_AT_ONCE", (0, steps))
+    monkeypatch.setattr(module, "part_size", lambda *given: sizes.append(part_size(*given)) or sizes[-1])
     in_parts = algorithm.collect(key(1), state, tasks)
+    assert set(sizes) == {6 // num_parts}
     for part, whole in zip(jax.tree.leaves(in_parts), jax.tree.leaves(at_once), strict=True):
         np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-4)
-    assert len(traced) == 2  # of two tasks, and of one
 
 
 def test_tasks_of_unequal_number_are_named(point_tasks):

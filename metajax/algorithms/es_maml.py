@@ -9,7 +9,7 @@ both, and the strategy is evosax's. Song et al. also adapt without derivatives; 
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.errors import ConfigError, check_number
 from metajax.extras import load
-from metajax.rollout import leading_axis, trial
+from metajax.rollout import leading_axis, trials
 from metajax.signatures import options_of
 
 
@@ -112,15 +112,13 @@ def es_maml(
         return devices.share(pairs)
 
     def collect(key: Array, state: ESState, tasks: PyTree) -> Transition:
-        trial_sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
-
-        def one(index: Array, params: PyTree, task: PyTree) -> Transition:
-            return trial(jax.random.fold_in(key, index), base.agent, params, env, task, **trial_sizes).experience
-
+        sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
         num_tasks = leading_axis(tasks)
         index = jnp.repeat(jnp.arange(num_tasks), 2)
-        numbers, twice = devices.first_task(num_tasks) + index, jax.tree.map(lambda leaf: leaf[index], tasks)
-        return jax.vmap(one)(numbers, players(state, num_tasks), twice)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(devices.first_task(num_tasks) + index)
+        twice = jax.tree.map(lambda leaf: leaf[index], tasks)
+        played = trials(keys, base.agent, players(state, num_tasks), env, twice, **sizes, params_axis=0)
+        return played.experience
 
     def update(key: Array, state: ESState, experience: Transition) -> tuple[ESState, dict[str, Array]]:
         key_tell, key_next = jax.random.split(key)

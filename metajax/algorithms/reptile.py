@@ -9,6 +9,7 @@ With one step this is training on all tasks at once; from the second on, it also
 successive gradients agree.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from metajax import devices
 from metajax.algorithms.maml import OF_THE_GRADIENT, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.errors import ConfigError, check_count, check_number
+from metajax.rollout import in_parts
 from metajax.signatures import options_of
 
 
@@ -69,7 +71,8 @@ def reptile(
 
     def update(key: Array, state: ReptileState, experience: Transition) -> tuple[ReptileState, dict[str, Array]]:
         earlier = jax.tree.map(lambda leaf: leaf[:, :-1], experience)
-        adapted = jax.vmap(lambda task: adapt(key, state.params, task))(earlier)
+        steps = math.prod(earlier.reward.shape[1:])
+        adapted = in_parts(lambda task: adapt(key, state.params, task), steps, earlier)
         mean = devices.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted))
         away = jax.tree.map(jnp.subtract, state.params, mean)
         updates, moments = transform.update(away, state.optimizer, state.params)

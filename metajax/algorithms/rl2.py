@@ -198,8 +198,8 @@ def default_outer(
         clip: the ratio's range around 1.
         value_coef: weight of the value's squared error, in shares of the trial (1).
         entropy_coef: weight of the entropy bonus (0.01; without it a bandit's policy settles too early).
-        micro_batch: tasks differentiated at once, wide, as a loop over time wants them; None: 64 on a CPU, all on an
-            accelerator.
+        micro_batch: tasks differentiated at once, wide, as a loop over time wants them; None: 64 on a CPU, as many as
+            have four million environment steps on an accelerator.
     """
     rate, falling = learning_rate, {}
     if anneal_iterations is not None:
