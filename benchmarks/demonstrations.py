@@ -136,7 +136,9 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", choices=[*TRAININGS, *LARGE, []], metavar="NAME", help=", ".join(TRAININGS | LARGE)
     )
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="training ends at the line after so many")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="training ends at the line after so many, without compiling"
+    )
     parser.add_argument("--show", action="store_true", help="print the table of what is kept, and run nothing")
     arguments = parser.parse_args()
     if not arguments.show:

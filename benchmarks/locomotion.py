@@ -1,7 +1,7 @@
 """Bodies that learn to run as they are told, at the size of the papers: several seeds at once, for an accelerator.
 
     python benchmarks/locomotion.py                                # all rows, then the table and the picture
-    python benchmarks/locomotion.py half-cheetah-direction-maml    # these rows; --minutes 3 trains no longer than that
+    python benchmarks/locomotion.py half-cheetah-direction-maml    # these rows; --minutes 3 ends it at the line after 3
     python benchmarks/locomotion.py --show                         # the table of what is kept, as Markdown
 
 Needs the extra `physics`. The seeds are a vmapped axis of one compiled program. Every row writes
@@ -20,13 +20,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 
-from metajax import MetaAgent, interval, record
+from metajax import MetaAgent, record
 from metajax.cli import enable_compilation_cache
 from metajax.sweep import compile_together, learn_together
 
 RESULTS = Path(__file__).parent / "results" / "locomotion"
-LAST = 4  # lines of the curve, a tenth of the training, that the final figures are means of
+LAST = 4  # lines of the curve that the final figures are means of
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # 40 tasks x 20 episodes, as Rothfuss et al. 2018 (arXiv:1810.06784) have it.
@@ -75,16 +76,19 @@ def train(row: Row, seeds: int, minutes: float, **options: Any) -> dict[str, Any
         if time.perf_counter() - began > 60 * minutes:
             break
     before, after = (np.array([point[f"return_{when}"] for point in curve[-LAST:]]) for when in ("before", "after"))
-    gain, width = interval((after - before).mean(0))
+    gains = (after - before).mean(0)
+    width = scipy.stats.t.ppf(0.975, seeds - 1) * gains.std(ddof=1) / np.sqrt(seeds)
     return {
         "algorithm": row.algorithm,
         "tasks": row.tasks,
         "options": options,
         "seeds": seeds,
+        "iterations": len(curve) * log_every,
+        "planned_iterations": row.num_iterations,
         "training_seconds_all_seeds": curve[-1]["seconds"],
         "before": before.mean(0).round(2).tolist(),
         "after": after.mean(0).round(2).tolist(),
-        "gain": round(float(gain), 2),
+        "gain": round(float(gains.mean()), 2),
         "gain_width_95": round(float(width), 2),
         "curve": curve,
     }
@@ -98,7 +102,7 @@ def kept_results() -> dict[str, dict]:
 
 def table() -> str:
     """Mean returns of all seeds before and after adapting, and the gain with its interval over seeds."""
-    head = ("row", "seeds", "steps a seed", "seconds", "before", "after", "gain")
+    head = ("row", "seeds", "meta-iterations", "steps a seed", "seconds", "before", "after", "gain")
     lines, results = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"], kept_results()
     for name in ROWS:
         if name not in results:
@@ -107,6 +111,7 @@ def table() -> str:
         kept = results[name]
         cells = (
             kept["seeds"],
+            f"{kept['iterations']} of {kept['planned_iterations']}",
             f"{kept['curve'][-1]['steps'] / 1e6:.1f} M",
             f"{kept['training_seconds_all_seeds']:.0f}",
             *(f"{np.mean(kept[when]):.1f}" for when in ("before", "after")),

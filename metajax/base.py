@@ -103,8 +103,8 @@ class Agent(NamedTuple):
     `begin(key, params) -> knowledge` once per task; `memory(knowledge) -> memory` once per copy of the environment;
     `policy(knowledge, memory, percept) -> memory, Decision` every step; `adapt(key, knowledge, stage) -> knowledge`
     after every stage, from a `Transition` with axes [B, T]. An agent that adapts by remembering alone, so that its
-    knowledge never changes, may give `unroll(knowledge, percepts, valid) -> decisions`: its decisions at all percepts
-    [T] of a whole trial, in parallel over time where its memory allows.
+    knowledge never changes and `begin` draws nothing, may give `unroll(knowledge, percepts, valid) -> decisions`: its
+    decisions at all percepts [T] of a whole trial, in parallel over time where its memory allows.
     """
 
     begin: Callable[[Array, PyTree], PyTree]

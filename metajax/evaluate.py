@@ -12,7 +12,7 @@ import numpy as np
 from metajax import devices
 from metajax.base import Agent, Array, Environment, Percept, PyTree, Transition
 from metajax.errors import ConfigError, check_choice, check_count
-from metajax.rollout import Trial, key_pair, leading_axis, rollout, trials
+from metajax.rollout import Trial, leading_axis, rollout, trials
 
 SUCCESS_AT = ("any", "end")
 
@@ -99,7 +99,8 @@ def evaluate(
 
     def some(inputs: tuple[Array, PyTree]) -> Evaluation:
         numbers, tasks = inputs
-        key_trials, key_greedy = jax.vmap(lambda number: key_pair(jax.random.fold_in(key, number)))(numbers)
+        split = jax.vmap(lambda number: tuple(jax.random.split(jax.random.fold_in(key, number))))
+        key_trials, key_greedy = split(numbers)
         played = trials(key_trials, agent, params, env, tasks, **sizes)
         returns, succeeds = scored(tasks, played.experience)
         if not greedy:

@@ -15,7 +15,7 @@ from metajax.base import Array, Decision, Network, PyTree, Transition
 from metajax.baselines import BASELINES
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.losses import clipped_surrogate
-from metajax.rollout import largest_divisor, part_size
+from metajax.rollout import part_size
 from metajax.trust_region import line_search, natural_step
 
 Replay = Callable[[PyTree, Transition], Decision]  # (params, experience [K, B, T]) -> decisions [J, B, T]
@@ -305,7 +305,10 @@ def _behaviour(old: Transition) -> Array:
 def _chunks(batch: Batch, micro_batch: int | None) -> Batch:
     """`batch` with its leading axis [N] split into [N / M, M], M the largest divisor of N within `micro_batch`."""
     num_tasks, *steps = batch.experience.reward.shape
-    size = part_size(num_tasks, math.prod(steps)) if micro_batch is None else largest_divisor(num_tasks, micro_batch)
+    if micro_batch is None:
+        size = part_size(num_tasks, math.prod(steps))
+    else:
+        size = max(size for size in range(1, min(micro_batch, num_tasks) + 1) if num_tasks % size == 0)
     return jax.tree.map(lambda leaf: leaf.reshape(num_tasks // size, size, *leaf.shape[1:]), batch)
 
 

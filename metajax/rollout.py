@@ -1,5 +1,6 @@
 """Rollout, trial and replay: the only code that steps an environment, and the only code that plays experience back."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -14,9 +15,9 @@ from metajax.errors import ShapeError
 
 Policy = Callable[[PyTree, Percept], tuple[PyTree, Decision]]
 
-# Environment steps that are adapted to or differentiated at once, on an accelerator and on a CPU. What is held of them
-# for the derivative of a policy of 64 x 64 is about 16 GB there, and some megabytes here.
-STEPS_AT_ONCE = (2**22, 2**11)
+# Environment steps of a run that are adapted to or differentiated at once: what a CPU's cache holds, and what fills an
+# accelerator if its memory allows. Of every step a policy of 64 x 64 holds about 4 KiB for its second derivative.
+CPU_STEPS, ACCELERATOR_STEPS, BYTES_OF_STEP = 2**11, 2**22, 2**13
 
 
 class Trial(NamedTuple):
@@ -205,10 +206,9 @@ def trials(
     to in parts, since adapting holds much more than what is kept.
     """
     num_tasks = leading_axis(tasks)
-    axis = (
-        params_axis if agent.unroll is not None else 0
-    )  # of what is known: that of the parameters if it never changes
-    key_begin, key_stages = jax.vmap(key_pair)(keys)
+    # What is known never changes where an agent can unroll: then it is shared as the parameters are.
+    axis = 0 if agent.unroll is None else params_axis
+    key_begin, key_stages = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
     knowledge = jax.vmap(agent.begin, (0, params_axis), axis, axis_size=num_tasks)(key_begin, params)
     remember = jax.vmap(lambda knowledge: initial_memory(agent, knowledge, num_copies), axis, axis_size=num_tasks)
 
@@ -217,7 +217,8 @@ def trials(
 
     def stage(carry, number):
         knowledge, memory, percept = carry
-        key_rollout, key_adapt = jax.vmap(lambda key: key_pair(jax.random.fold_in(key, number)))(key_stages)
+        split = jax.vmap(lambda key: tuple(jax.random.split(jax.random.fold_in(key, number))))
+        key_rollout, key_adapt = split(key_stages)
         played = jax.vmap(play, (0, 0, axis, 0, 0))(key_rollout, tasks, knowledge, memory, percept)
         next_memory, next_percept, experience = played
         adapted = knowledge
@@ -239,12 +240,6 @@ def trials(
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), stages)
 
 
-def key_pair(key: Array) -> tuple[Array, Array]:
-    """A key split in two; under `vmap`, two arrays of keys."""
-    first, second = jax.random.split(key)
-    return first, second
-
-
 def in_parts(function: Callable[..., PyTree], steps: int, *inputs: PyTree) -> PyTree:
     """`jax.vmap(function)(*inputs)` for inputs [N] of so many environment steps each, as many at once as fit."""
     size = part_size(leading_axis(inputs), steps)
@@ -256,18 +251,19 @@ def in_parts(function: Callable[..., PyTree], steps: int, *inputs: PyTree) -> Py
 def part_size(num_tasks: int, steps: int) -> int:
     """How many tasks of so many environment steps each are adapted to or differentiated at once: a divisor of all.
 
-    On a CPU as many as its cache holds, on an accelerator as many as fill it.
+    As many as fit or, where that is no more than a quarter of what would, the fewest beyond.
     """
-    return largest_divisor(num_tasks, max(1, STEPS_AT_ONCE[jax.default_backend() == "cpu"] // steps))
+    fitting = max(1, _steps_at_once() // steps)
+    divisors = [size for size in range(1, num_tasks + 1) if num_tasks % size == 0]
+    within = max(size for size in divisors if size <= fitting)
+    return within if 4 * within > fitting else min((size for size in divisors if size > fitting), default=within)
 
 
-def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of a number that is at most so large.
-
-    >>> largest_divisor(20, 8)
-    5
-    """
-    return max(divisor for divisor in range(1, min(most, number) + 1) if number % divisor == 0)
+def _steps_at_once() -> int:
+    if jax.default_backend() == "cpu":
+        return CPU_STEPS
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return min(ACCELERATOR_STEPS, stats.get("bytes_limit", math.inf) // BYTES_OF_STEP)
 
 
 def collect_trials(

@@ -120,7 +120,7 @@ def kernels(run: Callable[[], Any]) -> list[Kernels]:
     return [Kernels(name, seconds[name] / total, calls[name]) for name in ordered]
 
 
-_HOLDING = ("while", "call", "conditional", "end:")
+_HOLDING = re.compile(r"(while|call|conditional)([._]\d+)*$|end: ")
 
 
 def _device_events(planes: Iterator[Any]) -> Iterator[tuple[str, float]]:
@@ -128,12 +128,10 @@ def _device_events(planes: Iterator[Any]) -> Iterator[tuple[str, float]]:
     for plane in planes:
         is_device = plane.name.startswith("/device:")
         for line in plane.lines:
-            if is_device and not line.name.startswith("Stream"):
+            if is_device and not line.name.startswith(("Stream", "XLA Ops")):  # of a GPU, of a TPU
                 continue
             for event in line.events:
-                if not event.name.startswith(_HOLDING) and (
-                    is_device or any(key == "hlo_op" for key, _ in event.stats)
-                ):
+                if not _HOLDING.match(event.name) and (is_device or any(key == "hlo_op" for key, _ in event.stats)):
                     yield re.sub(r"([._]\d+)+$", "", event.name), event.duration_ns
 
 

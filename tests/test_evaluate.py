@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.algorithms import rl2
+from metajax.algorithms import maml, rl2
 from metajax.base import Agent, Decision
 from metajax.distributions import Categorical, Normal
 from metajax.errors import ConfigError
 from metajax.evaluate import evaluate, score
-from metajax.networks import memory_policy
+from metajax.networks import memory_policy, mlp
 from metajax.tasks import bandit, grid, point
 
 
@@ -51,6 +51,24 @@ def test_greedy_trials_of_rl2_are_the_modes():
     again = evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, sure, **sizes).greedy
     assert again.shape == (3, 2, 4)
     np.testing.assert_array_equal(again, np.repeat(again[:, :, :1], 4, axis=2))  # nothing is left to chance
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_tasks_evaluated_a_few_at_a_time_are_those_evaluated_at_once(remembers):
+    tasks = point(horizon=4)
+    if remembers:
+        algorithm = rl2(tasks.env, memory_policy(tasks.env, width=4), num_steps=4)
+    else:
+        algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_episodes=3)
+    params, batch = algorithm.params(algorithm.init(jax.random.key(0))), tasks.tasks(jax.random.key(1), 5)
+    sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 4}
+    at_once, in_parts = (
+        evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, batch, **sizes, task_batch=size)
+        for size in (5, 2)
+    )
+    for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_parts), strict=True):
+        assert one.shape == (5, 2, 3)
+        np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
 def test_a_score_is_between_random_and_the_reference_and_tells_of_leaks():

@@ -1,5 +1,6 @@
 """Two processes that train together, on loopback: the same run as one, and what happens when one of them goes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -23,22 +24,30 @@ SMALL = (
 )
 
 
+def free_port(first=0):
+    """A port of loopback, from `first` on, that nothing listens to."""
+    for port in range(first, 2**16):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return free.getsockname()[1]
+    raise OSError("no port is free")
+
+
 def start(*arguments, places=2):
     """The command in so many processes, which meet on a port that was free."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    common = [sys.executable, "-u", "-m", "metajax", *arguments, "--coordinator", address, "--processes", str(places)]
-    return [
-        subprocess.Popen(
-            [*common, "--process", str(number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
-        for number in range(places)
-    ]
+    told = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(places))
+    return [begun(*arguments, *told, "--process", str(number)) for number in range(places)]
+
+
+def begun(*arguments, **told):
+    """The command in a process, with variables of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "metajax", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | told,
+    )
 
 
 def ended(processes, seconds=150):
@@ -81,6 +90,28 @@ def test_two_processes_train_as_one_does_and_one_goes_on_alone(tmp_path):
             np.testing.assert_allclose(evaluated, alone.evaluate(4).sampled, atol=1e-2)
             together.learn(5)
             alone.learn(5)
+
+
+def slurm(port, number):
+    """What Slurm tells process `number` of two on one host; the port follows from the job's number."""
+    told = {"JOB_ID": port - 61440, "STEP_NODELIST": "127.0.0.1", "NTASKS": 2, "PROCID": number, "LOCALID": number}
+    return {f"SLURM_{name}": str(value) for name, value in told.items()}
+
+
+def open_mpi(port, number):
+    told = {"SIZE": 2, "RANK": number, "LOCAL_RANK": number}
+    address = f"{(port - 61440) * 4096}.0;tcp://127.0.0.1:34911"
+    return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in told.items()} | {"OMPI_MCA_orte_hnp_uri": address}
+
+
+@pytest.mark.parametrize("cluster", [slurm, open_mpi])
+def test_a_cluster_says_who_is_who(cluster, tmp_path):
+    port = free_port(61440)  # of those that JAX derives from the numbers of jobs
+    command = ["train", "maml", "point", *SMALL, "--num-iterations", "5", "--folder", str(tmp_path / "run")]
+    codes, said = ended([begun(*command, "--coordinator", "auto", **cluster(port, number)) for number in range(2)])
+    assert codes == [0, 0], said
+    assert "2 of them" in said[0]
+    assert [line["iteration"] for line in metrics_of(tmp_path / "run")] == [5]
 
 
 def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_path):

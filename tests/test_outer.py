@@ -44,15 +44,11 @@ def in_context():
     return setting(algorithm, tasks, last_only=False)
 
 
-@pytest.mark.parametrize(
-    ("backend", "steps", "size"), [("cpu", (0, 40), 2), ("cpu", (0, 1), 1), ("gpu", (2**22, 0), 4)]
-)
-def test_as_many_tasks_are_differentiated_at_once_as_the_device_holds(backend, steps, size, monkeypatch):
-    """Of four tasks of 16 steps each."""
-    batch = gradient_based()[1]
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(sys.modules[replay.__module__], "STEPS_AT_ONCE", steps)
-    assert outer._chunks(batch, None).weight.shape[:2] == (4 // size, size)
+@pytest.mark.parametrize(("steps", "micro_batch", "size"), [(40, None, 2), (1, None, 1), (1, 3, 2), (1, 9, 4)])
+def test_tasks_are_differentiated_in_parts_that_fit(steps, micro_batch, size, monkeypatch):
+    """Four tasks of 16 steps each."""
+    monkeypatch.setattr(sys.modules[replay.__module__], "CPU_STEPS", steps)
+    assert outer._chunks(gradient_based()[1], micro_batch).weight.shape[:2] == (4 // size, size)
 
 
 @pytest.mark.parametrize("make", [gradient_based, in_context])

@@ -1,5 +1,6 @@
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -143,13 +144,31 @@ def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):
         np.testing.assert_allclose(together.reward[index], alone.experience.reward, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("num_tasks", "steps", "size"), [(20, 2000, 1), (20, 200, 10), (20, 1, 20), (41, 100, 41), (4096, 10**6, 1)]
+)
+def test_a_cpu_adapts_to_as_many_tasks_at_once_as_its_cache_holds(num_tasks, steps, size):
+    assert part_size(num_tasks, steps) == size
+
+
+@pytest.mark.parametrize(
+    ("memory", "num_tasks", "size"),
+    [(None, 65536, 2048), (2**40, 65536, 2048), (2**33, 65536, 512), (2**40, 1009, 1009)],
+)
+def test_an_accelerator_adapts_to_as_many_as_fill_it_and_fit_its_memory(memory, num_tasks, size, monkeypatch):
+    device = SimpleNamespace(memory_stats=lambda: memory and {"bytes_limit": memory})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert part_size(num_tasks, 2000) == size
+
+
 @pytest.mark.parametrize(("steps", "num_parts"), [(2 * 18, 3), (6 * 18, 1), (1, 6)])
 def test_tasks_are_adapted_to_in_parts_that_fit(point_tasks, monkeypatch, steps, num_parts):
     algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=(8,)), num_steps=6, num_episodes=3)
     state, tasks = algorithm.init(key(7)), point_tasks.tasks(key(7), 6)
     at_once = algorithm.collect(key(1), state, tasks)
     module, sizes = sys.modules[collect_trials.__module__], []
-    monkeypatch.setattr(module, "STEPS_AT_ONCE", (0, steps))
+    monkeypatch.setattr(module, "CPU_STEPS", steps)
     monkeypatch.setattr(module, "part_size", lambda *given: sizes.append(part_size(*given)) or sizes[-1])
     in_parts = algorithm.collect(key(1), state, tasks)
     assert set(sizes) == {6 // num_parts}
