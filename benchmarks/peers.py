@@ -22,6 +22,7 @@ import importlib.util
 import json
 import os
 import queue
+import re
 import shutil
 import statistics
 import subprocess
@@ -300,9 +301,10 @@ def python_for(comparison: Comparison, folder: Path) -> Path:
 
 
 def _reason(stderr: str) -> str:
-    """The lines of an installer's errors that say what went wrong, in one."""
-    telling = [line.strip() for line in stderr.splitlines() if "error" in line.lower() or "because" in line.lower()]
-    return "; ".join(telling[:3] or stderr.strip().splitlines()[-1:])
+    """What an installer's errors say went wrong, from the first word of it, however the lines are wrapped."""
+    text = " ".join(stderr.split())
+    telling = re.search(r"\S*(error|because)", text, re.IGNORECASE)
+    return text[telling.start() if telling else 0 :][:300]
 
 
 def compare(name: str, repeats: int) -> dict[str, Any]:
