@@ -1,4 +1,4 @@
-"""Bodies that learn to run as they are told, at the size of the papers: several seeds at once, for an accelerator.
+"""Bodies that learn to run as they are told, several seeds at once: for an accelerator.
 
     python benchmarks/locomotion.py                                # all rows, then the table and the picture
     python benchmarks/locomotion.py half-cheetah-direction-maml    # these rows; --minutes 3 ends it at the line after 3
@@ -83,7 +83,7 @@ def train(row: Row, seeds: int, minutes: float, **options: Any) -> dict[str, Any
         "tasks": row.tasks,
         "options": options,
         "seeds": seeds,
-        "iterations": len(curve) * log_every,
+        "iterations": curve[-1]["steps"] // steps,
         "planned_iterations": row.num_iterations,
         "training_seconds_all_seeds": curve[-1]["seconds"],
         "before": before.mean(0).round(2).tolist(),

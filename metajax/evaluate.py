@@ -12,7 +12,7 @@ import numpy as np
 from metajax import devices
 from metajax.base import Agent, Array, Environment, Percept, PyTree, Transition
 from metajax.errors import ConfigError, check_choice, check_count
-from metajax.rollout import Trial, leading_axis, rollout, trials
+from metajax.rollout import leading_axis, rollout, trial
 
 SUCCESS_AT = ("any", "end")
 
@@ -85,43 +85,30 @@ def evaluate(
     check_count("task_batch", task_batch)
     check_choice("success_at", success_at, SUCCESS_AT)
 
-    sizes = {"num_stages": num_stages, "num_copies": num_copies, "num_steps": num_steps}
-    scored = jax.vmap(partial(outcome, success, success_at))
-
-    def greedily(key: Array, task: PyTree, played: Trial) -> Transition:
-        """Episodes with the most probable actions, from what was known and remembered as each stage began."""
-
-        def episodes(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept) -> Transition:
-            policy = partial(agent.policy, knowledge)
-            return rollout(key, env, task, policy, memory, percept, num_steps, greedy=True)[2]
-
-        return jax.vmap(episodes)(jax.random.split(key, num_stages), played.knowledge, played.memory, played.percept)
-
-    def some(inputs: tuple[Array, PyTree]) -> Evaluation:
-        numbers, tasks = inputs
-        split = jax.vmap(lambda number: tuple(jax.random.split(jax.random.fold_in(key, number))))
-        key_trials, key_greedy = split(numbers)
-        played = trials(key_trials, agent, params, env, tasks, **sizes)
-        returns, succeeds = scored(tasks, played.experience)
+    def one(inputs: tuple[Array, PyTree]) -> Evaluation:
+        index, task = inputs
+        key_trial, key_greedy = jax.random.split(jax.random.fold_in(key, index))
+        sizes = {"num_stages": num_stages, "num_copies": num_copies, "num_steps": num_steps}
+        played = trial(key_trial, agent, params, env, task, **sizes)
+        returns, succeeds = outcome(success, success_at, task, played.experience)
         if not greedy:
             return Evaluation(returns, None, succeeds)
         if agent.unroll is not None:
-            again = trials(key_greedy, agent, params, env, tasks, **sizes, greedy=True).experience
+            again = trial(key_greedy, agent, params, env, task, **sizes, greedy=True).experience
         else:
-            again = jax.vmap(greedily)(key_greedy, tasks, played)
-        greedy_returns, greedy_succeeds = scored(tasks, again)
+
+            def episodes(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept) -> Transition:
+                policy = partial(agent.policy, knowledge)
+                return rollout(key, env, task, policy, memory, percept, num_steps, greedy=True)[2]
+
+            keys = jax.random.split(key_greedy, num_stages)
+            again = jax.vmap(episodes)(keys, played.knowledge, played.memory, played.percept)
+        greedy_returns, greedy_succeeds = outcome(success, success_at, task, again)
         return Evaluation(returns, greedy_returns, succeeds, greedy_succeeds)
 
     num_tasks = leading_axis(tasks)
-    inputs = (devices.first_task(num_tasks) + jnp.arange(num_tasks), tasks)
-    at_once = min(task_batch, num_tasks)
-    full = num_tasks // at_once * at_once
-    batches = jax.tree.map(lambda leaf: leaf[:full].reshape(-1, at_once, *leaf.shape[1:]), inputs)
-    found = jax.tree.map(lambda leaf: leaf.reshape(full, *leaf.shape[2:]), jax.lax.map(some, batches))
-    if full == num_tasks:
-        return found
-    rest = some(jax.tree.map(lambda leaf: leaf[full:], inputs))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), found, rest)
+    numbers = devices.first_task(num_tasks) + jnp.arange(num_tasks)
+    return jax.lax.map(one, (numbers, tasks), batch_size=min(task_batch, num_tasks))
 
 
 def outcome(
