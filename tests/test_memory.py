@@ -224,6 +224,32 @@ def test_on_an_accelerator_learning_is_parallel_over_time_where_the_memory_allow
     assert max(loops(jax.grad(loss), params), default=0) == most
 
 
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_derivatives_of_a_sequence_at_once_are_those_of_its_steps(name):
+    """Gradients by all that a sequence depends on, and their derivatives."""
+    layer, keys = LAYERS[name], jax.random.split(jax.random.key(3), 4)
+    params, state = params_of(layer), jax.tree.map(lambda leaf: leaf + 0.5, layer.initial())
+    x, along = (jax.random.normal(key, (3, STEPS, WIDTH)) for key in keys[:2])
+    reset, valid = jax.random.bernoulli(keys[2], 0.1, (STEPS,)), jax.random.bernoulli(keys[3], 0.8, (STEPS,))
+
+    def gradient(run):
+        def loss(params, state, x):
+            after, out = jax.vmap(lambda x: run(layer, params, state, x, reset, valid))(x)
+            return jnp.sum(jnp.sin(out)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(after))
+
+        return jax.grad(loss, (0, 1, 2))
+
+    def second(run):
+        given = (params, state, x)
+        tangents = jax.tree.map(jnp.sin, params), jax.tree.map(jnp.cos, state), along
+        backwards = jax.grad(lambda *given: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient(run)(*given))))
+        return jax.jvp(gradient(run), given, tangents), backwards(*given)
+
+    definition, found = (jax.jit(partial(second, run))() for run in (stepped, at_once))
+    for one, other in zip(jax.tree.leaves(definition), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4 * np.abs(one).max())
+
+
 @pytest.fixture(scope="module")
 def env():
     return bandit(num_arms=3).env

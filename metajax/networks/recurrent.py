@@ -1,4 +1,4 @@
-"""Gated recurrent memories: Flax's cells, whose input products leave the loop when a whole sequence is known.
+"""Gated recurrent memories: Flax's cells, of which whole sequences keep as much as they can out of the loop over time.
 
 A memory is a layer from features [D] to features [W] that remembers. `initial()` is its state before anything;
 `step(state, x, reset)` is one step, the state forgotten first where `reset` holds; `unroll(state, x, reset, valid)` is
@@ -6,6 +6,8 @@ a whole sequence [T], with `step`'s results: a step that is not `valid` leaves t
 the initial one. `dtype` is that of the products, None the parameters' own; states stay in the default precision.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, PyTree
+
+# (state, inputs, hidden) -> state, by unit: `inputs` and `hidden` are what every gate is given, of the input and of the
+# state's last leaf, which is the output.
+Cell = Callable[[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]
 
 
 class GRU(nn.Module):
@@ -32,21 +38,20 @@ class GRU(nn.Module):
 
     def unroll(self, state: Array | None, x: Array, reset: Array, valid: Array) -> tuple[Array, Array]:
         gates, x = _cast(self.dtype, self.cell.variables["params"], x)
-        inputs = _products(gates, ("ir", "iz", "in"), x)
+        inputs = tuple(x @ gates[name]["kernel"] + gates[name]["bias"] for name in ("ir", "iz", "in"))
         kernel = jnp.concatenate([gates[name]["kernel"] for name in ("hr", "hz", "hn")], axis=1)
         bias = gates["hn"]["bias"]
+        biases = jnp.concatenate([jnp.zeros_like(bias), jnp.zeros_like(bias), bias])
+        state = self.initial() if state is None else state
+        (state,), out = unroll_cell(_gru, kernel, biases, (state,), inputs, reset, valid)
+        return state, out
 
-        def step(state: Array, inputs: tuple) -> tuple[Array, Array]:
-            inputs, reset, valid = inputs
-            before = jnp.where(reset, 0.0, state)
-            input_r, input_z, input_n = jnp.split(inputs, 3)
-            hidden_r, hidden_z, hidden_n = jnp.split(before.astype(kernel.dtype) @ kernel, 3)
-            keep = nn.sigmoid(input_z + hidden_z)
-            new = nn.tanh(input_n + nn.sigmoid(input_r + hidden_r) * (hidden_n + bias))
-            out = (1 - keep) * new + keep * before
-            return jnp.where(valid, out, state), out
 
-        return jax.lax.scan(step, self.initial() if state is None else state, (inputs, reset, valid))
+def _gru(state: tuple, inputs: tuple, hidden: tuple) -> tuple[Array]:
+    (state,), (input_r, input_z, input_n), (hidden_r, hidden_z, hidden_n) = state, inputs, hidden
+    keep = nn.sigmoid(input_z + hidden_z)
+    new = nn.tanh(input_n + nn.sigmoid(input_r + hidden_r) * hidden_n)
+    return ((1 - keep) * new + keep * state,)
 
 
 class LSTM(nn.Module):
@@ -66,29 +71,91 @@ class LSTM(nn.Module):
 
     def unroll(self, state: tuple | None, x: Array, reset: Array, valid: Array) -> tuple[tuple, Array]:
         gates, x = _cast(self.dtype, self.cell.variables["params"], x)
-        inputs = _products(gates, ("ii", "if", "ig", "io"), x)
-        kernel = jnp.concatenate([gates[name]["kernel"] for name in ("hi", "hf", "hg", "ho")], axis=1)
-        bias = jnp.concatenate([gates[name]["bias"] for name in ("hi", "hf", "hg", "ho")])
+        inputs = tuple(x @ gates[name]["kernel"] for name in ("ii", "if", "ig", "io"))
+        hidden = [gates[name] for name in ("hi", "hf", "hg", "ho")]
+        kernel = jnp.concatenate([gate["kernel"] for gate in hidden], axis=1)
+        biases = jnp.concatenate([gate["bias"] for gate in hidden])
+        return unroll_cell(_lstm, kernel, biases, self.initial() if state is None else state, inputs, reset, valid)
 
-        def step(state: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], Array]:
-            inputs, reset, valid = inputs
-            cell, hidden = jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), state)
-            put, keep, new, show = jnp.split(inputs + hidden.astype(kernel.dtype) @ kernel + bias, 4)
-            cell = nn.sigmoid(keep) * cell + nn.sigmoid(put) * nn.tanh(new)
-            out = nn.sigmoid(show) * nn.tanh(cell)
-            return jax.tree.map(lambda after, before: jnp.where(valid, after, before), (cell, out), state), out
 
-        return jax.lax.scan(step, self.initial() if state is None else state, (inputs, reset, valid))
+def _lstm(state: tuple, inputs: tuple, hidden: tuple) -> tuple[Array, Array]:
+    put, keep, new, show = (one + other for one, other in zip(inputs, hidden, strict=True))
+    cell = nn.sigmoid(keep) * state[0] + nn.sigmoid(put) * nn.tanh(new)
+    return cell, nn.sigmoid(show) * nn.tanh(cell)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def unroll_cell(
+    cell: Cell,
+    kernel: Array,
+    bias: Array,
+    state: tuple[Array, ...],
+    inputs: tuple[Array, ...],
+    reset: Array,
+    valid: Array,
+) -> tuple[tuple[Array, ...], Array]:
+    """The state of a cell of G gates after, and its outputs [T, W] at, every step of `inputs` [T, W] of each gate.
+
+    What the gates are given of the output is its product with `kernel` [W, G W] and `bias` [G W]. Only what depends on
+    the step before is in a loop, forwards and backwards: derivatives of the gates, and products for the kernel's
+    gradient, are computed for all steps at once from the states, which are all that is kept.
+    """
+    return _loop(cell, kernel, bias, state, inputs, reset, valid)[0]
+
+
+@unroll_cell.defjvp
+def _tangents(cell: Cell, primals: tuple, tangents: tuple) -> tuple:
+    kernel, bias, _, inputs, reset, valid = primals
+    d_kernel, d_bias, d_state, d_inputs, _, _ = tangents
+    result, before = _loop(cell, *primals)
+    slopes = _slopes(cell, before, inputs, _gates(kernel, bias, before))
+    d_hidden = _gates(d_kernel, d_bias, before)
+    direct = [_along((of_inputs, of_hidden), (d_inputs, d_hidden)) for _, of_inputs, of_hidden in slopes]
+
+    def step(d_state: tuple, xs: tuple) -> tuple[tuple, Array]:
+        direct, slopes, reset, valid = xs
+        d_before = jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), d_state)
+        d_gates = _gates(kernel, jnp.zeros_like(bias), d_before)
+        d_after = tuple(one + _along(slope, (d_before, d_gates)) for one, slope in zip(direct, slopes, strict=True))
+        return jax.tree.map(lambda new, old: jnp.where(valid, new, old), d_after, d_state), d_after[-1]
+
+    through = [(of_state, of_hidden) for of_state, _, of_hidden in slopes]
+    return result, jax.lax.scan(step, d_state, (direct, through, reset, valid))
+
+
+def _loop(
+    cell: Cell, kernel: Array, bias: Array, state: tuple, inputs: tuple, reset: Array, valid: Array
+) -> tuple[tuple[tuple, Array], tuple]:
+    """The result of `unroll_cell`, and the states [T, W] before the steps."""
+
+    def step(state: tuple, xs: tuple) -> tuple[tuple, tuple]:
+        inputs, reset, valid = xs
+        before = jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), state)
+        after = cell(before, inputs, _gates(kernel, bias, before))
+        return jax.tree.map(lambda new, old: jnp.where(valid, new, old), after, state), (after[-1], before)
+
+    state, (out, before) = jax.lax.scan(step, state, (inputs, reset, valid))
+    return (state, out), before
+
+
+def _gates(kernel: Array, bias: Array, state: tuple) -> tuple[Array, ...]:
+    """What every gate [..., W] is given of the output [..., W] in `state`."""
+    return tuple(jnp.split(state[-1].astype(kernel.dtype) @ kernel + bias, kernel.shape[1] // kernel.shape[0], axis=-1))
+
+
+def _slopes(cell: Cell, *arguments: tuple) -> list[tuple]:
+    """Of every leaf of the state after, its derivatives by all that the cell is given [T, W], unit by unit."""
+
+    def slope(number: int) -> Callable:
+        return jax.vmap(jax.vmap(jax.grad(lambda *given: cell(*given)[number], (0, 1, 2))))
+
+    return [slope(number)(*arguments) for number in range(len(arguments[0]))]
+
+
+def _along(slopes: PyTree, tangents: PyTree) -> Array:
+    return sum(jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, tangents)))
 
 
 def _cast(dtype: Any, *trees: PyTree) -> tuple:
     """The trees with every leaf of `dtype`; as they are if it is None."""
     return trees if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), trees)
-
-
-def _products(gates: dict, names: tuple[str, ...], x: Array) -> Array:
-    """What the gates `names` make of inputs [T, D], side by side: [T, W of all]."""
-    kernel = jnp.concatenate([gates[name]["kernel"] for name in names], axis=1)
-    if "bias" not in gates[names[0]]:
-        return x @ kernel
-    return x @ kernel + jnp.concatenate([gates[name]["bias"] for name in names])
