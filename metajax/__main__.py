@@ -13,7 +13,7 @@ AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # where all processes end 
 def main() -> int:
     """Runs the command line; of several processes, after they have met, since its imports use JAX already."""
     try:
-        hosts.join_as_told(sys.argv[1:])
+        hosts.begin(sys.argv[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

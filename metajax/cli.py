@@ -122,9 +122,7 @@ def train_command(arguments: Sequence[str]) -> None:
     seeds, axes, checked = run.pop("seeds"), run.pop("sweep"), run.pop("debug")
     shared = given | {"num_tasks": run["num_tasks"]}
     num_runs = seeds * math.prod(len(sweep.parse_sweep(text)[1]) for text in axes)
-    if num_runs == 1:  # else devices share the runs, not the tasks of each
-        shared["num_devices"] = run["devices"]
-    elif hosts.joined():
+    if num_runs > 1 and hosts.joined():
         raise ConfigError("several processes train one run: one after the other, without seeds or sweep")
     if checked and run["devices"] not in (None, 1):
         raise ConfigError("--debug runs on one device; leave out --devices")
@@ -136,7 +134,7 @@ def train_command(arguments: Sequence[str]) -> None:
         kinds = debug(agents[0].algorithm, agents[0].tasks, **how)
         print(f"all {', '.join(kinds)} were right")
         return
-    launch.check_devices(agents, run["devices"])
+    run["devices"] = launch.share(agents, run["devices"])
     run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
     parent = Path(hosts.of_first(str(run["folder"] or _free_folder(algorithm, tasks))))
     folders = [parent / sweep.label(agent, axes) if len(agents) > 1 else parent for agent in agents]
@@ -167,8 +165,8 @@ def resume_command(arguments: Sequence[str]) -> None:
     launch.check_place(run)
     _prepare(run["device"])
     with runs.writing(folder, new=False):
-        agent = MetaAgent.load(folder, num_devices=run["devices"], **changed)
-    launch.check_devices([agent], run["devices"])
+        agent = MetaAgent.load(folder, **changed)
+    launch.share([agent], run["devices"])
     if agent.iteration >= run["num_iterations"]:
         raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
     kept = {name: run[name] for name in [*launch.RUN, *launch.PLACE] if name in run}
@@ -184,7 +182,8 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     _named_config(folder)
     _prepare(run["device"])
     with runs.writing(folder, new=False):
-        agent = MetaAgent.load(folder, num_devices=run["devices"])
+        agent = MetaAgent.load(folder)
+        agent.share_over(run["devices"] or launch.default_devices([agent]))
         launch.evaluate(console.new(), {folder: agent}, [], run)
 
 

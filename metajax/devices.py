@@ -7,6 +7,7 @@ many devices there are changes nothing but the order of sums, and what the share
 region's Fisher matrix sees.
 """
 
+import os
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,36 @@ from metajax.base import Array, PyTree
 from metajax.errors import ConfigError, check_count
 
 AXIS = "devices"
+
+
+def cores() -> int:
+    """The CPU's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_of_cores(at_least: int = 1) -> None:
+    """Makes JAX devices of the CPU's cores, unless JAX_NUM_CPU_DEVICES says how many; to be called before JAX is used.
+
+    A program for one device keeps most cores idle, since products are small and other loops run on one core each.
+    Raises ConfigError if it comes too late.
+    """
+    if jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", max(cores(), at_least))
+    except RuntimeError as error:
+        raise ConfigError("devices can be made of a CPU's cores only at the start, before JAX is used") from error
+
+
+def most(count: int) -> int:
+    """How many devices, of a CPU no more than its cores, can share `count` evenly.
+
+    >>> most(1)
+    1
+    """
+    there = len(jax.devices())
+    there = min(there, cores()) if jax.default_backend() == "cpu" else there
+    return max(size for size in range(1, there + 1) if count % size == 0)
 
 
 def num_devices() -> int:

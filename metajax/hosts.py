@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from metajax import devices
 from metajax.errors import ConfigError, check_count, check_number, first_line
 from metajax.listening import heard
 
@@ -57,19 +58,22 @@ def join(
         ) from error
 
 
-def join_as_told(arguments: Sequence[str]) -> None:
-    """Joins the processes that a command to train names, if any; what else is wrong with it is not told here."""
-    if list(arguments[:1]) not in (["train"], ["resume"]):
-        return
+def begin(arguments: Sequence[str]) -> None:
+    """What a command needs before JAX is used: the processes that it names or, if none, devices of the CPU's cores.
+
+    What else is wrong with it is not told here.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--coordinator")
-    for name in ("processes", "process", "heartbeat"):
+    for name in ("processes", "process", "heartbeat", "devices"):
         parser.add_argument(f"--{name}", type=int)
     try:
         told, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
         return
-    if told.coordinator is not None:
+    if told.coordinator is None:
+        devices.make_of_cores(at_least=told.devices or 1)
+    elif list(arguments[:1]) in (["train"], ["resume"]):
         how = {} if told.heartbeat is None else {"heartbeat": told.heartbeat}
         join(told.coordinator, num_processes=told.processes, process=told.process, **how)
 

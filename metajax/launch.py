@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
 from metajax import console, devices, hosts, record, report, runs, sweep
@@ -12,14 +13,15 @@ from metajax.errors import ConfigError, NonFiniteError, check_choice, check_coun
 from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import Option
+from metajax.train import num_groups
 
 DEVICE = {"device": Option(str, "auto", "auto, cpu, gpu or tpu")}
 PLACE = {
     "devices": Option(
         int | None,
         None,
-        "devices that share the tasks or, with --seeds or --sweep, train the runs; by default one, or all of several "
-        "processes'",
+        "devices that share the tasks or, with --seeds or --sweep, train the runs; by default as many of a CPU's cores "
+        "as can, one accelerator, or all of several processes'",
     ),
     "coordinator": Option(
         str | None, None, "HOST:PORT of process 0 of several that train together; auto: what Slurm or Kubernetes says"
@@ -162,12 +164,27 @@ def check_evaluation(run: Mapping[str, Any]) -> None:
     check_choice("success_at", run["success_at"], SUCCESS_AT)
 
 
-def check_devices(agents: Sequence[MetaAgent], num_devices: int | None) -> None:
-    """Raises ConfigError unless the devices can share the agents or, of one, its tasks."""
+def share(agents: Sequence[MetaAgent], num_devices: int | None) -> int | None:
+    """Lets devices share the agents or, of one, its tasks, and returns how many; None: `default_devices`.
+
+    Raises ConfigError unless they can.
+    """
+    num_devices = default_devices(agents) if num_devices is None else num_devices
     if len(agents) > 1 and num_devices is not None:
         devices.check_split("runs", len(agents), devices.mesh(num_devices).size)
+    if len(agents) == 1:
+        agents[0].share_over(num_devices)
     if agents[0].over is not None:
         devices.check_split("num_tasks", agents[0].num_tasks, agents[0].over.size)
+    return num_devices
+
+
+def default_devices(agents: Sequence[MetaAgent]) -> int | None:
+    """As many of a CPU's cores as can share the agents or, of one, its tasks; None for anything but one CPU."""
+    if jax.default_backend() != "cpu" or hosts.joined():
+        return None
+    one = agents[0]
+    return devices.most(len(agents) if len(agents) > 1 else num_groups(one.algorithm, one.tasks, one.num_tasks))
 
 
 def check_place(run: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ class MetaAgent:
         seed: of everything drawn in training, at least 0 and below 2**31 - 1.
         num_tasks: tasks a meta-iteration; None: what the algorithm's recipe says.
         num_devices: devices that share the tasks, of training and of evaluation; None: one or, where several processes
-            train together, all.
+            train together, all. Of a CPU's cores `metajax.devices.make_of_cores` makes devices.
         **options: those of the algorithm, its network, its outer loop (`outer`) and the tasks.
 
     >>> agent = MetaAgent("maml", "point", num_tasks=2, num_episodes=2, horizon=5)
@@ -76,7 +76,7 @@ class MetaAgent:
         self.num_tasks = self.recipe.num_tasks if num_tasks is None else num_tasks
         check_count("num_tasks", self.num_tasks)
         self.num_tasks = int(self.num_tasks)
-        self.over = self._mesh(num_devices)
+        self.share_over(num_devices)
         self.config = {
             "algorithm": algorithm,
             "tasks": tasks if isinstance(tasks, str) else None,
@@ -95,13 +95,15 @@ class MetaAgent:
         other.config, other.history = self.config | {"seed": seed}, []
         return other
 
-    def _mesh(self, num_devices: int | None) -> Mesh | None:
-        """The devices that share the tasks, None where JAX's default one has all."""
-        if num_devices in (None, 1) and jax.process_count() == 1:
-            return None
-        if isinstance(self.tasks.env, HostEnvironment):
-            raise ConfigError(f"{self.tasks.env.name} is simulated on the host, whose tasks no devices share")
-        return devices.mesh(num_devices)
+    def share_over(self, num_devices: int | None) -> None:
+        """Lets so many devices share the tasks, as the argument says; what was compiled for others is dropped."""
+        self.over: Mesh | None = None  # JAX's default device has all
+        if num_devices not in (None, 1) or jax.process_count() > 1:
+            if isinstance(self.tasks.env, HostEnvironment):
+                raise ConfigError(f"{self.tasks.env.name} is simulated on the host, whose tasks no devices share")
+            self.over = devices.mesh(num_devices)
+        for name in ("program", "_evaluate"):
+            vars(self).pop(name, None)
 
     @cached_property
     def learner(self) -> Learner:

@@ -40,13 +40,15 @@ class Batch(NamedTuple):
 class Outer(NamedTuple):
     """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`.
 
-    `values` says whether it trains a value head, `tolerates_lag` whether slightly older decisions will do.
+    `values` says whether it trains a value head, `tolerates_lag` whether slightly older decisions will do, `together`
+    how many neighbouring tasks need to be on the same device.
     """
 
     init: Callable[[PyTree], PyTree]
     step: Callable[[Array, PyTree, PyTree, Replay, Batch], tuple[PyTree, PyTree, Metrics]]
     values: bool = True
     tolerates_lag: bool = False
+    together: int = 1
 
 
 def trust_region(
@@ -210,7 +212,10 @@ def ppo(
         state = PPOState(optimizer, state.iteration + 1)
         return params, state, jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
 
-    return Outer(lambda params: PPOState(transform.init(params), jnp.zeros((), int)), step, tolerates_lag=True)
+    def init(params: PyTree) -> PPOState:
+        return PPOState(transform.init(params), jnp.zeros((), int))
+
+    return Outer(init, step, tolerates_lag=True, together=minibatches)
 
 
 def policy_gradient(

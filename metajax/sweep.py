@@ -139,7 +139,7 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devi
         shared = jax.device_put((values, learners), NamedSharding(over, own))
         return compiled(*shared, jax.device_put(stop, NamedSharding(over, PartitionSpec())))
 
-    return Together(agents, advance, peak_memory(compiled))
+    return Together(agents, advance, peak_memory(compiled, over.size))
 
 
 def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int | None = None) -> Iterator[Together]:

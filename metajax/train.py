@@ -173,7 +173,14 @@ def compile_program(
     def spread(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
         return compiled(*devices.to_each((learner, stop), over))
 
-    return Program(spread, max_skipped, experience.reward.size, peak_memory(compiled))
+    return Program(spread, max_skipped, experience.reward.size, peak_memory(compiled, len(over.local_devices)))
+
+
+def num_groups(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int) -> int:
+    """Into how many groups the tasks of a meta-iteration fall that devices may share; 1 if one must have all."""
+    if isinstance(tasks.env, HostEnvironment) or not algorithm.shares or num_tasks % algorithm.shares:
+        return 1
+    return num_tasks // algorithm.shares
 
 
 def _check_shares(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int, over: Mesh) -> None:
@@ -239,11 +246,15 @@ def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
     }
 
 
-def peak_memory(compiled: jax.stages.Compiled) -> int:
-    """What a compiled program takes, in bytes, by the compiler's figures."""
+def peak_memory(compiled: jax.stages.Compiled, num_devices: int = 1) -> int:
+    """What a compiled program takes of a device's memory, or of that which a CPU's devices share, in bytes.
+
+    By the compiler's figures.
+    """
     usage = compiled.memory_analysis()
     memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
-    return memory - usage.alias_size_in_bytes
+    sharing = num_devices if jax.default_backend() == "cpu" else 1
+    return sharing * (memory - usage.alias_size_in_bytes)
 
 
 def train(program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10) -> Iterator[Progress]:

@@ -1,6 +1,9 @@
 """Tasks shared over (simulated) devices: the same learning, whatever their number."""
 
+import os
 import re
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -16,13 +19,14 @@ from metajax.algorithms import e_maml, es_maml, maml, reptile, rl2
 from metajax.base import Network
 from metajax.cli import main
 from metajax.errors import ConfigError
+from metajax.launch import default_devices
 from metajax.networks import memory_policy, mlp
 from metajax.outer import deal, policy_gradient, ppo, trust_region
 from metajax.sweep import chunks, learn_together, make_agents
 from metajax.tasks import point
 from metajax.train import meta_iteration
 
-NUM_TASKS = 8
+NUM_TASKS, COUNT = 8, "JAX_NUM_CPU_DEVICES"
 POINT = point(horizon=5)
 SIZES = {"num_steps": 5, "num_episodes": 3}
 GRADIENT = policy_gradient(optimizer=optax.sgd, learning_rate=1.0)  # so that the parameters change by the gradient
@@ -160,6 +164,52 @@ def test_devices_share_runs_that_train_together():
             np.testing.assert_allclose(leaf, leaf_too, atol=1e-6)
     with pytest.raises(ConfigError, match="runs=4 must be a multiple of 3 devices; use 3 or 6"):
         list(chunks(agents, ["inner_lr"], 3))
+
+
+def test_by_default_as_many_cores_share_as_can(monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 4)
+    agents = make_agents("maml", "point", seed=0, num_seeds=6, sweep=(), num_tasks=20)
+    assert default_devices(agents) == 3
+    assert default_devices(agents[:1]) == 4
+    assert default_devices([MetaAgent("maml", "point", num_tasks=7)]) == 1
+    # Of every four neighbours one is in each minibatch, so they stay together.
+    assert default_devices([MetaAgent("rl2", "bandit", num_tasks=12, minibatches=4)]) == 3
+    assert default_devices([MetaAgent("rl2", "bandit", num_tasks=6, minibatches=4)]) == 1
+    simulated = HostEnvironment(Corridor, set_length, task=jnp.zeros((), int), num_workers=1)
+    on_host = TaskDistribution(simulated, lambda key: jnp.array(3), horizon=3)
+    assert default_devices([MetaAgent("rl2", on_host, num_tasks=8)]) == 1
+
+
+MADE = """
+import os, sys
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+from metajax import hosts
+import jax
+if sys.argv[1] == "late":
+    jax.devices()
+try:
+    hosts.begin(sys.argv[1:])
+    print(len(jax.devices()))
+except ValueError as error:
+    print(error)
+"""
+TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX is used"
+
+
+@pytest.mark.parametrize(
+    ("told", "variable", "said"),
+    [
+        (["train"], None, "1"),
+        (["train", "--devices", "3"], None, "3"),
+        (["train"], "2", "2"),
+        (["late"], None, TOO_LATE),
+    ],
+)
+def test_commands_make_devices_of_cores(told, variable, said):
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", COUNT)}
+    environment |= {} if variable is None else {COUNT: variable}
+    done = subprocess.run([sys.executable, "-c", MADE, *told], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == said, done.stderr
 
 
 def test_a_reward_that_is_not_finite_is_found_on_any_device():

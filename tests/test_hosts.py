@@ -182,7 +182,7 @@ def test_the_watchdog_lets_live_what_goes_on_and_says_where_it_ends():
 )
 def test_processes_that_cannot_meet_are_told_why(told, message):
     with pytest.raises(ConfigError, match=message):
-        hosts.join_as_told(["train", "maml", *told])
+        hosts.begin(["train", "maml", *told])
 
 
 def test_options_of_several_processes_need_a_coordinator(tmp_path, capsys):

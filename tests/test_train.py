@@ -172,12 +172,17 @@ def test_a_broken_sample_is_named_before_compiling():
 
 MEASURE = """
 import re, sys
+from metajax import devices
+
+accumulate, num_devices = map(int, sys.argv[1:])
+devices.make_of_cores(num_devices)
 from metajax import MetaAgent
 
 def now(field):
     return 1024 * int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 
-agent = MetaAgent("maml", "point", num_tasks=40, micro_batch=40, outer="gradient", accumulate=int(sys.argv[1]))
+how = {"outer": "gradient", "accumulate": accumulate, "num_devices": num_devices}
+agent = MetaAgent("maml", "point", num_tasks=40, micro_batch=40, **how)
 agent.learner, agent.program
 open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
 before = now("VmRSS")
@@ -189,8 +194,9 @@ print(agent.program.memory, now("VmHWM") - before)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="tells the peak of a process on Linux alone")
 def test_the_memory_told_before_a_run_is_what_it_takes_however_many_tasks_are_accumulated():
     told = []
-    for accumulate in ("1", "250"):  # 40 tasks at once, and 10,000
-        done = subprocess.run([sys.executable, "-c", MEASURE, accumulate], capture_output=True, text=True, check=True)
+    for accumulate, num_devices in (("1", "1"), ("250", "1"), ("1", "2")):  # 40 tasks at once, 10,000, on two cores
+        command = [sys.executable, "-c", MEASURE, accumulate, num_devices]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         estimate, measured = map(int, done.stdout.split())
         assert estimate > 2e8
         assert 0.8 < measured / estimate < 1.2

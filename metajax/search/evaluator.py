@@ -168,7 +168,7 @@ def compile_population(
     problem: Problem, memory: str, population: int, num_seeds: int, num_held_out: int, devices: list | None = None
 ) -> Compiled:
     """The program for the networks of one memory, for as many of the population at a time as fit into memory."""
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices()[:population] if devices is None else devices
     size, free = _rounded(population, len(devices)), free_memory() * _SHARE
     while True:
         compiled = _compile(problem, memory, size, num_seeds, num_held_out, devices)
@@ -208,7 +208,7 @@ def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_
     start = time.perf_counter()
     jitted = jax.jit(population, in_shardings=(split, whole, whole, whole), out_shardings=split)
     compiled = jitted.lower(genomes, seeds, tasks, jnp.zeros((), int)).compile()
-    return Compiled(compiled, size, time.perf_counter() - start, peak_memory(compiled))
+    return Compiled(compiled, size, time.perf_counter() - start, peak_memory(compiled, len(devices)))
 
 
 def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, stop: Array) -> tuple[Array, PyTree]:
