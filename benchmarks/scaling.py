@@ -21,7 +21,6 @@ import numpy as np
 from scipy import stats
 
 from metajax import devices, programs, record, timing
-from metajax.base import Array, PyTree
 from metajax.errors import lookup
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
@@ -41,18 +40,11 @@ def job_of(sizes: dict[str, int]) -> programs.Job:
     width, changed = sizes["width"], {"inner_steps": sizes["inner steps"], "horizon": sizes["horizon"]}
     options = {"num_episodes": 10, "hidden": (width, width)} | changed
     job = programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
-    if sizes["devices"] == 1:
-        return job
-    over = devices.mesh(sizes["devices"])
-
-    def on_one(key: Array, state: PyTree, batch: PyTree) -> PyTree:
-        return job.function(key, state, devices.share(batch))
-
-    return job._replace(function=devices.on_each(on_one, over), arguments=devices.to_each(job.arguments, over))
+    return job if sizes["devices"] == 1 else job.shared(devices.mesh(sizes["devices"]))
 
 
 def compiled(sizes: dict[str, int]) -> timing.Part:
-    """That meta-iteration compiled."""
+    """That meta-iteration compiled, with the memory that one device needs."""
     job = job_of(sizes)
     return timing.compile_part(job.function, *job.arguments)
 

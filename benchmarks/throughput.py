@@ -1,7 +1,7 @@
 """Every memory of RL² in turn, and what is no time: memory of many inner steps, and what an import costs.
 
     python benchmarks/throughput.py                 # medians of 7 rounds
-    python benchmarks/throughput.py --rl2           # the memories alone
+    JAX_NUM_CPU_DEVICES=2 python benchmarks/throughput.py --rl2    # the memories alone, shared by two cores
     python benchmarks/throughput.py --repeats 15 --out results.json
 
 The memories, in 256 bandit trials of 100 pulls, act, take one gradient over the batch and make a whole update; all
@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
-from metajax import programs, record, timing
+from metajax import devices, programs, record, timing
 from metajax.networks import MEMORIES
 from metajax.recipes import build
 
@@ -26,31 +27,28 @@ SHOWN = ("collect", "one outer gradient", "update")
 
 def of_memories() -> dict[str, timing.Part]:
     """Compiled parts by name: the environment alone, and what each memory does."""
-    parts = {}
+    parts, over = {}, devices.mesh()
     for memory in MEMORIES:
         reference = programs.REFERENCES["rl2-gru"]
         reference = reference._replace(options=reference.options | {"memory": memory})
         setting = programs.prepare(reference, reference.num_tasks, {})
         if not parts:
-            alone = programs.ceilings(setting)["environment alone"]
-            parts["environment alone"] = timing.compile_part(alone.function, *alone.arguments)
-        collect = programs.collecting(setting)
-        acting = timing.compile_part(collect.function, *collect.arguments)
+            parts["environment alone"] = programs.ceilings(setting)["environment alone"].compiled(over)
+        acting = programs.collecting(setting).compiled(over)
         parts[f"{memory}: collect"] = acting
-        for name, job in programs.learning(setting, acting.run()).items():
-            parts[f"{memory}: {name}"] = timing.compile_part(job.function, *job.arguments)
-    return parts | of_a_long_cache()
+        for name, job in programs.learning(setting, jax.device_put(acting.run(), jax.devices()[0])).items():
+            parts[f"{memory}: {name}"] = job.compiled(over)
+    return parts | of_a_long_cache(over)
 
 
-def of_a_long_cache() -> dict[str, timing.Part]:
+def of_a_long_cache(over: Mesh) -> dict[str, timing.Part]:
     """A transformer acting for 50 and 200 steps with the same cache: a cost a step that grew would show."""
     parts = {}
     for horizon in (50, 200):
         reference = programs.REFERENCES["rl2-transformer"]
         options = reference.options | {"horizon": horizon, "context": 200}
         setting = programs.prepare(reference._replace(options=options), reference.num_tasks, {})
-        collect = programs.collecting(setting)
-        parts[f"transformer, cache of 200: {horizon} steps"] = timing.compile_part(collect.function, *collect.arguments)
+        parts[f"transformer, cache of 200: {horizon} steps"] = programs.collecting(setting).compiled(over)
     return parts
 
 

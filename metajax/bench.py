@@ -11,22 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Column, Table
 
-from metajax import console, record, timing
+from metajax import console, devices, launch, record, timing
 from metajax.errors import WorkerError, check_choice, check_count
 from metajax.meta_agent import MetaAgent
 from metajax.networks.heads import COMPUTE_DTYPES, compute_dtype_of
-from metajax.programs import DEFAULT, REFERENCES, Job, Reference, ceilings, collecting, learning, prepare, whole
+from metajax.programs import (
+    DEFAULT,
+    REFERENCES,
+    Reference,
+    Setting,
+    ceilings,
+    collecting,
+    learning,
+    prepare,
+    whole,
+)
 from metajax.recipes import Option
+from metajax.train import num_groups
 
 MIN_REPEATS = 7
 _OF_ENVIRONMENT = "steps/s over the environment's alone"
 _KERNELS = 8
 _LARGE, _BATCHED = "large product", "20 products 2000 x 64 x 64"
 
-_OUT = {"out": Option(str | None, None, "write the figures here too, as JSON")}
+_COMMON = {
+    "devices": Option(
+        int | None, None, "devices that share the tasks; by default as many of a CPU's cores as can, or one accelerator"
+    ),
+    "out": Option(str | None, None, "write the figures here too, as JSON"),
+}
 OPTIONS = {
     "programs": Option(tuple[str, ...], DEFAULT, f"of {', '.join(REFERENCES)}"),
     "sizes": Option(
@@ -39,12 +56,12 @@ OPTIONS = {
     "kernels": Option(bool, False, "what a meta-iteration's time on the device goes to, by JAX's profiler"),
     "micro_batch": Option(int | None, None, "tasks differentiated at once; by default what the algorithm says"),
     "compute_dtype": Option(str | None, None, "float32 or bfloat16: of the networks' products"),
-} | _OUT
+} | _COMMON
 NAMED_OPTIONS = {
     "num_tasks": Option(int | None, None, "tasks a meta-iteration; by default what the algorithm's recipe says"),
     "repeats": Option(int, MIN_REPEATS, "times of so many meta-iterations each"),
     "iterations": Option(int, 3, "meta-iterations that are timed at once"),
-} | _OUT
+} | _COMMON
 
 
 def check(run: Mapping[str, Any]) -> None:
@@ -69,7 +86,7 @@ def references(screen: Console, run: Mapping[str, Any]) -> dict[str, Any]:
     for name in run["programs"]:
         reference = REFERENCES[name]
         # First, since a process that has begun on an accelerator may hold all of its memory.
-        found[name] = {"start": starts(name, options) if run["split"] else {}}
+        found[name] = {"start": starts(name, options, run["devices"]) if run["split"] else {}}
         found[name]["sizes"] = sweep(reference, run["sizes"] or (reference.num_tasks,), options, run)
         for table in tables(name, found[name]):
             screen.print(table)
@@ -83,7 +100,7 @@ def sweep(
     found = []
     for size in sorted(sizes):
         try:
-            how = {"parts": run["split"], "kernels": run["kernels"]}
+            how = {"parts": run["split"], "kernels": run["kernels"], "num_devices": run["devices"]}
             found.append({"num_tasks": size} | measure(reference, size, options, run["repeats"], **how))
         except timing.OutOfMemory:
             found.append({"num_tasks": size, "out_of_memory": True})
@@ -99,6 +116,7 @@ def measure(
     *,
     parts: bool = True,
     kernels: bool = False,
+    num_devices: int | None = None,
 ) -> dict[str, Any]:
     """Times, operations and memory of a reference program and its parts, and what follows from them.
 
@@ -106,12 +124,13 @@ def measure(
     """
     with timing.understood():
         setting = prepare(reference, num_tasks, options)
+        over = _mesh(setting, num_tasks, num_devices)
         jobs = ceilings(setting) | {"meta-iteration": whole(setting)}
         jobs |= {"collect": collecting(setting)} if parts else {}
-        made = _compiled(jobs)
+        made = {name: job.compiled(over) for name, job in jobs.items()}
         if parts:
-            more = learning(setting, made["collect"].run())
-            jobs, made = jobs | more, made | _compiled(more)
+            more = learning(setting, jax.device_put(made["collect"].run(), jax.devices()[0]))
+            jobs, made = jobs | more, made | {name: job.compiled(over) for name, job in more.items()}
         machine, num_bytes = _machine(options.get("compute_dtype"))
         made |= machine
         seconds = timing.alternate({name: part.run for name, part in made.items()}, repeats)
@@ -120,6 +139,7 @@ def measure(
     steps = {name: job.steps for name, job in jobs.items() if job.steps}
     figures = _figures(seconds, steps, amounts, setting.sizes[0])
     return {
+        "devices": 1 if over is None else over.size,
         "parts": {name: _part(part, seconds[name], steps.get(name)) for name, part in made.items()},
         "figures": {name: values._asdict() for name, values in figures.items()},
         "kernels": [one._asdict() for one in of_kernels],
@@ -127,11 +147,15 @@ def measure(
     }
 
 
-def _compiled(jobs: Mapping[str, Job]) -> dict[str, timing.Part]:
-    return {
-        name: timing.compile_part(job.function, *job.arguments, while_trips=job.while_trips)
-        for name, job in jobs.items()
-    }
+def _mesh(setting: Setting, num_tasks: int, num_devices: int | None) -> Mesh | None:
+    """The devices that share the tasks, None where JAX's default one has all; raises ConfigError if they cannot."""
+    if num_devices is None:
+        num_devices = launch.cores_for(num_groups(setting.built.algorithm, setting.built.tasks, num_tasks))
+    if num_devices in (None, 1):
+        return None
+    over = devices.mesh(num_devices)
+    devices.check_split("tasks", num_tasks, over.size)
+    return over
 
 
 def _part(part: timing.Part, seconds: Sequence[float], steps: int | None) -> dict[str, float]:
@@ -199,7 +223,8 @@ def tables(name: str, found: Mapping[str, Any]) -> list[Table]:
 
 def _parts_table(name: str, kept: Mapping[str, Any]) -> Table:
     columns = ("median", "least to greatest", "steps/s", "GFLOP/s", "compile, s")
-    table = Table(Column("", no_wrap=True), *columns, title=f"{name}, {kept['num_tasks']:,} tasks")
+    shared = f" on {kept['devices']} devices" if kept["devices"] > 1 else ""
+    table = Table(Column("", no_wrap=True), *columns, title=f"{name}, {kept['num_tasks']:,} tasks{shared}")
     for part, row in kept["parts"].items():
         speed = f"{row['steps_per_second']:,.0f}" if "steps_per_second" in row else ""
         rate = f"{row['flops'] / row['median'] / 1e9:,.1f}" if row["flops"] else ""
@@ -245,18 +270,19 @@ def _kernels_table(name: str, kept: Mapping[str, Any]) -> Table:
     return table
 
 
-def starts(name: str, options: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def starts(name: str, options: Mapping[str, Any], num_devices: int | None) -> dict[str, dict[str, float]]:
     """Seconds to a compiled program and to its first update, imports apart, each in a fresh process.
 
     `cold` has no cache of compiled programs, `warm` that of the cold one.
     """
     with tempfile.TemporaryDirectory() as cache:
-        return {how: _fresh_start(name, options, cache) for how in ("cold", "warm")}
+        return {how: _fresh_start(name, options, num_devices, cache) for how in ("cold", "warm")}
 
 
-def _fresh_start(name: str, options: Mapping[str, Any], cache: str) -> dict[str, float]:
+def _fresh_start(name: str, options: Mapping[str, Any], num_devices: int | None, cache: str) -> dict[str, float]:
     code = (
-        f"import json, sys; from metajax import bench; json.dump(bench.start({name!r}, {dict(options)!r}), sys.stdout)"
+        f"import json, sys; from metajax import devices; devices.make_of_cores({num_devices or 1}); "
+        f"from metajax import bench; json.dump(bench.start({name!r}, {dict(options)!r}, {num_devices}), sys.stdout)"
     )
     own = {
         "JAX_COMPILATION_CACHE_DIR": cache,
@@ -272,11 +298,12 @@ def _fresh_start(name: str, options: Mapping[str, Any], cache: str) -> dict[str,
     return json.loads(done.stdout)
 
 
-def start(name: str, options: Mapping[str, Any]) -> dict[str, float]:
+def start(name: str, options: Mapping[str, Any], num_devices: int | None) -> dict[str, float]:
     """Seconds until a reference program is compiled, and until its first update is done."""
     reference, begin = REFERENCES[name], time.perf_counter()
     given = {**reference.options, **reference.outer, **options}
     agent = MetaAgent(reference.algorithm, reference.tasks, num_tasks=reference.num_tasks, **given)
+    launch.share([agent], num_devices)
     compiled = agent.program and time.perf_counter() - begin
     agent.learn(1, log_every=1)
     return {"compile": compiled, "first_update": time.perf_counter() - begin}
@@ -287,6 +314,7 @@ def named(screen: Console, algorithm: str, tasks: str, given: Mapping[str, Any],
     check_count("repeats", run["repeats"])
     check_count("iterations", run["iterations"])
     agent = MetaAgent(algorithm, tasks, num_tasks=run["num_tasks"], **given)
+    launch.share([agent], run["devices"])
     console.announce(screen, {Path(): agent})
     with console.compiling(screen):
         program = agent.program

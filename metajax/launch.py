@@ -181,10 +181,13 @@ def share(agents: Sequence[MetaAgent], num_devices: int | None) -> int | None:
 
 def default_devices(agents: Sequence[MetaAgent]) -> int | None:
     """As many of a CPU's cores as can share the agents or, of one, its tasks; None for anything but one CPU."""
-    if jax.default_backend() != "cpu" or hosts.joined():
-        return None
     one = agents[0]
-    return devices.most(len(agents) if len(agents) > 1 else num_groups(one.algorithm, one.tasks, one.num_tasks))
+    return cores_for(len(agents) if len(agents) > 1 else num_groups(one.algorithm, one.tasks, one.num_tasks))
+
+
+def cores_for(num_groups: int) -> int | None:
+    """As many of a CPU's cores as can share so many groups; None for anything but one CPU."""
+    return devices.most(num_groups) if jax.default_backend() == "cpu" and not hosts.joined() else None
 
 
 def check_place(run: Mapping[str, Any]) -> None:

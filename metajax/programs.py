@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metajax import devices, timing
 from metajax.base import Algorithm, Array, Environment, PyTree, Transition
 from metajax.networks import mlp
 from metajax.recipes import Built, build
@@ -55,13 +57,31 @@ DEFAULT = ("maml-trpo", "promp", "rl2-gru")
 class Job(NamedTuple):
     """A function and its arguments, to be compiled; `steps` are the environment steps it takes.
 
-    `while_trips` says how often its `while_loop`s run.
+    `while_trips` says how often its `while_loop`s run. The arguments numbered `by_task`, and with `gives_tasks` the
+    result, have the axis [N] of tasks.
     """
 
     function: Callable
     arguments: tuple
     steps: int = 0
     while_trips: tuple[int, ...] = ()
+    by_task: tuple[int, ...] = ()
+    gives_tasks: bool = False
+
+    def shared(self, over: Mesh) -> "Job":
+        """This on every device of a mesh, each with its share of the tasks."""
+        split, whole = PartitionSpec(devices.AXIS), PartitionSpec()
+        given = tuple(split if number in self.by_task else whole for number in range(len(self.arguments)))
+        result = split if self.gives_tasks else whole
+        function = jax.shard_map(self.function, mesh=over, in_specs=given, out_specs=result, check_vma=False)
+        placed = zip(self.arguments, given, strict=True)
+        arguments = tuple(jax.device_put(argument, NamedSharding(over, spec)) for argument, spec in placed)
+        return self._replace(function=function, arguments=arguments)
+
+    def compiled(self, over: Mesh | None = None) -> timing.Part:
+        """This compiled, for JAX's default device or for those of a mesh, which share the tasks."""
+        job, num_devices = (self, 1) if over is None else (self.shared(over), over.size)
+        return timing.compile_part(job.function, *job.arguments, while_trips=job.while_trips, num_devices=num_devices)
 
 
 class Setting(NamedTuple):
@@ -120,7 +140,7 @@ def whole(setting: Setting) -> Job:
     """A meta-iteration."""
     arguments = (jax.random.key(2), setting.state, setting.batch)
     steps = setting.stage_steps * setting.sizes[0]
-    return Job(iteration(setting.built.algorithm), arguments, steps, setting.trips)
+    return Job(iteration(setting.built.algorithm), arguments, steps, setting.trips, by_task=(2,))
 
 
 def ceilings(setting: Setting) -> dict[str, Job]:
@@ -136,10 +156,12 @@ def ceilings(setting: Setting) -> dict[str, Job]:
 
     act = partial(_act, setting)
     by_chance = partial(act, (), lambda params: partial(blind.apply, params))
+    rewards = {"steps": steps, "by_task": (1,), "gives_tasks": True}
+    params = algorithm.params(setting.state)
     return {
-        "environment alone": Job(partial(step_only, env, copies, length), (action, setting.batch), steps),
-        "random policy": Job(by_chance, (still, setting.batch), steps),
-        "rollout": Job(partial(act, network.memory(), own), (algorithm.params(setting.state), setting.batch), steps),
+        "environment alone": Job(partial(step_only, env, copies, length), (action, setting.batch), **rewards),
+        "random policy": Job(by_chance, (still, setting.batch), **rewards),
+        "rollout": Job(partial(act, network.memory(), own), (params, setting.batch), **rewards),
     }
 
 
@@ -179,7 +201,8 @@ def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, 
 def collecting(setting: Setting) -> Job:
     """All stages, and the adaptations between them."""
     arguments = (jax.random.key(5), setting.state, setting.batch)
-    return Job(setting.built.algorithm.collect, arguments, setting.stage_steps * setting.sizes[0])
+    steps = setting.stage_steps * setting.sizes[0]
+    return Job(setting.built.algorithm.collect, arguments, steps, by_task=(2,), gives_tasks=True)
 
 
 def learning(setting: Setting, experience: Transition) -> dict[str, Job]:
@@ -190,20 +213,22 @@ def learning(setting: Setting, experience: Transition) -> dict[str, Job]:
     algorithm, reference, jobs = setting.built.algorithm, setting.reference, {}
     if reference.algorithm != "rl2":  # which adapts by remembering
         params, memory = algorithm.params(setting.state), setting.built.network.memory()
-        jobs["inner gradient"] = Job(partial(adapt, algorithm), (params, experience))
+        given = params, experience
+        jobs["inner gradient"] = Job(partial(adapt, algorithm), given, by_task=(1,), gives_tasks=True)
         adapted = jax.jit(partial(adapt, algorithm))(params, experience)
         act = partial(
             _act, setting, memory, lambda knowledge: partial(algorithm.agent.policy, knowledge), params_axis=0
         )
-        jobs["rollout after adapting"] = Job(act, (adapted, setting.batch), setting.stage_steps)
+        given = adapted, setting.batch
+        jobs["rollout after adapting"] = Job(act, given, setting.stage_steps, by_task=(0, 1), gives_tasks=True)
     single = setting.algorithm(**reference.one_gradient)
     first = jax.jit(single.init)(jax.random.key(1))
-    jobs["one outer gradient"] = Job(single.update, (jax.random.key(6), first, experience))
+    jobs["one outer gradient"] = Job(single.update, (jax.random.key(6), first, experience), by_task=(2,))
     arguments = (jax.random.key(6), setting.state, experience)
     for count in (1, 10) if setting.trips else ():
         short = setting.algorithm(**reference.outer, cg_steps=count, line_search_tries=1)
-        jobs[f"update of {count} products"] = Job(short.update, arguments, 0, (count, 1))
-    return jobs | {"update": Job(algorithm.update, arguments, 0, setting.trips)}
+        jobs[f"update of {count} products"] = Job(short.update, arguments, 0, (count, 1), by_task=(2,))
+    return jobs | {"update": Job(algorithm.update, arguments, 0, setting.trips, by_task=(2,))}
 
 
 def adapt(algorithm: Algorithm, params: PyTree, experience: Transition) -> PyTree:

@@ -27,8 +27,8 @@ class OutOfMemory(Exception):
 class Part(NamedTuple):
     """A compiled function with its arguments.
 
-    `flops` are those of its matrix products, see `product_flops`; `memory` is what it takes, in bytes, by the
-    compiler's figures.
+    `flops` are those of its matrix products, see `product_flops`, on all devices; `memory` is what it takes of one, or
+    of a CPU, in bytes, by the compiler's figures.
     """
 
     run: Callable[[], PyTree]
@@ -51,13 +51,16 @@ class Kernels(NamedTuple):
     calls: int
 
 
-def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[int] = ()) -> Part:
-    """`function(*arguments)` compiled, to be run again and again; raises OutOfMemory if it does not fit."""
+def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[int] = (), num_devices: int = 1) -> Part:
+    """`function(*arguments)` compiled, to be run again and again; raises OutOfMemory if it does not fit.
+
+    `num_devices` are those that it runs on, each a share of it.
+    """
     start = time.perf_counter()
     traced = jax.jit(function).trace(*arguments)
     with understood():
         compiled = traced.lower().compile()
-    seconds, memory = time.perf_counter() - start, peak_memory(compiled)
+    seconds, memory = time.perf_counter() - start, peak_memory(compiled, num_devices)
     # What it is given is there already.
     if memory - compiled.memory_analysis().argument_size_in_bytes > free_memory():
         raise OutOfMemory(f"{memory / 2**20:,.0f} MiB")
@@ -66,7 +69,7 @@ def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[i
         with understood():
             return jax.block_until_ready(compiled(*arguments))
 
-    return Part(run, product_flops(traced.jaxpr, while_trips), memory, seconds)
+    return Part(run, num_devices * product_flops(traced.jaxpr, while_trips), memory, seconds)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax import bench, cli, console, programs, timing
+from metajax import bench, cli, console, devices, programs, timing
 from metajax.errors import ConfigError, WorkerError
 
 TINY = programs.REFERENCES["maml-gradient"]._replace(
@@ -20,6 +20,7 @@ TINY = programs.REFERENCES["maml-gradient"]._replace(
 WHOLE = {
     "programs": ("tiny",),
     "split": False,
+    "devices": None,
     "repeats": 7,
     "kernels": False,
     "micro_batch": None,
@@ -101,8 +102,9 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
     assert parts["update"]["flops"] == parts["one outer gradient"]["flops"] > parts["inner gradient"]["flops"] > 0
     times_least = whole["flops"] / whole["greatest"], whole["flops"] / whole["least"]
     assert times_least[0] <= figures["meta-iteration, FLOP/s"]["median"] <= times_least[1]
+    assert kept["devices"] == min(2, devices.cores())
     titles = [table.title for table in bench.tables("tiny", {"start": {}, "sizes": [kept]})]
-    assert titles == ["tiny, 2 tasks", None, "tiny, 2 tasks"]
+    assert titles == [f"tiny, 2 tasks on {kept['devices']} devices", None, "tiny, 2 tasks"]
     shares = [one["share"] for one in kept["kernels"]]
     assert len(shares) == 8
     assert shares == sorted(shares, reverse=True)
@@ -143,13 +145,13 @@ def test_a_program_starts_in_a_fresh_process_or_says_why_not(tmp_path, monkeypat
         return subprocess.CompletedProcess(command, 0, answer.getvalue(), "")
 
     monkeypatch.setattr(subprocess, "run", here)
-    seconds = bench._fresh_start("rl2-gru", {"width": 2, "horizon": 2}, str(tmp_path))
+    seconds = bench._fresh_start("rl2-gru", {"width": 2, "horizon": 2}, 2, str(tmp_path))
     assert 0 < seconds["compile"] < seconds["first_update"]
     assert asked[0]["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(WorkerError, match="starting rl2-gru in a fresh process failed: exit code 1"):
-        bench._fresh_start("rl2-gru", {}, str(tmp_path))
+        bench._fresh_start("rl2-gru", {}, None, str(tmp_path))
 
 
 def test_fewer_trials_than_minibatches_are_one_each():
@@ -178,4 +180,10 @@ def test_a_wrong_option_is_refused_before_anything_runs(flags, message, capsys):
 
 def test_repeats_are_checked_where_an_algorithm_is_named():
     with pytest.raises(ConfigError, match="iterations=0"):
-        bench.named(console.new(), "maml", "point", {}, {"num_tasks": 1, "repeats": 1, "iterations": 0, "out": None})
+        bench.named(
+            console.new(),
+            "maml",
+            "point",
+            {},
+            {"num_tasks": 1, "repeats": 1, "iterations": 0, "devices": None, "out": None},
+        )
