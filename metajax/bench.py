@@ -125,12 +125,12 @@ def measure(
     with timing.understood():
         setting = prepare(reference, num_tasks, options)
         over = _mesh(setting, num_tasks, num_devices)
-        jobs = ceilings(setting) | {"meta-iteration": whole(setting)}
-        jobs |= {"collect": collecting(setting)} if parts else {}
+        jobs = ceilings(setting) | ({"collect": collecting(setting)} if parts else {})
         made = {name: job.compiled(over) for name, job in jobs.items()}
+        more = {"meta-iteration": whole(setting)}
         if parts:
-            more = learning(setting, jax.device_put(made["collect"].run(), jax.devices()[0]))
-            jobs, made = jobs | more, made | {name: job.compiled(over) for name, job in more.items()}
+            more = learning(setting, jax.device_put(made["collect"].run(), jax.devices()[0])) | more
+        jobs, made = jobs | more, made | {name: job.compiled(over) for name, job in more.items()}
         machine, num_bytes = _machine(options.get("compute_dtype"))
         made |= machine
         seconds = timing.alternate({name: part.run for name, part in made.items()}, repeats)
@@ -204,8 +204,11 @@ def _figures(
         "update's FLOP/s over 20 products'": over(rate("update"), rate(_BATCHED)),
     }
     if "inner gradient" in seconds:
-        collecting = ["rollout"] + ["inner gradient", "rollout after adapting"] * (num_stages - 1)
-        found["collect over its rollouts and inner gradients"] = timing.ratio(seconds, ["collect"], collecting)
+        parts = ["rollout"] + ["inner gradient", "rollout after adapting"] * (num_stages - 1)
+        gradient = ["one outer gradient"]
+        found["collect and one outer gradient over their parts"] = timing.ratio(
+            seconds, ["collect", *gradient], parts + gradient
+        )
     one, ten = (seconds.get(f"update of {count} products") for count in (1, 10))
     if one and ten:
         found["a Fisher product, s"] = timing.spread([(b - a) / 9 for a, b in zip(one, ten, strict=True)])

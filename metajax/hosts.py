@@ -31,7 +31,8 @@ def join(
     """Makes this process one of several; to be called before JAX is used. Raises ConfigError if they do not meet.
 
     Args:
-        coordinator: HOST:PORT of process 0, the same for all; auto: what Slurm, Kubernetes, Open MPI or a TPU says.
+        coordinator: HOST:PORT of process 0, the same for all; auto: what Slurm, Kubernetes (with the extra of that
+            name), Open MPI or a TPU says.
         num_processes: how many there are; None: what the cluster says.
         process: the number of this one, from 0; None: what the cluster says.
         heartbeat: seconds of silence after which a process is taken for lost, and the others end.
@@ -54,7 +55,8 @@ def join(
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"the processes did not meet at coordinator={coordinator}: {first_line(error)}; give --coordinator "
-            "HOST:PORT of process 0, --processes and --process, or start them by Slurm, Kubernetes or Open MPI"
+            "HOST:PORT of process 0, --processes and --process, or start them by Slurm, Open MPI or, with the extra "
+            "kubernetes, Kubernetes"
         ) from error
 
 

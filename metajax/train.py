@@ -110,6 +110,7 @@ def run(
             return learner, total, count + 1 - skipped
 
         shapes = dict(jax.eval_shape(iterate, learner)[1])
+        _check_metrics(shapes)
         del shapes["skipped"]
         zero = {name: jnp.zeros(()) for name in shapes}
         learner, total, count = jax.lax.while_loop(go_on, step, (learner, zero, jnp.zeros(())))
@@ -158,17 +159,16 @@ def compile_program(
     experience = traced("collect", algorithm.collect, key, learner.state, batch)
     if experience.reward.shape[0] % num_tasks:
         raise ShapeError(f"collect must give [M N, …] for N={num_tasks} tasks, not {experience.reward.shape}")
-    iterate = jax.jit(meta_iteration(algorithm, tasks, num_tasks), inline=True)  # traced once for all that look at it
-    _check_metrics(jax.eval_shape(iterate, learner)[1])
     if isinstance(tasks.env, HostEnvironment):
         return _host_program(algorithm, tasks, num_tasks, max_skipped, learner, experience)
-    if over is None:
-        advance = run(iterate, max_skipped=max_skipped)
-        compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
-        return Program(compiled, max_skipped, experience.reward.size, peak_memory(compiled))
-    iterate = jax.jit(meta_iteration(algorithm, tasks, num_tasks // over.size), inline=True)
-    advance = devices.on_each(run(iterate, max_skipped=max_skipped), over)
+    of_each = num_tasks if over is None else num_tasks // over.size
+    iterate = jax.jit(meta_iteration(algorithm, tasks, of_each), inline=True)  # traced once for all that look at it
+    advance = run(iterate, max_skipped=max_skipped)
+    if over is not None:
+        advance = devices.on_each(advance, over)
     compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
+    if over is None:
+        return Program(compiled, max_skipped, experience.reward.size, peak_memory(compiled))
 
     def spread(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
         return compiled(*devices.to_each((learner, stop), over))
@@ -212,6 +212,7 @@ def _host_program(
     draw = jax.jit(partial(_draw, tasks, num_tasks))
     key_update = jax.eval_shape(lambda: jax.random.key(0))
     lowered = jax.jit(partial(_learn, algorithm, num_tasks)).lower(learner, key_update, experience)
+    _check_metrics(lowered.out_info[1])
     learn = lowered.compile()
 
     def gather(learner: Learner, iteration: int) -> tuple[Array, Transition]:
