@@ -27,7 +27,7 @@ SHOWN = ("collect", "one outer gradient", "update")
 
 def of_memories() -> dict[str, timing.Part]:
     """Compiled parts by name: the environment alone, and what each memory does."""
-    parts, over = {}, devices.mesh()
+    parts, over = {}, devices.mesh(devices.most(64))  # each minibatch has so many trials
     for memory in MEMORIES:
         reference = programs.REFERENCES["rl2-gru"]
         reference = reference._replace(options=reference.options | {"memory": memory})

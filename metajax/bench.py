@@ -135,11 +135,14 @@ def measure(
         made |= machine
         seconds = timing.alternate({name: part.run for name, part in made.items()}, repeats)
         of_kernels = timing.kernels(made["meta-iteration"].run)[:_KERNELS] if kernels else []
+    num_devices = 1 if over is None else over.size
     amounts = {name: part.flops for name, part in made.items()} | {"copy": num_bytes}
+    if jax.default_backend() != "cpu":  # whose one device has all cores
+        amounts |= {name: num_devices * amounts[name] for name in (*machine, "copy")}
     steps = {name: job.steps for name, job in jobs.items() if job.steps}
     figures = _figures(seconds, steps, amounts, setting.sizes[0])
     return {
-        "devices": 1 if over is None else over.size,
+        "devices": num_devices,
         "parts": {name: _part(part, seconds[name], steps.get(name)) for name, part in made.items()},
         "figures": {name: values._asdict() for name, values in figures.items()},
         "kernels": [one._asdict() for one in of_kernels],
@@ -226,13 +229,16 @@ def tables(name: str, found: Mapping[str, Any]) -> list[Table]:
 
 def _parts_table(name: str, kept: Mapping[str, Any]) -> Table:
     columns = ("median", "least to greatest", "steps/s", "GFLOP/s", "compile, s")
-    shared = f" on {kept['devices']} devices" if kept["devices"] > 1 else ""
-    table = Table(Column("", no_wrap=True), *columns, title=f"{name}, {kept['num_tasks']:,} tasks{shared}")
+    table = Table(Column("", no_wrap=True), *columns, title=f"{name}, {kept['num_tasks']:,} tasks{_shared(kept)}")
     for part, row in kept["parts"].items():
         speed = f"{row['steps_per_second']:,.0f}" if "steps_per_second" in row else ""
         rate = f"{row['flops'] / row['median'] / 1e9:,.1f}" if row["flops"] else ""
         table.add_row(part, *_times(row), speed, rate, f"{row['compile']:.1f}")
     return table
+
+
+def _shared(kept: Mapping[str, Any]) -> str:
+    return f" on {kept['devices']} devices" if kept.get("devices", 1) > 1 else ""
 
 
 def _times(row: Mapping[str, float]) -> tuple[str, str]:
@@ -255,7 +261,7 @@ def _sizes_table(name: str, sizes: Sequence[Mapping[str, Any]]) -> Table:
     columns = ("meta-iteration", "least to greatest", "steps/s", "of environment's", "utilisation", "memory")
     table = Table(Column("tasks", no_wrap=True), *columns, title=name)
     for kept in sizes:
-        size = f"{kept['num_tasks']:,}"
+        size = f"{kept['num_tasks']:,}{_shared(kept)}"
         if "out_of_memory" in kept:
             table.add_row(size, "out of memory")
             continue
@@ -317,7 +323,7 @@ def named(screen: Console, algorithm: str, tasks: str, given: Mapping[str, Any],
     check_count("repeats", run["repeats"])
     check_count("iterations", run["iterations"])
     agent = MetaAgent(algorithm, tasks, num_tasks=run["num_tasks"], **given)
-    launch.share([agent], run["devices"])
+    num_devices = launch.share([agent], run["devices"]) or 1
     console.announce(screen, {Path(): agent})
     with console.compiling(screen):
         program = agent.program
@@ -328,6 +334,7 @@ def named(screen: Console, algorithm: str, tasks: str, given: Mapping[str, Any],
     screen.print(f"memory {program.memory / 2**20:,.0f} MiB")
     screen.print(f"a meta-iteration {median:.4f} s ({least:.4f} to {greatest:.4f}), {speed:,.0f} environment steps/s")
     figures = {"median": median, "least": least, "greatest": greatest, "steps_per_second": speed}
+    figures["devices"] = num_devices
     _kept(agent.config | figures | {"memory": program.memory, "repeats": run["repeats"]}, run["out"])
 
 

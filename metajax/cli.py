@@ -183,7 +183,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     _prepare(run["device"])
     with runs.writing(folder, new=False):
         agent = MetaAgent.load(folder)
-        agent.share_over(run["devices"] or launch.default_devices([agent]))
+        agent.share_over(launch.default_devices([agent]) if run["devices"] is None else run["devices"])
         launch.evaluate(console.new(), {folder: agent}, [], run)
 
 

@@ -9,6 +9,7 @@ region's Fisher matrix sees.
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,18 +19,23 @@ from metajax.base import Array, PyTree
 from metajax.errors import ConfigError, check_count
 
 AXIS = "devices"
+_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds of computing in a period, and the period
 
 
 def cores() -> int:
-    """The CPU's cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The CPU's cores that this process may use, by its affinity and by a container's limit."""
+    may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not _LIMIT.is_file():
+        return may_use
+    quota, period = _LIMIT.read_text().split()
+    return may_use if quota == "max" else max(1, min(may_use, int(quota) // int(period)))
 
 
 def make_of_cores(at_least: int = 1) -> None:
-    """Makes JAX devices of the CPU's cores, unless JAX_NUM_CPU_DEVICES says how many; to be called before JAX is used.
+    """Makes JAX devices of the CPU's cores, at least so many, unless JAX_NUM_CPU_DEVICES says how many.
 
-    A program for one device keeps most cores idle, since products are small and other loops run on one core each.
-    Raises ConfigError if it comes too late.
+    A program for one device keeps most cores idle, since products are small and other loops run on one core each. To be
+    called before JAX is used, so before anything else of metajax is imported: raises ConfigError if it comes too late.
     """
     if jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", ""):
         return
@@ -40,13 +46,12 @@ def make_of_cores(at_least: int = 1) -> None:
 
 
 def most(count: int) -> int:
-    """How many devices, of a CPU no more than its cores, can share `count` evenly.
+    """How many of a CPU's devices, no more than it has cores, can share `count` evenly.
 
     >>> most(1)
     1
     """
-    there = len(jax.devices())
-    there = min(there, cores()) if jax.default_backend() == "cpu" else there
+    there = min(len(jax.devices()), cores())
     return max(size for size in range(1, there + 1) if count % size == 0)
 
 

@@ -24,7 +24,7 @@ PLACE = {
         "as can, one accelerator, or all of several processes'",
     ),
     "coordinator": Option(
-        str | None, None, "HOST:PORT of process 0 of several that train together; auto: what Slurm or Kubernetes says"
+        str | None, None, "HOST:PORT of process 0 of several that train together; auto: what a cluster says"
     ),
     "processes": Option(int | None, None, "how many processes there are; by default what the cluster says"),
     "process": Option(int | None, None, "the number of this process, from 0; by default what the cluster says"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -126,7 +127,9 @@ def trust_region(
         }
         return unravel(flat + search.fraction * full_step), state, metrics
 
-    return Outer(lambda params: (), step, values=False)
+    # So many neighbours on a device have the same tasks in the Fisher matrix, however many devices there are.
+    together = Fraction(float(fisher_fraction)).limit_denominator(100).denominator
+    return Outer(lambda params: (), step, values=False, together=together)
 
 
 class PPOState(NamedTuple):

@@ -149,8 +149,9 @@ def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int |
     if first.memory <= free * _SHARE:
         yield first
         return
-    num_devices = num_devices or 1
-    size = num_devices * max(1, math.floor(size * free * _SHARE / first.memory) // num_devices)
+    fitting = max(1, math.floor(size * free * _SHARE / first.memory))
+    num_devices = max(fewer for fewer in range(1, fitting + 1) if (num_devices or 1) % fewer == 0)
+    size = fitting // num_devices * num_devices
     del first
     for start in range(0, len(agents), size):
         yield compile_together(agents[start : start + size], names, num_devices)

@@ -62,7 +62,8 @@ def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[i
         compiled = traced.lower().compile()
     seconds, memory = time.perf_counter() - start, peak_memory(compiled, num_devices)
     # What it is given is there already.
-    if memory - compiled.memory_analysis().argument_size_in_bytes > free_memory():
+    given = compiled.memory_analysis().argument_size_in_bytes * memory / peak_memory(compiled)
+    if memory - given > free_memory():
         raise OutOfMemory(f"{memory / 2**20:,.0f} MiB")
 
     def run() -> PyTree:

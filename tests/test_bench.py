@@ -114,7 +114,7 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
 def test_a_sweep_of_sizes_ends_where_memory_does(tiny, tmp_path, capsys, monkeypatch):
     free = iter([10**9] * 4 + [0] * 9)  # four parts of the first size
     monkeypatch.setattr(timing, "free_memory", lambda: next(free))
-    run = WHOLE | {"sizes": (4, 2, 3), "out": str(tmp_path / "kept.json")}
+    run = WHOLE | {"sizes": (4, 2, 3), "devices": 1, "out": str(tmp_path / "kept.json")}
     bench.references(console.new(), run)
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert [row[1].strip() for row in rows] == ["2", "3"]

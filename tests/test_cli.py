@@ -126,7 +126,7 @@ def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp
 def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
     monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(cli.sweep, "free_memory", lambda: 1)
-    assert cli.main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--devices", "1", "--folder", "two"]) == 0
+    assert cli.main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "two"]) == 0
     assert capsys.readouterr().out.count("1 at once") == 2
     assert [MetaAgent.load(f"two/seed-{seed}").iteration for seed in (0, 1)] == [1, 1]
 

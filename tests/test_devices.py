@@ -171,6 +171,9 @@ def test_by_default_as_many_cores_share_as_can(monkeypatch):
     agents = make_agents("maml", "point", seed=0, num_seeds=6, sweep=(), num_tasks=20)
     assert default_devices(agents) == 3
     assert default_devices(agents[:1]) == 4
+    monkeypatch.setattr(devices, "cores", lambda: 16)
+    assert default_devices(agents[:1]) == 4  # of every five tasks one is in the Fisher matrix, on any number of devices
+    assert default_devices([MetaAgent("maml", "point", num_tasks=20, outer="gradient")]) == 5
     assert default_devices([MetaAgent("maml", "point", num_tasks=7)]) == 1
     # Of every four neighbours one is in each minibatch, so they stay together.
     assert default_devices([MetaAgent("rl2", "bandit", num_tasks=12, minibatches=4)]) == 3
@@ -196,6 +199,7 @@ except ValueError as error:
 TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX is used"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process chooses its cores on Linux alone")
 @pytest.mark.parametrize(
     ("told", "variable", "said"),
     [
@@ -242,10 +246,20 @@ def test_what_cannot_be_shared_is_refused():
         MetaAgent("rl2", TaskDistribution(simulated, lambda key: jnp.array(3), horizon=3), num_devices=2)
 
 
-def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys):
+@pytest.mark.parametrize(("limit", "most"), [("150000 100000", 1), ("9900000 100000", 4), ("max 100000", 4)])
+def test_a_container_limits_the_cores(limit, most, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr(devices, "_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    assert devices.cores() == most
+
+
+def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 2)
     small = ("--num-tasks", "6", "--num-episodes", "3", "--horizon", "5", "--hidden", "4", "--outer", "gradient")
     few = (*small, "--num-iterations", "2", "--eval-tasks", "4")
     told = {
+        "default": [],
         "shared": ["--devices", "2"],
         "uneven": ["--devices", "4"],
         "runs": ["--seeds", "3", "--devices", "2"],
@@ -257,13 +271,16 @@ def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys):
     codes, said = {}, {}
     for name, options in told.items():
         codes[name] = main(["train", "maml", "point", *few, *options, "--folder", str(tmp_path / name)])
-        said[name] = capsys.readouterr().err
-    assert codes == dict.fromkeys(told, 2) | {"shared": 0}
+        printed = capsys.readouterr()
+        said[name] = printed.err + printed.out
+    assert codes == dict.fromkeys(told, 2) | {"default": 0, "shared": 0}
+    assert "2 of them" in said["default"]
     assert "num_tasks=6 must be a multiple of 4 devices; use 4 or 8" in said["uneven"]
     assert "runs=3 must be a multiple of 2 devices" in said["runs"]
     assert "num_tasks=6 must be a multiple of 4 devices" in said["one"]
     assert "devices=0 must be a whole number" in said["none"]
     assert "leave out --devices" in said["debug"]
     assert "give --coordinator" in said["alone"]
-    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
-    assert main(["evaluate", str(tmp_path / "shared"), "--eval-tasks", "5", "--devices", "8"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"default", "shared"}
+    evaluate = ["evaluate", str(tmp_path / "shared"), "--eval-tasks", "5"]
+    assert [main([*evaluate, *how]) for how in (["--devices", "8"], ["--devices", "0"], [])] == [0, 2, 0]

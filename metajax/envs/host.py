@@ -3,7 +3,6 @@
 Compiled code knows their shapes alone. `metajax.host` plays them in worker processes.
 """
 
-import os
 import weakref
 from collections.abc import Callable
 from functools import cached_property
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Array, PyTree
+from metajax.devices import cores
 from metajax.envs.workers import Simulator, Workers
 from metajax.errors import ConfigError, check_count, check_number
 
@@ -60,7 +60,7 @@ class HostEnvironment:
             raise ConfigError(f"info={info!r} must be a tuple of names, ({info!r},)")
         check_number("timeout", timeout, above=0)
         self.simulator, self._name, self.default_params = Simulator(make, set_task, tuple(info)), name, task
-        self._num_workers, self._max_copies, self._timeout = num_workers or _cores(), max_copies, timeout
+        self._num_workers, self._max_copies, self._timeout = num_workers or cores(), max_copies, timeout
         self._workers: Workers | None = None
 
     @property
@@ -143,11 +143,6 @@ class HostEnvironment:
             return env.observation_space, env.action_space, env.spec.id if env.spec else type(env.unwrapped).__name__
         finally:
             env.close()
-
-
-def _cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _observations(space: Any, name: str) -> Any:

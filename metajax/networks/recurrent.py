@@ -98,7 +98,8 @@ def unroll_cell(
 
     What the gates are given of the output is its product with `kernel` [W, G W] and `bias` [G W]. Only what depends on
     the step before is in a loop, forwards and backwards: derivatives of the gates, and products for the kernel's
-    gradient, are computed for all steps at once from the states, which are all that is kept.
+    gradient, are computed for all steps at once from the states, which are all that the loop forwards keeps. Second
+    derivatives go through that loop.
     """
     return _loop(cell, kernel, bias, state, inputs, reset, valid)[0]
 

@@ -67,6 +67,7 @@ class Compiled(NamedTuple):
     size: int
     seconds: float  # that compiling took
     memory: int
+    num_devices: int = 1
 
 
 def make_evaluator(
@@ -118,7 +119,9 @@ def make_evaluator(
         compiled, cost = program(memory), costs[memory]
         if "iteration_seconds" not in cost:
             cost |= _time_iteration(compiled, genomes, seeds, tasks)
-            cost["break_even"] = break_even(compiled.seconds, cost["iteration_seconds"] / compiled.size)
+            # By itself each has one device, masked all of them.
+            cheaper = MASKED_COST / compiled.num_devices
+            cost["break_even"] = break_even(compiled.seconds, cost["iteration_seconds"] / compiled.size, cheaper)
         return num_iterations > cost["break_even"]
 
     def measure(genomes: Genome, seeds: np.ndarray, split: str, num_iterations: int) -> Outcome:
@@ -208,7 +211,8 @@ def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_
     start = time.perf_counter()
     jitted = jax.jit(population, in_shardings=(split, whole, whole, whole), out_shardings=split)
     compiled = jitted.lower(genomes, seeds, tasks, jnp.zeros((), int)).compile()
-    return Compiled(compiled, size, time.perf_counter() - start, peak_memory(compiled, len(devices)))
+    seconds, num_devices = time.perf_counter() - start, len(devices)
+    return Compiled(compiled, size, seconds, peak_memory(compiled, num_devices), num_devices)
 
 
 def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, stop: Array) -> tuple[Array, PyTree]:
