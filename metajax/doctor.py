@@ -2,12 +2,13 @@
 
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import jax
 from rich.table import Table
 
-from metajax import record, timing
+from metajax import launch, record, timing
 from metajax.meta_agent import MetaAgent
 from metajax.sweep import free_memory
 
@@ -17,8 +18,8 @@ def table() -> Table:
     about, rows = record.environment(), Table("", "", show_header=False)
     for name, version in (about["versions"] | {"python": about["python"]}).items():
         rows.add_row(name, version)
-    for device in jax.devices():
-        rows.add_row("device", f"{device.device_kind} ({device.platform})")
+    for (kind, platform), count in Counter((one.device_kind, one.platform) for one in jax.devices()).items():
+        rows.add_row("devices", f"{count} x {kind} ({platform})")
     cache = Path(jax.config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
     size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
     rows.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
@@ -35,7 +36,9 @@ def _product_speed() -> float:
 
 
 def _maml_speed(num_iterations: int = 5) -> float:
-    agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient").learn(1)
+    agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
+    launch.share([agent], None)
+    agent.learn(1)
     start = time.perf_counter()
     agent.learn(num_iterations)
     return num_iterations * agent.program.steps / (time.perf_counter() - start)
