@@ -70,6 +70,10 @@ def check(run: Mapping[str, Any]) -> None:
         check_choice("program", name, REFERENCES)
     for size in run["sizes"]:
         check_count("sizes", size)
+    if run["devices"] is not None:
+        over = devices.mesh(run["devices"])
+        for size in (*run["sizes"], *(REFERENCES[name].num_tasks for name in run["programs"])):
+            devices.check_split("tasks", size, over.size)
     check_count("repeats", run["repeats"], at_least=MIN_REPEATS)
     if run["micro_batch"] is not None:
         check_count("micro_batch", run["micro_batch"])
@@ -151,14 +155,12 @@ def measure(
 
 
 def _mesh(setting: Setting, num_tasks: int, num_devices: int | None) -> Mesh | None:
-    """The devices that share the tasks, None where JAX's default one has all; raises ConfigError if they cannot."""
+    """The devices that share the tasks, None where JAX's default one has all."""
     if num_devices is None:
         num_devices = launch.cores_for(num_groups(setting.built.algorithm, setting.built.tasks, num_tasks))
     if num_devices in (None, 1):
         return None
-    over = devices.mesh(num_devices)
-    devices.check_split("tasks", num_tasks, over.size)
-    return over
+    return devices.mesh(num_devices)
 
 
 def _part(part: timing.Part, seconds: Sequence[float], steps: int | None) -> dict[str, float]:

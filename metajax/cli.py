@@ -207,8 +207,8 @@ def bench_command(arguments: Sequence[str]) -> None:
     """Times the reference programs or, if they are named, a meta-iteration of any algorithm, tasks and options."""
     if not leading(arguments):
         run, _ = parse(launch.DEVICE | bench.OPTIONS, arguments, prog="metajax bench")
-        bench.check(run)
         _prepare(run.pop("device"))
+        bench.check(run)
         bench.references(console.new(), run)
         return
     algorithm, tasks, flags = algorithm_and_tasks("bench", arguments)

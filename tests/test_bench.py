@@ -169,6 +169,8 @@ def test_fewer_trials_than_minibatches_are_one_each():
         (["--programs", "maml-trop"], "unknown program 'maml-trop'; did you mean maml-trpo"),
         (["--repeats", "3"], "repeats=3 must be a whole number of at least 7"),
         (["--sizes", "4", "0"], "sizes=0 must be a whole number of at least 1"),
+        (["--sizes", "6", "--devices", "4"], "tasks=6 must be a multiple of 4 devices; use 4 or 8"),
+        (["--devices", "0"], "devices=0 must be a whole number"),
         (["--micro-batch", "0"], "micro_batch=0 must be a whole number of at least 1"),
         (["--compute-dtype", "float8"], "unknown compute_dtype 'float8'"),
     ],
