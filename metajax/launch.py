@@ -45,7 +45,7 @@ RUN = {
     "num_tasks": Option(int | None, None, "tasks a meta-iteration; by default what the algorithm's recipe says"),
     "log_every": Option(int, 10, "meta-iterations between two lines of metrics"),
     "log_to": Option(tuple[str, ...], (), "tensorboard or wandb, besides metrics.jsonl"),
-    "save_every": Option(float, 60.0, "seconds between two checkpoints"),
+    "save_every": Option(float, 60.0, "seconds between two checkpoints, so many that saving takes at most a tenth"),
     "keep": Option(int, 3, "newest checkpoints that are kept"),
     "keep_every": Option(int, 0, "keep those of meta-iterations that this divides too; 0: none"),
     "folder": Option(str | None, None, "where the run is kept; by default a new folder under runs/"),

@@ -125,20 +125,23 @@ def learn(
 ) -> None:
     """Follows the learning of one agent, or of several together, each in its folder.
 
-    Saves every `save_every` seconds, at the end, and when it has to stop; without progress for `stall` seconds the
-    process ends (0: never). Raises InterruptedRun after a signal, and NonFiniteError or WorkerError naming the last
-    checkpoint.
+    Saves every `save_every` seconds, for at most a tenth of the time (0: at every line), at the end, and when it has to
+    stop; without progress for `stall` seconds the process ends (0: never). Raises InterruptedRun after a signal, and
+    NonFiniteError or WorkerError naming the last checkpoint.
     """
-    start, saved = time.monotonic(), time.monotonic()
+    start = saved = time.monotonic()
+    pause = save_every
     writers = members if hosts.is_first() else {}
     before = {folder: _forget_after(folder, agent.iteration) for folder, agent in writers.items()}
     sinks = {folder: record.open_sinks(log_to, folder) for folder in writers}
 
     def save() -> None:
-        nonlocal saved
+        nonlocal saved, pause
+        begun = time.monotonic()
         for folder, agent in members.items():
             agent.save(folder, keep=keep, keep_every=keep_every)
         saved = time.monotonic()
+        pause = max(save_every, 9 * (saved - begun)) if save_every else 0.0
 
     with interruptions() as check, hosts.watchdog(stall) as alive:
         try:
@@ -148,7 +151,7 @@ def learn(
                     seconds = round(before[folder] + time.monotonic() - start, 3)
                     record.send(sinks[folder], {"iteration": progress.iteration, "seconds": seconds} | progress.metrics)
                 show(all_progress)
-                if hosts.of_first(time.monotonic() - saved >= save_every):
+                if hosts.of_first(time.monotonic() - saved >= pause):
                     save()
                 check()
         except (NonFiniteError, WorkerError) as error:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,31 @@ with {context}:
     jax.jit(lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x + 1 - 1, x))(jnp.ones(())).block_until_ready()
 """
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=100).returncode == 128 + number
+
+
+class SlowToSave:
+    iteration = 0
+
+    def __init__(self, clock):
+        self.clock, self.times = clock, []
+
+    def save(self, folder, **how):
+        self.times.append(self.clock[0])
+        self.clock[0] += 2
+
+
+def test_saving_takes_no_more_than_a_tenth_of_the_time(tmp_path, monkeypatch):
+    clock = [0]
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def learning():
+        for number in range(1, 41):
+            clock[0] += 1
+            yield [Progress(None, number, {})]
+
+    agent = SlowToSave(clock)
+    runs.learn({tmp_path: agent}, learning(), **SAVING | {"save_every": 3.0})
+    assert agent.times == [3, 23, 43, 46]  # at first when asked to, 18 seconds after the end of one, and at the end
 
 
 # Goes on from what is there, saving at every meta-iteration.
