@@ -55,6 +55,11 @@ def most(count: int) -> int:
     return max(size for size in range(1, there + 1) if count % size == 0)
 
 
+def in_one_memory(num_devices: int) -> int:
+    """How many of so many devices share a memory: all of a CPU's, or one accelerator."""
+    return num_devices if jax.default_backend() == "cpu" else 1
+
+
 def num_devices() -> int:
     """How many devices share the tasks of the program being traced."""
     try:

@@ -185,9 +185,9 @@ def default_devices(agents: Sequence[MetaAgent]) -> int | None:
     return cores_for(len(agents) if len(agents) > 1 else num_groups(one.algorithm, one.tasks, one.num_tasks))
 
 
-def cores_for(num_groups: int) -> int | None:
-    """As many of a CPU's cores as can share so many groups; None for anything but one CPU."""
-    return devices.most(num_groups) if jax.default_backend() == "cpu" and not hosts.joined() else None
+def cores_for(count: int) -> int | None:
+    """As many of a CPU's cores as can share so many evenly; None for anything but one CPU."""
+    return devices.most(count) if jax.default_backend() == "cpu" and not hosts.joined() else None
 
 
 def check_place(run: Mapping[str, Any]) -> None:

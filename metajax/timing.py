@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from metajax import devices
 from metajax.base import PyTree
 from metajax.sweep import free_memory
 from metajax.train import peak_memory
@@ -62,7 +63,7 @@ def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[i
         compiled = traced.lower().compile()
     seconds, memory = time.perf_counter() - start, peak_memory(compiled, num_devices)
     # What it is given is there already.
-    given = compiled.memory_analysis().argument_size_in_bytes * memory / peak_memory(compiled)
+    given = devices.in_one_memory(num_devices) * compiled.memory_analysis().argument_size_in_bytes
     if memory - given > free_memory():
         raise OutOfMemory(f"{memory / 2**20:,.0f} MiB")
 

@@ -254,8 +254,7 @@ def peak_memory(compiled: jax.stages.Compiled, num_devices: int = 1) -> int:
     """
     usage = compiled.memory_analysis()
     memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
-    sharing = num_devices if jax.default_backend() == "cpu" else 1
-    return sharing * (memory - usage.alias_size_in_bytes)
+    return devices.in_one_memory(num_devices) * (memory - usage.alias_size_in_bytes)
 
 
 def train(program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10) -> Iterator[Progress]:

@@ -180,11 +180,6 @@ def test_a_wrong_option_is_refused_before_anything_runs(flags, message, capsys):
 
 
 def test_repeats_are_checked_where_an_algorithm_is_named():
+    run = {"num_tasks": 1, "repeats": 1, "iterations": 0, "devices": None, "out": None}
     with pytest.raises(ConfigError, match="iterations=0"):
-        bench.named(
-            console.new(),
-            "maml",
-            "point",
-            {},
-            {"num_tasks": 1, "repeats": 1, "iterations": 0, "devices": None, "out": None},
-        )
+        bench.named(console.new(), "maml", "point", {}, run)
