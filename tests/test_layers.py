@@ -23,9 +23,9 @@ LAYERS = [
     ("recipes", "acting"),
     ("meta_agent",),
     ("runs", "sweep", "table", "arguments", "timing", "programs"),
-    ("report", "console", "doctor", "bench"),
+    ("report", "console"),
     ("launch",),
-    ("search",),
+    ("doctor", "bench", "search"),
     ("cli", "__init__", "__main__"),
 ]
 
