@@ -116,9 +116,9 @@ def main() -> None:
         return
     if arguments.repeats < 7:
         parser.error(f"--repeats {arguments.repeats} is too few; use at least 7")
-    measured = {}
-    for axis in arguments.axes or [axis for axis in AXES if axis != "devices"]:
-        measured[axis] = measure(axis, lookup("axis", axis, AXES), arguments.repeats)
+    axes = {axis: lookup("axis", axis, AXES) for axis in arguments.axes or [axis for axis in AXES if axis != "devices"]}
+    devices.mesh(max(axes.get("devices", (1,))))  # too few are told before anything is measured
+    measured = {axis: measure(axis, points, arguments.repeats) for axis, points in axes.items()}
     path = arguments.out or (None if arguments.axes else RESULT)
     if path:
         record.write_json(path, {"base": BASE, "repeats": arguments.repeats, "axes": measured} | record.environment())

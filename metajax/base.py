@@ -122,8 +122,9 @@ class Algorithm(NamedTuple):
     `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given. An algorithm whose
     tasks are played by others says by which: `players(state, num_tasks) -> params` [M N]. `tolerates_lag` says that
     it may learn from what the parameters before the last update did, so that a simulator on the host need not wait.
-    `shares`, unless it is 0, says that its tasks may be shared out over devices, so many neighbours (1 as a rule) at a
-    time: that whatever it sums over tasks goes through `metajax.devices`, so that every device comes to the same state.
+    `together`, unless it is 0, says that devices may share its tasks, of which so many neighbours (1 as a rule) stay
+    together: that whatever it sums over tasks goes through `metajax.devices`, so that every device comes to the same
+    state.
     """
 
     init: Callable[[Array], PyTree]
@@ -133,7 +134,7 @@ class Algorithm(NamedTuple):
     agent: Agent
     players: Callable[[PyTree, int], PyTree] | None = None
     tolerates_lag: bool = False
-    shares: int = 0
+    together: int = 0
 
 
 class TaskDistribution(NamedTuple):

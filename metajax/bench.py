@@ -72,7 +72,8 @@ def check(run: Mapping[str, Any]) -> None:
         check_count("sizes", size)
     if run["devices"] is not None:
         over = devices.mesh(run["devices"])
-        for size in (*run["sizes"], *(REFERENCES[name].num_tasks for name in run["programs"])):
+        usual = [REFERENCES[name].num_tasks for name in run["programs"]]  # of the starts, and where no size is given
+        for size in (*run["sizes"], *(usual if run["split"] or not run["sizes"] else ())):
             devices.check_split("tasks", size, over.size)
     check_count("repeats", run["repeats"], at_least=MIN_REPEATS)
     if run["micro_batch"] is not None:
@@ -94,7 +95,8 @@ def references(screen: Console, run: Mapping[str, Any]) -> dict[str, Any]:
         found[name]["sizes"] = sweep(reference, run["sizes"] or (reference.num_tasks,), options, run)
         for table in tables(name, found[name]):
             screen.print(table)
-    return _kept({"repeats": run["repeats"], "options": options, "programs": found}, run["out"])
+        kept = _kept({"repeats": run["repeats"], "options": options, "programs": found}, run["out"])
+    return kept
 
 
 def sweep(
@@ -127,7 +129,7 @@ def measure(
     Raises OutOfMemory if one of them does not fit.
     """
     with timing.understood():
-        setting = prepare(reference, num_tasks, options)
+        setting = prepare(reference, num_tasks, options, num_devices or 1)
         over = _mesh(setting, num_tasks, num_devices)
         jobs = ceilings(setting) | ({"collect": collecting(setting)} if parts else {})
         made = {name: job.compiled(over) for name, job in jobs.items()}
@@ -157,10 +159,8 @@ def measure(
 def _mesh(setting: Setting, num_tasks: int, num_devices: int | None) -> Mesh | None:
     """The devices that share the tasks, None where JAX's default one has all."""
     if num_devices is None:
-        num_devices = launch.cores_for(num_groups(setting.built.algorithm, setting.built.tasks, num_tasks))
-    if num_devices in (None, 1):
-        return None
-    return devices.mesh(num_devices)
+        num_devices = devices.most(num_groups(setting.built.algorithm, setting.built.tasks, num_tasks))
+    return None if num_devices == 1 else devices.mesh(num_devices)
 
 
 def _part(part: timing.Part, seconds: Sequence[float], steps: int | None) -> dict[str, float]:
@@ -292,7 +292,7 @@ def starts(name: str, options: Mapping[str, Any], num_devices: int | None) -> di
 
 def _fresh_start(name: str, options: Mapping[str, Any], num_devices: int | None, cache: str) -> dict[str, float]:
     code = (
-        f"import json, sys; from metajax import devices; devices.make_of_cores({num_devices or 1}); "
+        f"import json, sys; from metajax import devices; devices.make_of_cores({num_devices}); "
         f"from metajax import bench; json.dump(bench.start({name!r}, {dict(options)!r}, {num_devices}), sys.stdout)"
     )
     own = {
@@ -314,7 +314,7 @@ def start(name: str, options: Mapping[str, Any], num_devices: int | None) -> dic
     reference, begin = REFERENCES[name], time.perf_counter()
     given = {**reference.options, **reference.outer, **options}
     agent = MetaAgent(reference.algorithm, reference.tasks, num_tasks=reference.num_tasks, **given)
-    launch.share([agent], num_devices)
+    launch.place([agent], num_devices)
     compiled = agent.program and time.perf_counter() - begin
     agent.learn(1, log_every=1)
     return {"compile": compiled, "first_update": time.perf_counter() - begin}
@@ -325,8 +325,8 @@ def named(screen: Console, algorithm: str, tasks: str, given: Mapping[str, Any],
     check_count("repeats", run["repeats"])
     check_count("iterations", run["iterations"])
     agent = MetaAgent(algorithm, tasks, num_tasks=run["num_tasks"], **given)
-    num_devices = launch.share([agent], run["devices"]) or 1
-    console.announce(screen, {Path(): agent})
+    num_devices = launch.place([agent], run["devices"])
+    console.announce(screen, {Path(): agent}, num_devices)
     with console.compiling(screen):
         program = agent.program
     count = run["iterations"]

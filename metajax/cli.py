@@ -14,23 +14,22 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import metajax
-from metajax import bench, checkpoint, console, doctor, hosts, launch, report, runs, sweep
+from metajax import bench, checkpoint, console, devices, doctor, hosts, launch, report, runs, sweep
 from metajax.arguments import algorithm_and_tasks, leading, one_folder, parse
 from metajax.errors import (
+    LESS_MEMORY,
     ConfigError,
     NonFiniteError,
     WorkerError,
     check_choice,
     first_line,
+    is_out_of_memory,
     lookup,
 )
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import ALGORITHMS, Option, options
 from metajax.table import FORMATS, table
 from metajax.train import debug
-
-_PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
-_EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
 
 USAGE = """usage: metajax COMMAND
 
@@ -76,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{error}: what was learned is saved; metajax resume goes on", file=sys.stderr)
         return error.exit_code
     except jax.errors.JaxRuntimeError as error:
+        if is_out_of_memory(error):
+            print(f"error: {first_line(error)}; {LESS_MEMORY}", file=sys.stderr)
+            return 2
         if not hosts.joined():
             raise
         reason = "this process cannot go on, perhaps since another was lost"
@@ -95,20 +97,6 @@ def enable_compilation_cache() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "metajax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def choose_device(name: str) -> None:
-    """Makes JAX run on the device asked for; raises ConfigError, naming the extra to install, if there is none."""
-    platform = lookup("device", name, _PLATFORMS)
-    if platform is None:
-        return
-    jax.config.update("jax_platforms", platform)
-    try:
-        jax.devices(platform)
-    except RuntimeError as error:
-        jax.config.update("jax_platforms", None)
-        extra = f"; install {_EXTRAS[name]}" if name in _EXTRAS else ""
-        raise ConfigError(f"--device {name}: JAX finds no {name} here{extra}") from error
 
 
 def train_command(arguments: Sequence[str]) -> None:
@@ -134,7 +122,6 @@ def train_command(arguments: Sequence[str]) -> None:
         kinds = debug(agents[0].algorithm, agents[0].tasks, **how)
         print(f"all {', '.join(kinds)} were right")
         return
-    run["devices"] = launch.share(agents, run["devices"])
     run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
     parent = Path(hosts.of_first(str(run["folder"] or _free_folder(algorithm, tasks))))
     folders = [parent / sweep.label(agent, axes) if len(agents) > 1 else parent for agent in agents]
@@ -166,7 +153,6 @@ def resume_command(arguments: Sequence[str]) -> None:
     _prepare(run["device"])
     with runs.writing(folder, new=False):
         agent = MetaAgent.load(folder, **changed)
-    launch.share([agent], run["devices"])
     if agent.iteration >= run["num_iterations"]:
         raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
     kept = {name: run[name] for name in [*launch.RUN, *launch.PLACE] if name in run}
@@ -183,7 +169,6 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     _prepare(run["device"])
     with runs.writing(folder, new=False):
         agent = MetaAgent.load(folder)
-        agent.share_over(launch.default_devices([agent]) if run["devices"] is None else run["devices"])
         launch.evaluate(console.new(), {folder: agent}, [], run)
 
 
@@ -277,7 +262,7 @@ def _tupled(value: Any) -> Any:
 
 
 def _prepare(device: str) -> None:
-    choose_device(device)
+    devices.choose(device)
     enable_compilation_cache()
 
 

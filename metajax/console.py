@@ -28,8 +28,8 @@ def new() -> Console:
     return Console(highlight=False, soft_wrap=True, quiet=not hosts.is_first())
 
 
-def announce(console: Console, members: Mapping[Path, MetaAgent]) -> None:
-    """Says what will be trained, and where it is kept."""
+def announce(console: Console, members: Mapping[Path, MetaAgent], num_devices: int) -> None:
+    """Says what will be trained, where it is kept, and on how many of the devices."""
     agent, device = next(iter(members.values())), jax.devices()[0]
     size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
     stages, copies, steps = agent.sizes
@@ -37,7 +37,8 @@ def announce(console: Console, members: Mapping[Path, MetaAgent]) -> None:
         console.print(f"[bold]{member.title}[/bold], seed {member.config['seed']}, in {folder}")
     if len(members) > _SHOWN:
         console.print(f"and {len(members) - _SHOWN} more")
-    shared = f", {agent.over.size} of them" if agent.over is not None else ""
+    there = jax.device_count()
+    shared = f", {num_devices} of {there}" if there > 1 else ""
     console.print(f"device: {device.device_kind}{shared}; {size:,} parameters")
     console.print(
         f"a meta-iteration: {agent.num_tasks} tasks x {stages} stages x {copies} episodes x {steps} steps "
@@ -78,14 +79,17 @@ def progress_bar(
 
         def show(progress: Sequence[Progress]) -> None:
             seconds, iteration = time.perf_counter() - start, max(one.iteration for one in progress)
-            before, after, skipped = (
-                np.mean([one.metrics[name] for one in progress])
-                for name in ("return_before", "return_after", "skipped")
+            going = [one for one in progress if not one.stopped] or progress
+            before, after = (
+                np.mean([one.metrics[name] for one in going]) for name in ("return_before", "return_after")
             )
+            skipped = sum(one.metrics["skipped"] for one in progress)
             done = iteration - already
             text = f"{iteration}/{total}  return {before:.2f} -> {after:.2f}  {done * steps / seconds:,.0f} steps/s"
             if skipped:
                 text += f"  {skipped:.0f} updates skipped"
+            if stopped := sum(one.stopped for one in progress):
+                text += f"  {stopped} stopped"
             bar.update(task, completed=iteration, description=text)
             if not console.is_terminal:
                 console.print(f"{text}  {seconds / done * (total - iteration):.0f} s left")

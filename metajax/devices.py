@@ -8,6 +8,7 @@ region's Fisher matrix sees.
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,23 +17,67 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metajax.base import Array, PyTree
-from metajax.errors import ConfigError, check_count
+from metajax.errors import ConfigError, check_count, lookup
 
 AXIS = "devices"
-_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds of computing in a period, and the period
+PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+_EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
+_CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container's limits
+
+
+def choose(name: str) -> None:
+    """Makes JAX run on a platform, auto for whatever it finds; to be called before JAX is used.
+
+    Raises ConfigError, naming the extra to install, if there is none, and if JAX runs on another one already.
+    """
+    platform = lookup("device", name, PLATFORMS)
+    if platform is None:
+        return
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platform)
+    try:
+        jax.devices(platform)
+    except RuntimeError as error:
+        jax.config.update("jax_platforms", before)
+        extra = f"; install {_EXTRAS[name]}" if name in _EXTRAS else ""
+        raise ConfigError(f"--device {name}: JAX finds no {name} here{extra}") from error
+    if jax.default_backend() != name:
+        jax.config.update("jax_platforms", before)
+        raise ConfigError(f"--device {name}: JAX is in use on another already; say it before, JAX_PLATFORMS={platform}")
 
 
 def cores() -> int:
     """The CPU's cores that this process may use, by its affinity and by a container's limit."""
     may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not _LIMIT.is_file():
+    limit = _CONTAINER / "cpu.max"  # microseconds of computing in a period, and the period
+    if not limit.is_file():
         return may_use
-    quota, period = _LIMIT.read_text().split()
+    quota, period = limit.read_text().split()
     return may_use if quota == "max" else max(1, min(may_use, int(quota) // int(period)))
 
 
-def make_of_cores(at_least: int = 1) -> None:
-    """Makes JAX devices of the CPU's cores, at least so many, unless JAX_NUM_CPU_DEVICES says how many.
+def free_memory() -> int:
+    """Bytes free on the device that this process runs on; of a CPU's, what the system and a container's limit leave.
+
+    Where the system does not tell, half of all.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    about = Path("/proc/meminfo")
+    if not about.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    free = 1024 * int(re.search(r"MemAvailable: +(\d+)", about.read_text())[1])
+    limit = _CONTAINER / "memory.max"
+    if not limit.is_file() or limit.read_text().strip() == "max":
+        return free
+    used = int((_CONTAINER / "memory.current").read_text())
+    files = int(re.search(r"^inactive_file (\d+)", (_CONTAINER / "memory.stat").read_text(), re.MULTILINE)[1])
+    return max(0, min(free, int(limit.read_text()) - used + files))  # of files it lets go what is not in use
+
+
+def make_of_cores(count: int | None = None) -> None:
+    """Makes so many JAX devices of a CPU's cores, by default one of each, unless JAX_NUM_CPU_DEVICES says how many.
 
     A program for one device keeps most cores idle, since products are small and other loops run on one core each. To be
     called before JAX is used, so before anything else of metajax is imported: raises ConfigError if it comes too late.
@@ -40,19 +85,23 @@ def make_of_cores(at_least: int = 1) -> None:
     if jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
-        jax.config.update("jax_num_cpu_devices", max(cores(), at_least))
+        jax.config.update("jax_num_cpu_devices", count or cores())
     except RuntimeError as error:
         raise ConfigError("devices can be made of a CPU's cores only at the start, before JAX is used") from error
 
 
+def usable() -> int:
+    """How many devices one process uses unless it is said: a CPU's, no more than it has cores, or one accelerator."""
+    return min(len(jax.devices()), cores()) if jax.default_backend() == "cpu" else 1
+
+
 def most(count: int) -> int:
-    """How many of a CPU's devices, no more than it has cores, can share `count` evenly.
+    """How many of the `usable` devices can share `count` evenly.
 
     >>> most(1)
     1
     """
-    there = min(len(jax.devices()), cores())
-    return max(size for size in range(1, there + 1) if count % size == 0)
+    return max(size for size in range(1, usable() + 1) if count % size == 0)
 
 
 def in_one_memory(num_devices: int) -> int:
@@ -114,7 +163,12 @@ def mesh(num_devices: int | None = None) -> Mesh:
         num_devices = len(there)
     check_count("devices", num_devices)
     if num_devices > len(there):
-        raise ConfigError(f"devices={num_devices}, but JAX finds {len(there)} of platform {there[0].platform} here")
+        platform = there[0].platform
+        more = f"; make_of_cores({num_devices}) at the start or JAX_NUM_CPU_DEVICES={num_devices} makes them"
+        raise ConfigError(
+            f"devices={num_devices}, but JAX finds {len(there)} of platform {platform} here"
+            + (more if platform == "cpu" else "")
+        )
     if num_devices < len(there) and jax.process_count() > 1:
         raise ConfigError(f"devices={num_devices} must be all {len(there)} devices of the {jax.process_count()} hosts")
     return Mesh(np.array(there[:num_devices]), (AXIS,))

@@ -8,9 +8,8 @@ from pathlib import Path
 import jax
 from rich.table import Table
 
-from metajax import launch, record, timing
+from metajax import devices, launch, record, timing
 from metajax.meta_agent import MetaAgent
-from metajax.sweep import free_memory
 
 
 def table() -> Table:
@@ -23,7 +22,7 @@ def table() -> Table:
     cache = Path(jax.config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
     size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
     rows.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
-    rows.add_row("memory free", f"{free_memory() / 2**30:.1f} GiB")
+    rows.add_row("memory free", f"{devices.free_memory() / 2**30:.1f} GiB")
     rows.add_row("matrix product", f"{_product_speed():,.0f} GFLOP/s")
     rows.add_row("MAML, one outer gradient", f"{_maml_speed():,.0f} environment steps/s")
     return rows
@@ -37,7 +36,7 @@ def _product_speed() -> float:
 
 def _maml_speed(num_iterations: int = 5) -> float:
     agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
-    launch.share([agent], None)
+    launch.place([agent], None)
     agent.learn(1)
     start = time.perf_counter()
     agent.learn(num_iterations)

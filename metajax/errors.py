@@ -35,6 +35,17 @@ class WorkerError(RuntimeError):
     """A process that runs simulators died, failed or does not answer; the message names it and what it was doing."""
 
 
+LESS_MEMORY = (
+    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them) or --num-episodes, or a smaller "
+    "--micro-batch, need less"
+)
+
+
+def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether JAX says that a device has no memory left."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def first_line(error: Exception) -> str:
     """What an error says first, or its name if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -61,12 +61,14 @@ def join(
 
 
 def begin(arguments: Sequence[str]) -> None:
-    """What a command needs before JAX is used: the processes that it names or, if none, devices of the CPU's cores.
+    """What a command needs before JAX is used: the platform and the processes that it names, and a CPU's devices.
 
-    What else is wrong with it is not told here.
+    Of one process those are its cores or as many as it names; of several each has its part of those named, or one. What
+    else is wrong with the command is not told here.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--coordinator")
+    for name in ("coordinator", "device"):
+        parser.add_argument(f"--{name}")
     for name in ("processes", "process", "heartbeat", "devices"):
         parser.add_argument(f"--{name}", type=int)
     try:
@@ -74,10 +76,14 @@ def begin(arguments: Sequence[str]) -> None:
     except argparse.ArgumentError:
         return
     if told.coordinator is None:
-        devices.make_of_cores(at_least=told.devices or 1)
+        devices.make_of_cores(told.devices)
     elif list(arguments[:1]) in (["train"], ["resume"]):
+        if told.devices and told.processes:
+            devices.make_of_cores(max(1, told.devices // told.processes))
         how = {} if told.heartbeat is None else {"heartbeat": told.heartbeat}
         join(told.coordinator, num_processes=told.processes, process=told.process, **how)
+    if told.device is not None:
+        devices.choose(told.device)
 
 
 def _check_address(address: str) -> None:

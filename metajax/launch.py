@@ -5,11 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from metajax import console, devices, hosts, record, report, runs, sweep
-from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count, check_number
+from metajax.envs.host import HostEnvironment
+from metajax.errors import LESS_MEMORY, ConfigError, NonFiniteError, check_choice, check_count, check_number
 from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import Option
@@ -66,6 +66,7 @@ def train_and_evaluate(
 ) -> None:
     """Trains and evaluates agents, together where there are several, each in its folder."""
     screen, agents = console.new(), list(members.values())
+    num_devices = place(agents, run["devices"])
     agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])  # a wrong one is told before training
     with ExitStack() as stack:
         for folder, agent in members.items():
@@ -74,16 +75,21 @@ def train_and_evaluate(
                 runs.check_space(folder, agents)
             kept = {name: run[name] for name in RUN if name in run}  # where it runs is no matter of the results
             agent.config["run"] = kept | {"command": record.environment()["command"]}
-        console.announce(screen, members)
+        console.announce(screen, members, num_devices)
+        if run["devices"] is None and len(agents) == 1 and (advice := _for_all_cores(agents[0], num_devices)):
+            screen.print(advice)
         how = {"num_iterations": run["num_iterations"], "log_every": run["log_every"]}
         if len(agents) == 1:
             with console.compiling(screen):
                 memory = agents[0].program.memory
+            if memory > (free := devices.free_memory()):
+                needed = f"a meta-iteration needs {memory / 2**20:,.0f} MiB of memory, and {free / 2**20:,.0f} are free"
+                raise ConfigError(f"{needed}; {LESS_MEMORY}")
             groups = [(agents, memory, ([progress] for progress in agents[0].learning(**how)))]
         else:
             groups = (
                 (together.agents, together.memory, sweep.learn_together(together, **how))
-                for together in sweep.chunks(agents, names, run["devices"])
+                for together in sweep.chunks(agents, names, num_devices)
             )
         failures: list[NonFiniteError] = []
         for number, (group, memory, learning) in enumerate(groups):
@@ -120,9 +126,12 @@ def evaluate(screen: Console, members: Mapping[Path, MetaAgent], names: Sequence
     protocol = agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])
     screen.print(f"evaluating: {protocol} …")
     if len(agents) == 1:
+        if not hosts.joined():  # in evaluation each task is by itself
+            on_host = isinstance(agents[0].tasks.env, HostEnvironment)
+            agents[0].share_over(run["devices"] if on_host else _usable(run["devices"]))
         evaluations = [agents[0].evaluate(protocol.num_tasks, success_at=protocol.success_at)]
     else:
-        evaluations = sweep.evaluate_together(agents, names, protocol)
+        evaluations = sweep.evaluate_together(agents, names, protocol, min(len(agents), _usable(run["devices"])))
     if not hosts.is_first():
         return
     evaluated = list(zip(members.items(), evaluations, strict=True))
@@ -164,30 +173,35 @@ def check_evaluation(run: Mapping[str, Any]) -> None:
     check_choice("success_at", run["success_at"], SUCCESS_AT)
 
 
-def share(agents: Sequence[MetaAgent], num_devices: int | None) -> int | None:
-    """Lets devices share the agents or, of one, its tasks, and returns how many; None: `default_devices`.
+def place(agents: Sequence[MetaAgent], num_devices: int | None) -> int:
+    """Lets devices share the agents or, of one, its tasks, and returns how many.
 
-    Raises ConfigError unless they can.
+    None: as many of the `usable` as can or, where several processes train together, all of theirs. Raises ConfigError
+    unless those told can.
     """
-    num_devices = default_devices(agents) if num_devices is None else num_devices
-    if len(agents) > 1 and num_devices is not None:
-        devices.check_split("runs", len(agents), devices.mesh(num_devices).size)
-    if len(agents) == 1:
-        agents[0].share_over(num_devices)
-    if agents[0].over is not None:
-        devices.check_split("num_tasks", agents[0].num_tasks, agents[0].over.size)
-    return num_devices
-
-
-def default_devices(agents: Sequence[MetaAgent]) -> int | None:
-    """As many of a CPU's cores as can share the agents or, of one, its tasks; None for anything but one CPU."""
     one = agents[0]
-    return cores_for(len(agents) if len(agents) > 1 else num_groups(one.algorithm, one.tasks, one.num_tasks))
+    if len(agents) > 1:
+        return min(len(agents), _usable(num_devices))
+    if num_devices is None and not hosts.joined():
+        num_devices = devices.most(num_groups(one.algorithm, one.tasks, one.num_tasks))
+    one.share_over(num_devices)
+    if one.over is None:
+        return 1
+    devices.check_split("num_tasks", one.num_tasks, one.over.size)
+    return one.over.size
 
 
-def cores_for(count: int) -> int | None:
-    """As many of a CPU's cores as can share so many evenly; None for anything but one CPU."""
-    return devices.most(count) if jax.default_backend() == "cpu" and not hosts.joined() else None
+def _usable(num_devices: int | None) -> int:
+    return devices.usable() if num_devices is None else devices.mesh(num_devices).size
+
+
+def _for_all_cores(agent: MetaAgent, num_devices: int) -> str:
+    """How many tasks all of a CPU's cores could share, where so many devices are fewer; else nothing."""
+    usable, all_groups = devices.usable(), devices.usable() * agent.algorithm.together
+    if num_devices >= usable or all_groups == 0 or isinstance(agent.tasks.env, HostEnvironment):
+        return ""
+    fitting = max(1, round(agent.num_tasks / all_groups)) * all_groups
+    return f"{num_devices} of {usable} cores share the tasks; --num-tasks {fitting} would let all"
 
 
 def check_place(run: Mapping[str, Any]) -> None:

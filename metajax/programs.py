@@ -111,13 +111,14 @@ class Setting(NamedTuple):
         return build(reference.algorithm, reference.tasks, {**reference.options, **self.options, **outer}).algorithm
 
 
-def prepare(reference: Reference, num_tasks: int, options: Mapping[str, Any]) -> Setting:
+def prepare(reference: Reference, num_tasks: int, options: Mapping[str, Any], num_devices: int = 1) -> Setting:
     """Draws the tasks and the first state of a reference with `options` besides its own.
 
-    Of fewer tasks than minibatches each is one.
+    Minibatches are as many as the tasks of each of so many devices can be split into, up to those of the reference.
     """
     if "minibatches" in reference.outer:
-        fitting = min(reference.outer["minibatches"], num_tasks)
+        of_each = num_tasks // num_devices
+        fitting = max(count for count in range(1, reference.outer["minibatches"] + 1) if of_each % count == 0)
         reference = reference._replace(outer=reference.outer | {"minibatches": fitting})
     built = build(reference.algorithm, reference.tasks, {**reference.options, **options, **reference.outer})
     batch = jax.jit(built.tasks.tasks, static_argnums=1)(jax.random.key(0), num_tasks)

@@ -133,6 +133,7 @@ def learn(
     pause = save_every
     writers = members if hosts.is_first() else {}
     before = {folder: _forget_after(folder, agent.iteration) for folder, agent in writers.items()}
+    stopped: list[Path] = []
     sinks = {folder: record.open_sinks(log_to, folder) for folder in writers}
 
     def save() -> None:
@@ -148,6 +149,10 @@ def learn(
             for all_progress in learning:
                 alive()
                 for folder, progress in zip(writers, all_progress, strict=False):  # of none, or of all
+                    if folder in stopped:
+                        continue
+                    if progress.stopped:
+                        stopped.append(folder)
                     seconds = round(before[folder] + time.monotonic() - start, 3)
                     record.send(sinks[folder], {"iteration": progress.iteration, "seconds": seconds} | progress.metrics)
                 show(all_progress)
@@ -157,7 +162,7 @@ def learn(
         except (NonFiniteError, WorkerError) as error:
             save()
             check()  # a signal to all processes ends the workers too, and is the reason
-            places = ", ".join(str(folder / FOLDER) for folder in members)
+            places = ", ".join(str(folder / FOLDER) for folder in stopped or members)
             raise type(error)(f"{error}; saved in {places}") from error
         except InterruptedRun:
             save()

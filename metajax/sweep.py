@@ -1,12 +1,9 @@
 """Many runs in one compiled program: seeds and float hyper-parameters are a vmapped axis [M], one run folder each."""
 
 import math
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,11 +19,12 @@ from metajax.errors import ConfigError, NonFiniteError, check_choice, check_coun
 from metajax.evaluate import Evaluation, Protocol
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import build, options, task_options
-from metajax.train import Learner, Progress, meta_iteration, new_learner, peak_memory, run
+from metajax.train import Learner, Progress, has_stopped, meta_iteration, new_learner, peak_memory, run
 
 _MAX_SKIPPED = 10
 _SHAPING = {"fisher_fraction"}  # sets a shape, so it cannot be traced
 _SHARE = 0.7  # of the memory that is free, to be used
+_OWN = PartitionSpec("runs")  # not the axis that tasks are shared over, so that nothing is summed over runs
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
@@ -108,14 +106,18 @@ def label(agent: MetaAgent, sweep: Sequence[str]) -> str:
 
 
 class Together(NamedTuple):
-    """Training of agents [M] compiled: `advance(learners, stop) -> learners, metrics`, all with axis [M]."""
+    """Training of agents compiled: `advance(learners, stop) -> learners, metrics`, all with axis [M].
+
+    M is a multiple of the number of devices: beyond the agents the last of them is there again.
+    """
 
     agents: Sequence[MetaAgent]
     advance: Callable[[Learner, jax.Array], tuple[Learner, dict[str, jax.Array]]]
     memory: int  # bytes
+    num_devices: int
 
 
-def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int | None = None) -> Together:
+def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int = 1) -> Together:
     """One program for agents that differ in their seeds and in the options `names` alone; devices share the agents."""
     tasks, num_tasks = agents[0].tasks, agents[0].num_tasks
 
@@ -123,49 +125,46 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devi
         iterate = meta_iteration(_algorithm(agents[0], values), tasks, num_tasks)
         return run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
 
-    values, singles = _values(agents, names), [agent.learner for agent in agents]
-    learners = jax.eval_shape(lambda: _stack(singles))
-    function = jax.vmap(one, in_axes=(0, 0, None))
-    if num_devices in (None, 1):
-        compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
-        return Together(agents, partial(compiled, values), peak_memory(compiled))
-    # Another name than that of the axis that tasks are shared over, so that nothing is summed over runs.
-    over, own = Mesh(devices.mesh(num_devices).devices, ("runs",)), PartitionSpec("runs")
-    devices.check_split("runs", len(agents), over.size)
-    function = jax.shard_map(function, mesh=over, in_specs=(own, own, PartitionSpec()), out_specs=own, check_vma=False)
+    over, values = _mesh(num_devices), _filled(_values(agents, names), num_devices)
+    learners = jax.eval_shape(lambda: _filled(_stack([agent.learner for agent in agents]), num_devices))
+    whole, function = PartitionSpec(), jax.vmap(one, in_axes=(0, 0, None))
+    function = jax.shard_map(function, mesh=over, in_specs=(_OWN, _OWN, whole), out_specs=_OWN, check_vma=False)
     compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
 
     def advance(learners: Learner, stop: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
-        shared = jax.device_put((values, learners), NamedSharding(over, own))
-        return compiled(*shared, jax.device_put(stop, NamedSharding(over, PartitionSpec())))
+        shared = jax.device_put((values, learners), NamedSharding(over, _OWN))
+        return compiled(*shared, jax.device_put(stop, NamedSharding(over, whole)))
 
-    return Together(agents, advance, peak_memory(compiled, over.size))
+    return Together(agents, advance, peak_memory(compiled, num_devices), num_devices)
 
 
-def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int | None = None) -> Iterator[Together]:
+def _mesh(num_devices: int) -> Mesh:
+    return Mesh(devices.mesh(num_devices).devices, tuple(_OWN))
+
+
+def _filled(tree: PyTree, num_devices: int) -> PyTree:
+    """Every leaf [M], the last row there as often as makes M a multiple of the devices."""
+
+    def fill(leaf: jax.Array) -> jax.Array:
+        rows = np.arange(len(leaf) + -len(leaf) % num_devices)
+        return leaf[np.minimum(rows, len(leaf) - 1)]
+
+    return jax.tree.map(fill, tree)
+
+
+def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int = 1) -> Iterator[Together]:
     """The agents together or, where that takes more memory than there is, as many at a time as fit."""
-    size, free = len(agents), free_memory()
+    free = devices.free_memory() * _SHARE
     first = compile_together(agents, names, num_devices)
-    if first.memory <= free * _SHARE:
+    if first.memory <= free:
         yield first
         return
-    fitting = max(1, math.floor(size * free * _SHARE / first.memory))
-    num_devices = max(fewer for fewer in range(1, fitting + 1) if (num_devices or 1) % fewer == 0)
+    fitting = max(1, math.floor(math.ceil(len(agents) / num_devices) * num_devices * free / first.memory))
+    num_devices = min(num_devices, fitting)
     size = fitting // num_devices * num_devices
     del first
     for start in range(0, len(agents), size):
         yield compile_together(agents[start : start + size], names, num_devices)
-
-
-def free_memory() -> int:
-    """Bytes free on the device that JAX runs on; of a CPU's, where the system does not tell, half of all."""
-    stats = jax.devices()[0].memory_stats()
-    if stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    about = Path("/proc/meminfo")
-    if about.is_file():
-        return 1024 * int(re.search(r"MemAvailable: +(\d+)", about.read_text())[1])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def learn_together(together: Together, *, num_iterations: int, log_every: int) -> Iterator[list[Progress]]:
@@ -174,35 +173,39 @@ def learn_together(together: Together, *, num_iterations: int, log_every: int) -
     One whose numbers are not finite stops where it is, and NonFiniteError is raised when the others have ended.
     """
     agents = together.agents
-    learners, done = _stack([agent.learner for agent in agents]), 0
-    while done < num_iterations:
+    learners = _filled(_stack([agent.learner for agent in agents]), together.num_devices)
+    done, stopped = 0, np.zeros(len(agents), bool)
+    while done < num_iterations and not stopped.all():
         done = min(done + log_every, num_iterations)
         learners, metrics = together.advance(learners, jnp.asarray(done))
         numbers, progress = jax.device_get(metrics), []
+        stopped = np.asarray(has_stopped(learners, _MAX_SKIPPED))[: len(agents)]
         _keep(agents, learners)
         for index, agent in enumerate(agents):
             own = {name: float(values[index]) for name, values in numbers.items()}
-            progress.append(Progress(agent.learner, agent.iteration, own))
+            progress.append(Progress(agent.learner, agent.iteration, own, bool(stopped[index])))
         yield progress
-    bad = np.asarray((learners.bad_task >= 0) | (learners.skipped_in_a_row >= _MAX_SKIPPED))
-    if bad.any():
+    if stopped.any():
         names = ", ".join(
             f"seed {agent.config['seed']} {agent.config['options']}, meta-iteration {agent.iteration}"
-            for agent, is_bad in zip(agents, bad, strict=True)
-            if is_bad
+            for agent, has_ended in zip(agents, stopped, strict=True)
+            if has_ended
         )
         raise NonFiniteError(f"numbers were not finite in {names}; the parameters are those before it")
 
 
-def evaluate_together(agents: Sequence[MetaAgent], names: Sequence[str], protocol: Protocol) -> list[Evaluation]:
-    """Every agent's evaluation under one protocol, one after the other in one program."""
+def evaluate_together(
+    agents: Sequence[MetaAgent], names: Sequence[str], protocol: Protocol, num_devices: int = 1
+) -> list[Evaluation]:
+    """Every agent's evaluation under one protocol in one program; each device has one after the other."""
 
     def one(inputs: tuple[PyTree, PyTree]) -> Evaluation:
         values, params = inputs
         return compile_evaluation(_algorithm(agents[0], values), agents[0].tasks)(params, protocol)
 
-    inputs = _values(agents, names), _stack([agent.params for agent in agents])
-    found = jax.device_get(jax.jit(lambda inputs: jax.lax.map(one, inputs))(inputs))
+    over, inputs = _mesh(num_devices), (_values(agents, names), _stack([agent.params for agent in agents]))
+    of_each = jax.shard_map(partial(jax.lax.map, one), mesh=over, in_specs=(_OWN,), out_specs=_OWN, check_vma=False)
+    found = jax.device_get(jax.jit(of_each)(jax.device_put(_filled(inputs, num_devices), NamedSharding(over, _OWN))))
     return [jax.tree.map(lambda leaf, index=index: leaf[index], found) for index in range(len(agents))]
 
 

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from metajax import devices
 from metajax.base import PyTree
-from metajax.sweep import free_memory
+from metajax.errors import is_out_of_memory
 from metajax.train import peak_memory
 
 
@@ -64,7 +64,7 @@ def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[i
     seconds, memory = time.perf_counter() - start, peak_memory(compiled, num_devices)
     # What it is given is there already.
     given = devices.in_one_memory(num_devices) * compiled.memory_analysis().argument_size_in_bytes
-    if memory - given > free_memory():
+    if memory - given > devices.free_memory():
         raise OutOfMemory(f"{memory / 2**20:,.0f} MiB")
 
     def run() -> PyTree:
@@ -80,7 +80,7 @@ def understood() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(str(error).splitlines()[0]) from error
 

@@ -35,6 +35,7 @@ class Progress(NamedTuple):
     learner: Learner
     iteration: int
     metrics: dict[str, float]
+    stopped: bool = False  # for good, since numbers were not finite
 
 
 def new_learner(algorithm: Algorithm, key: Array) -> Learner:
@@ -100,7 +101,7 @@ def run(
     def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
         def go_on(carry):
             learner = carry[0]
-            return (learner.iteration < stop) & (learner.bad_task < 0) & (learner.skipped_in_a_row < max_skipped)
+            return (learner.iteration < stop) & ~has_stopped(learner, max_skipped)
 
         def step(carry):
             learner, total, count = carry
@@ -117,6 +118,11 @@ def run(
         return learner, jax.tree.map(lambda value: value / count, total) | {"skipped": learner.skipped}
 
     return advance
+
+
+def has_stopped(learner: Learner, max_skipped: int) -> Array:
+    """Whether training ended for numbers that were not finite: a reward, or `max_skipped` updates in a row."""
+    return (learner.bad_task >= 0) | (learner.skipped_in_a_row >= max_skipped)
 
 
 class Program(NamedTuple):
@@ -178,17 +184,19 @@ def compile_program(
 
 def num_groups(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int) -> int:
     """Into how many groups the tasks of a meta-iteration fall that devices may share; 1 if one must have all."""
-    if isinstance(tasks.env, HostEnvironment) or not algorithm.shares or num_tasks % algorithm.shares:
+    if isinstance(tasks.env, HostEnvironment) or not algorithm.together or num_tasks % algorithm.together:
         return 1
-    return num_tasks // algorithm.shares
+    return num_tasks // algorithm.together
 
 
 def _check_shares(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int, over: Mesh) -> None:
     """Raises ConfigError unless devices can share the tasks."""
     if isinstance(tasks.env, HostEnvironment):
         raise ConfigError(f"{tasks.env.name} is simulated on the host, whose tasks no devices share")
-    if not algorithm.shares:
-        raise ConfigError("this algorithm's update does not sum over devices (Algorithm.shares); leave out the devices")
+    if not algorithm.together:
+        raise ConfigError(
+            "this algorithm's update does not sum over devices (Algorithm.together); leave out the devices"
+        )
     devices.check_split("num_tasks", num_tasks, over.size)
 
 
@@ -228,7 +236,7 @@ def _host_program(
             more = iteration + 1 < stop
             if more and algorithm.tolerates_lag:  # while it is learning
                 gathered = gather(before, iteration + 1)
-            if learner.bad_task >= 0 or learner.skipped_in_a_row >= max_skipped:
+            if has_stopped(learner, max_skipped):
                 break
             if more and not algorithm.tolerates_lag:
                 gathered = gather(learner, iteration + 1)
@@ -275,15 +283,16 @@ def train(program: Program, learner: Learner, *, num_iterations: int, log_every:
     """
     check_count("num_iterations", num_iterations)
     check_count("log_every", log_every)
-    if learner.bad_task >= 0 or learner.skipped_in_a_row >= program.max_skipped:  # what stopped it before is over
+    if has_stopped(learner, program.max_skipped):  # what stopped it before is over
         zero = jnp.zeros((), int)
         learner = learner._replace(skipped_in_a_row=zero, bad_task=zero - 1)
     done = int(learner.iteration)
     while done < num_iterations:
         stop = jnp.asarray(min(done + log_every, num_iterations))
         learner, metrics = program.advance(learner, stop)
-        done = int(learner.iteration)
-        yield Progress(learner, done, {name: float(value) for name, value in jax.device_get(metrics).items()})
+        done, metrics = int(learner.iteration), jax.device_get(metrics)
+        stopped = bool(has_stopped(learner, program.max_skipped))
+        yield Progress(learner, done, {name: float(value) for name, value in metrics.items()}, stopped)
         _raise_if_bad(learner, done, program.max_skipped)
 
 

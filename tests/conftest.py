@@ -9,6 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
+if jax.__version_info__ < (0, 11):  # later ones do not know the flag; read when JAX is used first
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 jax.config.update("jax_debug_key_reuse", True)
@@ -18,8 +21,6 @@ from metajax import devices  # noqa: E402
 from metajax.tasks import bandit, point  # noqa: E402  (gymnax asks for devices when it is imported)
 
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 11):  # later ones do not know the flag
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):
@@ -28,8 +29,8 @@ def pytest_configure(config):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="metajax-tests-")
     jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
     # One core, so that what a command runs by default is compiled for one device, which takes less time.
-    devices._LIMIT = Path(os.environ[CACHE]) / "cpu.max"
-    devices._LIMIT.write_text("100000 100000")
+    devices._CONTAINER = Path(os.environ[CACHE])
+    (devices._CONTAINER / "cpu.max").write_text("100000 100000")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
@@ -54,7 +55,7 @@ def cheap_search():
     """On one of the devices that are simulated, where a search takes all; without what finds out outer loops."""
     from metajax.search import evaluator, problem
 
-    one_device = partial(evaluator.compile_population, devices=jax.devices()[:1])
+    one_device = partial(evaluator.compile_population, over=jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluator, "compile_population", one_device)
         patch.setattr(problem, "check_outer", lambda *a, **k: None)

@@ -112,7 +112,7 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
 
 def test_a_sweep_of_sizes_ends_where_memory_does(tiny, tmp_path, capsys, monkeypatch):
     free = iter([10**9] * 4 + [0] * 9)  # four parts of the first size
-    monkeypatch.setattr(timing, "free_memory", lambda: next(free))
+    monkeypatch.setattr(timing.devices, "free_memory", lambda: next(free))
     run = WHOLE | {"sizes": (4, 2, 3), "devices": 1, "out": str(tmp_path / "kept.json")}
     bench.references(console.new(), run)
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
@@ -156,6 +156,8 @@ def test_a_program_starts_in_a_fresh_process_or_says_why_not(tmp_path, monkeypat
 def test_fewer_trials_than_minibatches_are_one_each():
     reference = programs.REFERENCES["rl2-gru"]
     small = reference._replace(options=reference.options | {"width": 2, "horizon": 2})
+    fitting = [programs.prepare(small, *sizes).reference.outer["minibatches"] for sizes in ((6, {}), (8, {}, 4))]
+    assert fitting == [3, 2]
     setting = programs.prepare(small, 3, {})
     assert setting.reference.outer == {"minibatches": 3}
     metrics = jax.eval_shape(programs.whole(setting).function, *programs.whole(setting).arguments)[1]
@@ -179,7 +181,17 @@ def test_a_wrong_option_is_refused_before_anything_runs(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_repeats_are_checked_where_an_algorithm_is_named():
-    run = {"num_tasks": 1, "repeats": 1, "iterations": 0, "devices": None, "out": None}
-    with pytest.raises(ConfigError, match="iterations=0"):
+def test_only_tasks_that_will_run_must_be_shared_evenly():
+    run = {name: option.default for name, option in bench.OPTIONS.items()} | {"programs": ("maml-gradient",)}
+    bench.check(run | {"sizes": (64,), "devices": 8, "split": False})
+    with pytest.raises(ConfigError, match="tasks=20 must be a multiple of 8"):
+        bench.check(run | {"sizes": (64,), "devices": 8})
+    with pytest.raises(ConfigError, match="tasks=20 must be a multiple of 8"):
+        bench.check(run | {"devices": 8, "split": False})
+
+
+@pytest.mark.parametrize("name", ["repeats", "iterations"])
+def test_counts_are_checked_where_an_algorithm_is_named(name):
+    run = {"num_tasks": 1, "repeats": 1, "iterations": 1, "devices": None, "out": None} | {name: 0}
+    with pytest.raises(ConfigError, match=f"{name}=0"):
         bench.named(console.new(), "maml", "point", {}, run)

@@ -6,13 +6,14 @@ import os
 import re
 import stat
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from metajax import MetaAgent, cli
+from metajax import MetaAgent, cli, runs
 from metajax.recipes import ALGORITHMS
 from metajax.tasks import TASKS
 
@@ -125,7 +126,7 @@ def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp
 
 def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
     monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
-    monkeypatch.setattr(cli.sweep, "free_memory", lambda: 1)
+    monkeypatch.setattr(cli.sweep.devices, "free_memory", lambda: 1)
     assert cli.main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "two"]) == 0
     assert capsys.readouterr().out.count("1 at once") == 2
     assert [MetaAgent.load(f"two/seed-{seed}").iteration for seed in (0, 1)] == [1, 1]
@@ -134,14 +135,32 @@ def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
 def test_a_member_that_diverges_does_not_stop_the_others(monkeypatch, capsys):
     monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(cli.sweep, "_MAX_SKIPPED", 2)
-    command = ["train", *TINY, "--num-iterations", "4", "--sweep", "learning_rate=1e-3,1e30", "--folder", "two"]
+    command = ["train", *TINY, "--num-iterations", "4", "--log-every", "1", "--folder", "two"]
+    command += ["--sweep", "learning_rate=1e-3,1e30"]
     assert cli.main(command) == 2
     captured = capsys.readouterr()
     assert "numbers were not finite in seed 0" in captured.err
     assert "1e+30" in captured.err
+    assert captured.err.count("saved in") == 1
+    assert "learning_rate-0.001" not in captured.err  # which goes on, and is finite to the end
+    last = [line for line in captured.out.splitlines() if "4/4" in line][-1]
+    assert "updates skipped  1 stopped" in last
+    assert "nan" not in last
+    assert len(runs.metrics(Path("two/learning_rate-0.001-seed-0"))) == 4
+    assert len(runs.metrics(Path("two/learning_rate-1e+30-seed-0"))) == 2
     assert os.path.exists("two/learning_rate-0.001-seed-0/evaluation.json")
     assert not os.path.exists("two/learning_rate-1e+30-seed-0/evaluation.json")
     assert MetaAgent.load("two/learning_rate-1e+30-seed-0").iteration < 4
+
+
+def test_memory_that_runs_out_is_one_message(monkeypatch, capsys):
+    def runs_out(*arguments, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
+
+    monkeypatch.setattr(cli.launch, "train_and_evaluate", runs_out)
+    assert cli.main(["train", *TINY]) == 2
+    said = "error: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes; fewer --num-tasks"
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_bench_doctor_and_debug_say_what_they_found(capsys):

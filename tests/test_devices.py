@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,10 @@ from metajax.algorithms import e_maml, es_maml, maml, reptile, rl2
 from metajax.base import Network
 from metajax.cli import main
 from metajax.errors import ConfigError
-from metajax.launch import default_devices
+from metajax.launch import place
 from metajax.networks import memory_policy, mlp
 from metajax.outer import deal, policy_gradient, ppo, trust_region
-from metajax.sweep import chunks, learn_together, make_agents
+from metajax.sweep import chunks, evaluate_together, learn_together, make_agents
 from metajax.tasks import point
 from metajax.train import meta_iteration
 
@@ -101,11 +102,18 @@ def test_from_the_same_experience_devices_learn_the_same(name):
             np.testing.assert_allclose(told_too[metric], value, rtol=1e-4, atol=1e-5, err_msg=metric)
 
 
-@pytest.mark.parametrize("outer", [GRADIENT, trust_region(fisher_fraction=0.5, damping=0.1)], ids=["gradient", "trpo"])
-def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_digit(outer):
+@pytest.mark.parametrize(
+    ("outer", "counts"),
+    [
+        (GRADIENT, (1, 2, 4, 8)),
+        (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4)),
+    ],  # of two one is in Fisher's
+    ids=["gradient", "trpo"],
+)
+def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_digit(outer, counts):
     with jax.enable_x64(True):
         make = partial(by_gradients, maml, outer=outer)
-        alone, *shared = (after_learning(make, count) for count in (1, 2, 4))
+        alone, *shared = (after_learning(make, count) for count in counts)
     for changed in shared:
         np.testing.assert_allclose(changed, alone, rtol=0, atol=1e-12 * np.abs(alone).max())
 
@@ -154,33 +162,38 @@ def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
 def test_devices_share_runs_that_train_together():
     small = {"num_tasks": 2, "num_episodes": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     states = []
-    for num_devices in (None, 2):
+    for num_devices in (1, 2, 3):  # three have two each, the last of them one twice
         agents = make_agents("maml", "point", seed=0, num_seeds=2, sweep=["inner_lr=0.1,0.2"], **small)
         (together,) = chunks(agents, ["inner_lr"], num_devices)
         list(learn_together(together, num_iterations=2, log_every=1))
         states.append([jax.tree.leaves(agent.params) for agent in agents])
-    for one, other in zip(*states, strict=True):
-        for leaf, leaf_too in zip(one, other, strict=True):
-            np.testing.assert_allclose(leaf, leaf_too, atol=1e-6)
-    with pytest.raises(ConfigError, match="runs=4 must be a multiple of 3 devices; use 3 or 6"):
-        list(chunks(agents, ["inner_lr"], 3))
+    for alone, *shared in zip(*states, strict=True):
+        for leaf, *leaves in zip(alone, *shared, strict=True):
+            for leaf_too in leaves:
+                np.testing.assert_allclose(leaf, leaf_too, atol=1e-6)
+    evaluations = [evaluate_together(agents, ["inner_lr"], agents[0].protocol(4), count) for count in (1, 3)]
+    for one, other in zip(*evaluations, strict=True):
+        np.testing.assert_allclose(one.sampled, other.sampled, atol=1e-5)
 
 
 def test_by_default_as_many_cores_share_as_can(monkeypatch):
+    def places(algorithm, tasks="point", **options):
+        return place([MetaAgent(algorithm, tasks, **options)], None)
+
     monkeypatch.setattr(devices, "cores", lambda: 4)
     agents = make_agents("maml", "point", seed=0, num_seeds=6, sweep=(), num_tasks=20)
-    assert default_devices(agents) == 3
-    assert default_devices(agents[:1]) == 4
+    assert [place(agents[:count], None) for count in (6, 3, 1)] == [4, 3, 4]
     monkeypatch.setattr(devices, "cores", lambda: 16)
-    assert default_devices(agents[:1]) == 4  # of every five tasks one is in the Fisher matrix, on any number of devices
-    assert default_devices([MetaAgent("maml", "point", num_tasks=20, outer="gradient")]) == 5
-    assert default_devices([MetaAgent("maml", "point", num_tasks=7)]) == 1
+    assert places("maml", num_tasks=20) == 4  # of every five one is in the Fisher matrix, on any number of devices
+    assert places("maml", num_tasks=20, outer="gradient") == 5
+    assert places("maml", num_tasks=7) == 1
+    assert places("reptile", num_tasks=16) == places("es_maml", num_tasks=16) == 8
     # Of every four neighbours one is in each minibatch, so they stay together.
-    assert default_devices([MetaAgent("rl2", "bandit", num_tasks=12, minibatches=4)]) == 3
-    assert default_devices([MetaAgent("rl2", "bandit", num_tasks=6, minibatches=4)]) == 1
+    assert places("rl2", "bandit", num_tasks=12, minibatches=4) == 3
+    assert places("rl2", "bandit", num_tasks=6, minibatches=4) == 1
     simulated = HostEnvironment(Corridor, set_length, task=jnp.zeros((), int), num_workers=1)
     on_host = TaskDistribution(simulated, lambda key: jnp.array(3), horizon=3)
-    assert default_devices([MetaAgent("rl2", on_host, num_tasks=8)]) == 1
+    assert places("rl2", on_host, num_tasks=8) == 1
 
 
 MADE = """
@@ -192,7 +205,7 @@ if sys.argv[1] == "late":
     jax.devices()
 try:
     hosts.begin(sys.argv[1:])
-    print(len(jax.devices()))
+    print(len(jax.devices()), jax.config.jax_platforms or "any")
 except ValueError as error:
     print(error)
 """
@@ -203,14 +216,17 @@ TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX i
 @pytest.mark.parametrize(
     ("told", "variable", "said"),
     [
-        (["train"], None, "1"),
-        (["train", "--devices", "3"], None, "3"),
-        (["train"], "2", "2"),
+        (["train"], None, "1 any"),
+        (["train", "--devices", "3"], None, "3 any"),
+        (["train"], "2", "2 any"),
+        (["train", "--device", "cpu"], None, "1 cpu"),
+        (["train", "--device", "tpu"], None, "--device tpu: JAX finds no tpu here; install metajax[tpu]"),
         (["late"], None, TOO_LATE),
     ],
 )
 def test_commands_make_devices_of_cores(told, variable, said):
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", COUNT)}
+    own = ("XLA_FLAGS", "JAX_PLATFORMS", COUNT)
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     environment |= {} if variable is None else {COUNT: variable}
     done = subprocess.run([sys.executable, "-c", MADE, *told], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == said, done.stderr
@@ -234,8 +250,8 @@ def test_what_cannot_be_shared_is_refused():
     with pytest.raises(ConfigError, match="num_tasks=6 must be a multiple of 4 devices; use 4 or 8"):
         compile_program(algorithm, tasks, num_tasks=6, over=devices.mesh(4))
     with pytest.raises(ConfigError, match="does not sum over devices"):
-        compile_program(algorithm._replace(shares=False), tasks, num_tasks=8, over=devices.mesh(4))
-    with pytest.raises(ConfigError, match="devices=9, but JAX finds 8"):
+        compile_program(algorithm._replace(together=0), tasks, num_tasks=8, over=devices.mesh(4))
+    with pytest.raises(ConfigError, match=r"devices=9, but JAX finds 8 .*; make_of_cores\(9\) at the start"):
         MetaAgent("maml", "point", num_devices=9)
     with pytest.raises(ConfigError, match="num_tasks=3 must be a multiple of 2 devices"):
         MetaAgent("maml", "point", num_tasks=3, num_devices=2).learn(1)
@@ -249,9 +265,39 @@ def test_what_cannot_be_shared_is_refused():
 @pytest.mark.parametrize(("limit", "most"), [("150000 100000", 1), ("9900000 100000", 4), ("max 100000", 4)])
 def test_a_container_limits_the_cores(limit, most, tmp_path, monkeypatch):
     (tmp_path / "cpu.max").write_text(limit)
-    monkeypatch.setattr(devices, "_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(devices, "_CONTAINER", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     assert devices.cores() == most
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="the system does not tell how much memory is free")
+def test_a_container_limits_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "_CONTAINER", tmp_path)
+    everything = devices.free_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices.free_memory() > everything / 2  # others use some meanwhile
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("active_file 700\ninactive_file 1000000\n")
+    assert devices.free_memory() == 3000000
+    (tmp_path / "memory.current").write_text("9000000\n")
+    assert devices.free_memory() == 0
+
+
+def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    monkeypatch.setattr(devices, "free_memory", lambda: 0)  # it ends before it trains
+    small = ("--num-episodes", "3", "--horizon", "5", "--hidden", "4", "--eval-tasks", "4")
+
+    def said(*options):
+        assert main(["train", "maml", "point", *small, *options, "--folder", str(tmp_path / "run")]) == 2
+        printed = capsys.readouterr()
+        assert re.search(r"needs \d+ MiB of memory, and 0 are free; fewer --num-tasks", printed.err)
+        return printed.out
+
+    assert "1 of 2 cores share the tasks; --num-tasks 20 would let all" in said("--num-tasks", "16")
+    assert "cores share" not in said("--num-tasks", "20")
+    assert "cores share" not in said("--num-tasks", "16", "--devices", "1")
 
 
 def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
@@ -262,7 +308,6 @@ def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
         "default": [],
         "shared": ["--devices", "2"],
         "uneven": ["--devices", "4"],
-        "runs": ["--seeds", "3", "--devices", "2"],
         "one": ["--sweep", "inner_lr=0.1", "--devices", "4"],
         "none": ["--seeds", "2", "--devices", "0"],
         "debug": ["--debug", "--devices", "2"],
@@ -274,9 +319,8 @@ def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
         printed = capsys.readouterr()
         said[name] = printed.err + printed.out
     assert codes == dict.fromkeys(told, 2) | {"default": 0, "shared": 0}
-    assert "2 of them" in said["default"]
+    assert "2 of 8" in said["default"]
     assert "num_tasks=6 must be a multiple of 4 devices; use 4 or 8" in said["uneven"]
-    assert "runs=3 must be a multiple of 2 devices" in said["runs"]
     assert "num_tasks=6 must be a multiple of 4 devices" in said["one"]
     assert "devices=0 must be a whole number" in said["none"]
     assert "leave out --devices" in said["debug"]

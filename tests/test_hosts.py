@@ -74,9 +74,10 @@ def metrics_of(folder):
 
 def test_two_processes_train_as_one_does_and_one_goes_on_alone(tmp_path):
     folder = tmp_path / "run"
-    codes, said = ended(start("train", "maml", "point", *SMALL, "--num-iterations", "10", "--folder", str(folder)))
+    told = ["--num-iterations", "10", "--devices", "4", "--folder", str(folder)]
+    codes, said = ended(start("train", "maml", "point", *SMALL, *told))
     assert codes == [0, 0], said
-    assert "2 of them" in said[0]
+    assert "4 of 4" in said[0]
     assert "compiled in" not in said[1]  # one process speaks, and writes
     assert [line["iteration"] for line in metrics_of(folder)] == [5, 10]
 
@@ -110,7 +111,7 @@ def test_a_cluster_says_who_is_who(cluster, tmp_path):
     command = ["train", "maml", "point", *SMALL, "--num-iterations", "5", "--folder", str(tmp_path / "run")]
     codes, said = ended([begun(*command, "--coordinator", "auto", **cluster(port, number)) for number in range(2)])
     assert codes == [0, 0], said
-    assert "2 of them" in said[0]
+    assert "2 of 2" in said[0]
     assert [line["iteration"] for line in metrics_of(tmp_path / "run")] == [5]
 
 
@@ -139,6 +140,17 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_pa
     assert MetaAgent.load(folder).iteration > saved
     iterations = [line["iteration"] for line in metrics_of(folder)]
     assert iterations == sorted(set(iterations))
+
+
+def test_an_interrupt_to_one_ends_both_at_the_same_line(tmp_path):
+    folder = tmp_path / "run"
+    processes = start("train", "maml", "point", *SMALL, "--num-iterations", "1000000", "--folder", str(folder))
+    until_it_trains(folder)
+    processes[1].send_signal(signal.SIGINT)
+    codes, said = ended(processes)
+    assert codes == [143, 130], said  # what the other hears is a notice
+    assert "what was learned is saved" in said[0]
+    assert MetaAgent.load(folder).iteration == metrics_of(folder)[-1]["iteration"]
 
 
 def test_a_process_that_hangs_is_noticed_by_the_watchdog(tmp_path):
@@ -177,7 +189,6 @@ def test_the_watchdog_lets_live_what_goes_on_and_says_where_it_ends():
         (["--coordinator", "a:1", "--processes", "0"], "processes=0 must be a whole number of at least 1"),
         (["--coordinator", "a:1", "--processes", "2", "--process", "2"], "process=2 must be from 0 to 1"),
         (["--coordinator", "a:1", "--heartbeat", "0"], "heartbeat=0 must be a whole number"),
-        (["--coordinator", "auto"], "the processes did not meet"),
     ],
 )
 def test_processes_that_cannot_meet_are_told_why(told, message):
@@ -192,9 +203,13 @@ def test_options_of_several_processes_need_a_coordinator(tmp_path, capsys):
     assert "stall=-1.0 must be" in capsys.readouterr().err
 
 
-def test_the_command_says_in_one_line_that_it_cannot_join():
-    command = [sys.executable, "-m", "metajax", "train", "--coordinator", "nowhere"]
+@pytest.mark.parametrize(
+    ("coordinator", "message"),
+    [("nowhere", "error: coordinator='nowhere'"), ("auto", "error: the processes did not meet at coordinator=auto: ")],
+)
+def test_the_command_says_in_one_line_that_it_cannot_join(coordinator, message):
+    command = [sys.executable, "-m", "metajax", "train", "--coordinator", coordinator]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 2
-    assert done.stderr.startswith("error: coordinator='nowhere'")
+    assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1

@@ -134,10 +134,10 @@ def test_a_population_larger_than_memory_is_split(maml, monkeypatch):
         return evaluator.Compiled(None, size, 0.0, 100 * size)
 
     monkeypatch.setattr(evaluator, "_compile", compiled)
-    monkeypatch.setattr(evaluator, "free_memory", lambda: 700 / 0.7)
-    assert compile_population(maml, "", 16, 1, 2, devices=[0, 1]).size == 6
+    monkeypatch.setattr(evaluator.devices, "free_memory", lambda: 700 / 0.7)
+    assert compile_population(maml, "", 16, 1, 2, over=[0, 1]).size == 6
     assert sizes == [16, 6]  # 7 fit, and 2 devices share them
-    assert compile_population(maml, "", 3, 1, 2, devices=[0, 1]).size == 4
+    assert compile_population(maml, "", 3, 1, 2, over=[0, 1]).size == 4
 
 
 def test_a_population_over_two_devices_is_that_on_one():
@@ -155,7 +155,7 @@ def test_a_population_over_two_devices_is_that_on_one():
 
     found = problem.Problem(make, tasks, space, lambda memory: nets, 2, 1, {}, "nothing learned")
     batch = random_genomes(jax.random.key(0), space, 5), jnp.arange(1), evaluator.held_out(tasks, "search", 2), 1
-    one, two = (compile_population(found, "", 3, 1, 2, devices=jax.devices()[:number]) for number in (1, 2))
+    one, two = (compile_population(found, "", 3, 1, 2, over=jax.devices()[:number]) for number in (1, 2))
     assert (one.size, two.size) == (3, 4)
     returns = evaluator._measure_masked(two, *batch)
     assert returns.shape == (5, 2, 1)

@@ -212,7 +212,7 @@ def maml(
             return batch._replace(weight=batch.weight[:, -1:], kl_weight=batch.kl_weight[:, -1:])
         return batch
 
-    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, shares=outer.together)
+    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, together=outer.together)
 
 
 def _is_zero(value: float) -> bool:

@@ -88,4 +88,4 @@ def reptile(
 
         return jax.lax.scan(step, base.agent.begin(key, params), stages)[0].params
 
-    return base._replace(init=init, update=update)
+    return base._replace(init=init, update=update, together=1)

@@ -156,7 +156,7 @@ def rl2(
         params=lambda state: state.params,
         agent=agent,
         tolerates_lag=outer.tolerates_lag,
-        shares=outer.together,
+        together=outer.together,
     )
 
 

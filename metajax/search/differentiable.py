@@ -17,7 +17,7 @@ from metajax.search.parts import Weights
 from metajax.search.problem import Problem
 from metajax.search.space import Genome, Space, genome_of, stacked
 from metajax.search.supernet import Supernet
-from metajax.train import meta_iteration, new_learner, run
+from metajax.train import has_stopped, meta_iteration, new_learner, run
 
 _MAX_SKIPPED = 10
 
@@ -109,7 +109,7 @@ def _trained(problem: Problem, memory: str) -> Callable[[Array, Array], tuple[We
         learner, _ = advance(new_learner(algorithm, jax.random.key(seed)), stop)
         params = algorithm.params(learner.state)
         params = params.get("initial", params)  # where step sizes are learned too
-        finite = (learner.bad_task < 0) & (learner.skipped_in_a_row < _MAX_SKIPPED)
+        finite = ~has_stopped(learner, _MAX_SKIPPED)
         return params["architecture"], finite
 
     return train

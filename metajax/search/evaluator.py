@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from metajax import devices
 from metajax.base import Algorithm, Array, PyTree, TaskDistribution
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.evaluate import evaluate
 from metajax.search.problem import Problem
 from metajax.search.space import Genome, check_genome, groups, values_of
-from metajax.sweep import free_memory
-from metajax.train import meta_iteration, new_learner, peak_memory, run
+from metajax.train import has_stopped, meta_iteration, new_learner, peak_memory, run
 
 _MAX_SKIPPED = 10
 _SHARE = 0.7  # of the memory that is free, to be used
@@ -168,17 +168,17 @@ def held_out(tasks: TaskDistribution, split: str, num_tasks: int) -> PyTree:
 
 
 def compile_population(
-    problem: Problem, memory: str, population: int, num_seeds: int, num_held_out: int, devices: list | None = None
+    problem: Problem, memory: str, population: int, num_seeds: int, num_held_out: int, over: list | None = None
 ) -> Compiled:
     """The program for the networks of one memory, for as many of the population at a time as fit into memory."""
-    devices = jax.devices()[:population] if devices is None else devices
-    size, free = _rounded(population, len(devices)), free_memory() * _SHARE
+    over = jax.devices()[:population] if over is None else over
+    size, free = _rounded(population, len(over)), devices.free_memory() * _SHARE
     while True:
-        compiled = _compile(problem, memory, size, num_seeds, num_held_out, devices)
-        if compiled.memory <= free or size <= len(devices):
+        compiled = _compile(problem, memory, size, num_seeds, num_held_out, over)
+        if compiled.memory <= free or size <= len(over):
             return compiled
         # As many as fit, in whole numbers a device.
-        size = max(1, math.floor(size * free / compiled.memory) // len(devices)) * len(devices)
+        size = max(1, math.floor(size * free / compiled.memory) // len(over)) * len(over)
 
 
 def _rounded(size: int, num_devices: int) -> int:
@@ -186,7 +186,7 @@ def _rounded(size: int, num_devices: int) -> int:
     return max(1, -(-size // num_devices)) * num_devices
 
 
-def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_out: int, devices: list) -> Compiled:
+def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_out: int, over: list) -> Compiled:
     nets = problem.nets(memory)
 
     def one(genome: Genome, seed: Array, tasks: PyTree, stop: Array) -> tuple[Array, Array]:
@@ -199,7 +199,7 @@ def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_
         each_seed = jax.vmap(one, in_axes=(None, 0, None, None), out_axes=-1)
         return jax.vmap(each_seed, in_axes=(0, None, None, None))(genomes, seeds, tasks, stop)
 
-    mesh = jax.sharding.Mesh(np.array(devices), ("P",))
+    mesh = jax.sharding.Mesh(np.array(over), ("P",))
     split, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("P",), ()))
     space = problem.space
     genomes = Genome(
@@ -211,7 +211,7 @@ def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_
     start = time.perf_counter()
     jitted = jax.jit(population, in_shardings=(split, whole, whole, whole), out_shardings=split)
     compiled = jitted.lower(genomes, seeds, tasks, jnp.zeros((), int)).compile()
-    seconds, num_devices = time.perf_counter() - start, len(devices)
+    seconds, num_devices = time.perf_counter() - start, len(over)
     return Compiled(compiled, size, seconds, peak_memory(compiled, num_devices), num_devices)
 
 
@@ -234,7 +234,7 @@ def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, 
         **sizes,
         greedy=False,
     )
-    finite = (learner.bad_task < 0) & (learner.skipped_in_a_row < _MAX_SKIPPED)
+    finite = ~has_stopped(learner, _MAX_SKIPPED)
     return jnp.where(finite, played.sampled[:, -1].mean(-1), jnp.nan), params
 
 
