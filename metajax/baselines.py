@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, PyTree, Transition
+from metajax.linalg import solve_positive
 from metajax.returns import gae, reward_to_go
 
 Baseline = Callable[[Transition, float], tuple[Array, Array]]  # (stage, discount) -> value [B, T], next_value [B, T]
@@ -57,7 +58,7 @@ def linear_fit(stage: Transition, target: Array, total: Callable[[PyTree], PyTre
     flat = flat / jnp.where(scale > 0, scale, 1.0)
     ridge = max(1e-5, 10 * size * float(jnp.finfo(flat.dtype).eps)) * count * jnp.eye(size)
     moments, products = total((flat.T @ flat, flat.T @ flat_target))
-    weights = jax.scipy.linalg.solve(moments + ridge, products, assume_a="pos")
+    weights = solve_positive(moments + ridge, products)
     return (flat @ weights).reshape(stage.reward.shape)
 
 

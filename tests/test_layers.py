@@ -14,7 +14,7 @@ HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evos
 
 # From the bottom up; a module imports from its own layer or those below.
 LAYERS = [
-    ("base", "errors", "extras", "devices", "listening"),
+    ("base", "errors", "extras", "devices", "linalg", "listening"),
     ("distributions", "returns", "baselines", "losses", "inner", "trust_region", "stats", "signatures"),
     ("rollout",),
     ("networks", "outer"),

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, PyTree
+from metajax.linalg import orthogonal
 
 # (state, inputs, hidden) -> state, by unit: `inputs` and `hidden` are what every gate is given, of the input and of the
 # state's last leaf, which is the output.
@@ -28,7 +29,7 @@ class GRU(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        self.cell = nn.GRUCell(self.width, dtype=self.dtype)
+        self.cell = nn.GRUCell(self.width, recurrent_kernel_init=orthogonal(), dtype=self.dtype)
 
     def initial(self) -> Array:
         return jnp.zeros(self.width)
@@ -61,7 +62,7 @@ class LSTM(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        self.cell = nn.OptimizedLSTMCell(self.width, dtype=self.dtype)
+        self.cell = nn.OptimizedLSTMCell(self.width, recurrent_kernel_init=orthogonal(), dtype=self.dtype)
 
     def initial(self) -> tuple[Array, Array]:
         return jnp.zeros(self.width), jnp.zeros(self.width)

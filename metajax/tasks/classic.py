@@ -14,6 +14,7 @@ from gymnax.environments.classic_control import pendulum as gymnax_pendulum
 from metajax.base import Array, PyTree, TaskDistribution
 from metajax.envs.projected_cartpole import ProjectedCartPole
 from metajax.errors import check_count, check_number
+from metajax.linalg import orthogonal
 
 # Of the default options: `python benchmarks/references.py cartpole-projected`.
 PROJECTED = (("random", 22.21), ("projection known, linear feedback", 200.0))
@@ -94,12 +95,12 @@ def cartpole_projected(*, num_features: int = 4, shift: float = 0.0, horizon: in
     check_count("horizon", horizon)
     env = ProjectedCartPole(num_features)
     template = env.default_params.replace(max_steps_in_episode=horizon)
-    orthogonal = jax.nn.initializers.orthogonal(2**0.5)
+    matrix_of = orthogonal(2**0.5)
 
     def sample(key: Array) -> PyTree:
         key_matrix, key_shift = jax.random.split(key)
         return template.replace(
-            matrix=orthogonal(key_matrix, (num_features, 4)),
+            matrix=matrix_of(key_matrix, (num_features, 4)),
             shift=shift * jax.random.normal(key_shift, (num_features,)),
         )
 
