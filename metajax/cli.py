@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except jax.errors.JaxRuntimeError as error:
         if is_out_of_memory(error):
-            print(f"error: {first_line(error)}; {LESS_MEMORY}", file=sys.stderr)
+            advice = f"; {LESS_MEMORY}" if command is train_command else ""
+            print(f"error: {first_line(error)}{advice}", file=sys.stderr)
             return 2
         if not hosts.joined():
             raise

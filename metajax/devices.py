@@ -17,12 +17,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metajax.base import Array, PyTree
-from metajax.errors import ConfigError, check_count, lookup
+from metajax.errors import LESS_MEMORY, ConfigError, check_count, lookup
 
 AXIS = "devices"
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
-_CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container's limits
+_CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container's limits, by version 2 of control groups
 
 
 def choose(name: str) -> None:
@@ -72,8 +72,16 @@ def free_memory() -> int:
     if not limit.is_file() or limit.read_text().strip() == "max":
         return free
     used = int((_CONTAINER / "memory.current").read_text())
-    files = int(re.search(r"^inactive_file (\d+)", (_CONTAINER / "memory.stat").read_text(), re.MULTILINE)[1])
-    return max(0, min(free, int(limit.read_text()) - used + files))  # of files it lets go what is not in use
+    cached = re.findall(r"^(?:in)?active_file (\d+)", (_CONTAINER / "memory.stat").read_text(), re.MULTILINE)
+    return max(0, min(free, int(limit.read_text()) - used + sum(map(int, cached))))  # which is given up when needed
+
+
+def check_memory(what: str, needed: float) -> None:
+    """Raises ConfigError, with the options that need less, unless so many bytes are free."""
+    free = free_memory()
+    if needed > free:
+        figures = f"needs {needed / 2**20:,.0f} MiB of memory, and {free / 2**20:,.0f} are free"
+        raise ConfigError(f"{what} {figures}; {LESS_MEMORY}")
 
 
 def make_of_cores(count: int | None = None) -> None:
@@ -163,12 +171,14 @@ def mesh(num_devices: int | None = None) -> Mesh:
         num_devices = len(there)
     check_count("devices", num_devices)
     if num_devices > len(there):
-        platform = there[0].platform
-        more = f"; make_of_cores({num_devices}) at the start or JAX_NUM_CPU_DEVICES={num_devices} makes them"
-        raise ConfigError(
-            f"devices={num_devices}, but JAX finds {len(there)} of platform {platform} here"
-            + (more if platform == "cpu" else "")
-        )
+        processes = jax.process_count()
+        more = f"make_of_cores({num_devices}) at the start or JAX_NUM_CPU_DEVICES={num_devices} makes them"
+        if processes > 1:
+            more = (
+                f"--devices is a multiple of {processes} processes, and --processes or JAX_NUM_CPU_DEVICES makes them"
+            )
+        found = f"devices={num_devices}, but JAX finds {len(there)} of platform {there[0].platform} here"
+        raise ConfigError(f"{found}; {more}" if there[0].platform == "cpu" else found)
     if num_devices < len(there) and jax.process_count() > 1:
         raise ConfigError(f"devices={num_devices} must be all {len(there)} devices of the {jax.process_count()} hosts")
     return Mesh(np.array(there[:num_devices]), (AXIS,))

@@ -36,8 +36,8 @@ class WorkerError(RuntimeError):
 
 
 LESS_MEMORY = (
-    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them) or --num-episodes, or a smaller "
-    "--micro-batch, need less"
+    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them) or --num-episodes need less, and a "
+    "smaller --micro-batch where there is one"
 )
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from metajax import console, devices, hosts, record, report, runs, sweep
 from metajax.envs.host import HostEnvironment
-from metajax.errors import LESS_MEMORY, ConfigError, NonFiniteError, check_choice, check_count, check_number
+from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count, check_number
 from metajax.evaluate import SUCCESS_AT
 from metajax.meta_agent import MetaAgent
 from metajax.recipes import Option
@@ -76,15 +76,13 @@ def train_and_evaluate(
             kept = {name: run[name] for name in RUN if name in run}  # where it runs is no matter of the results
             agent.config["run"] = kept | {"command": record.environment()["command"]}
         console.announce(screen, members, num_devices)
-        if run["devices"] is None and len(agents) == 1 and (advice := _for_all_cores(agents[0], num_devices)):
+        if new and run["devices"] is None and len(agents) == 1 and (advice := _for_all_cores(agents[0], num_devices)):
             screen.print(advice)
         how = {"num_iterations": run["num_iterations"], "log_every": run["log_every"]}
         if len(agents) == 1:
             with console.compiling(screen):
                 memory = agents[0].program.memory
-            if memory > (free := devices.free_memory()):
-                needed = f"a meta-iteration needs {memory / 2**20:,.0f} MiB of memory, and {free / 2**20:,.0f} are free"
-                raise ConfigError(f"{needed}; {LESS_MEMORY}")
+            devices.check_memory("a meta-iteration", memory)
             groups = [(agents, memory, ([progress] for progress in agents[0].learning(**how)))]
         else:
             groups = (
@@ -197,10 +195,10 @@ def _usable(num_devices: int | None) -> int:
 
 def _for_all_cores(agent: MetaAgent, num_devices: int) -> str:
     """How many tasks all of a CPU's cores could share, where so many devices are fewer; else nothing."""
-    usable, all_groups = devices.usable(), devices.usable() * agent.algorithm.together
-    if num_devices >= usable or all_groups == 0 or isinstance(agent.tasks.env, HostEnvironment):
+    usable, evenly = devices.usable(), devices.usable() * agent.algorithm.together
+    if num_devices >= usable or evenly == 0 or isinstance(agent.tasks.env, HostEnvironment):
         return ""
-    fitting = max(1, round(agent.num_tasks / all_groups)) * all_groups
+    fitting = max(1, round(agent.num_tasks / evenly)) * evenly
     return f"{num_devices} of {usable} cores share the tasks; --num-tasks {fitting} would let all"
 
 

@@ -27,7 +27,7 @@ def solve_positive(matrix: Array, vector: Array) -> Array:
 
 
 def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
-    """Flax's initialiser of matrices whose rows or columns are orthogonal and `scale` long; nothing goes through it.
+    """JAX's initialiser of matrices whose rows or columns are orthogonal and `scale` long, without a derivative.
 
     >>> orthogonal(2.0)(jax.random.key(0), (1, 1)).item() in (-2.0, 2.0)
     True
@@ -35,8 +35,10 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     initialiser = jax.nn.initializers.orthogonal(scale)
 
     def init(key: Array, shape: tuple[int, ...], dtype: type = float) -> Array:
+        kind = jax.random.key_impl(key)
+
         def of_data(data: Array) -> Array:
-            return initialiser(jax.random.wrap_key_data(data, impl=jax.random.key_impl(key)), shape, dtype)
+            return initialiser(jax.random.wrap_key_data(data, impl=kind), shape, dtype)
 
         return _one_by_one(of_data)(jax.random.key_data(key))
 

@@ -153,13 +153,18 @@ def _filled(tree: PyTree, num_devices: int) -> PyTree:
 
 
 def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int = 1) -> Iterator[Together]:
-    """The agents together or, where that takes more memory than there is, as many at a time as fit."""
+    """The agents together or, where that takes more memory than there is, as many at a time as fit.
+
+    Raises ConfigError if not one does.
+    """
     free = devices.free_memory() * _SHARE
     first = compile_together(agents, names, num_devices)
     if first.memory <= free:
         yield first
         return
-    fitting = max(1, math.floor(math.ceil(len(agents) / num_devices) * num_devices * free / first.memory))
+    of_one = first.memory / (math.ceil(len(agents) / num_devices) * num_devices)
+    devices.check_memory("a run", of_one)
+    fitting = max(1, math.floor(free / of_one))
     num_devices = min(num_devices, fitting)
     size = fitting // num_devices * num_devices
     del first

@@ -126,7 +126,11 @@ def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp
 
 def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
     monkeypatch.setattr(cli.report, "draw", lambda agent, evaluation, folder: None)
-    monkeypatch.setattr(cli.sweep.devices, "free_memory", lambda: 1)
+    monkeypatch.setattr(cli.sweep, "peak_memory", lambda compiled, num_devices: 1000)
+    monkeypatch.setattr(cli.sweep.devices, "free_memory", lambda: 400)
+    assert cli.main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "none"]) == 2
+    assert "a run needs 0 MiB of memory" in capsys.readouterr().err  # 500 bytes of the thousand
+    monkeypatch.setattr(cli.sweep.devices, "free_memory", lambda: 1000)
     assert cli.main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "two"]) == 0
     assert capsys.readouterr().out.count("1 at once") == 2
     assert [MetaAgent.load(f"two/seed-{seed}").iteration for seed in (0, 1)] == [1, 1]

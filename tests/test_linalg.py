@@ -50,6 +50,8 @@ def test_many_orthogonal_matrices_are_those_of_one_key_each():
     drawn = jax.vmap(jax.vmap(lambda key: orthogonal(2.0)(key, (4, 3))))(jax.random.clone(keys))
     assert drawn.shape == (2, 3, 4, 3)
     np.testing.assert_allclose(drawn.mT @ drawn, 4 * np.broadcast_to(np.eye(3), (2, 3, 3, 3)), atol=1e-5)
+    raw = jax.random.key_data(keys)  # as JAX's keys once were
+    np.testing.assert_allclose(jax.vmap(lambda key: orthogonal(2.0)(key, (4, 3)))(raw[1]), drawn[1], atol=1e-6)
     np.testing.assert_allclose(drawn[1, 2], jax.nn.initializers.orthogonal(2.0)(keys[1, 2], (4, 3)), atol=1e-6)
 
 

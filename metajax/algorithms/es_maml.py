@@ -138,5 +138,11 @@ def es_maml(
     def params(state: ESState) -> PyTree:
         return strategy(1).get_mean(state.strategy)
 
-    own = {"init": init, "collect": collect, "update": update, "params": params, "players": players}
-    return base._replace(**own, together=1)
+    return base._replace(
+        init=init,
+        collect=collect,
+        update=update,
+        params=params,
+        players=players,
+        together=1,
+    )
