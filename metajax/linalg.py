@@ -15,7 +15,7 @@ from metajax.base import Array
 def solve_positive(matrix: Array, vector: Array) -> Array:
     """x [D] of matrix @ x = vector, for a matrix [D, D] that is symmetric and positive definite.
 
-    >>> solve_positive(2.0 * jax.numpy.eye(2), jax.numpy.ones(2)).tolist()
+    >>> [round(x, 6) for x in solve_positive(2.0 * jax.numpy.eye(2), jax.numpy.ones(2)).tolist()]
     [0.5, 0.5]
     """
     known = jax.lax.stop_gradient(matrix)  # derivatives go through the system of equations instead

@@ -126,7 +126,8 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devi
         return run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
 
     over, values = _mesh(num_devices), _filled(_values(agents, names), num_devices)
-    learners = jax.eval_shape(lambda: _filled(_stack([agent.learner for agent in agents]), num_devices))
+    singles = [agent.learner for agent in agents]  # made, if they are not yet, before anything is traced
+    learners = jax.eval_shape(lambda: _filled(_stack(singles), num_devices))
     whole, function = PartitionSpec(), jax.vmap(one, in_axes=(0, 0, None))
     function = jax.shard_map(function, mesh=over, in_specs=(_OWN, _OWN, whole), out_specs=_OWN, check_vma=False)
     compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
