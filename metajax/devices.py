@@ -37,7 +37,7 @@ def choose(name: str) -> None:
     jax.config.update("jax_platforms", platform)
     try:
         jax.devices(platform)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where a platform is known, but its plugin not there
         jax.config.update("jax_platforms", before)
         extra = f"; install {_EXTRAS[name]}" if name in _EXTRAS else ""
         raise ConfigError(f"--device {name}: JAX finds no {name} here{extra}") from error

@@ -1,5 +1,6 @@
 """Tasks shared over (simulated) devices: the same learning, whatever their number."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -209,6 +210,10 @@ try:
 except ValueError as error:
     print(error)
 """
+NO_GPU = "--device gpu: JAX finds no gpu here; install metajax[cuda12] or metajax[cuda13]"
+without_gpus = pytest.mark.skipif(
+    any(importlib.util.find_spec(f"jax_cuda{number}_plugin") for number in (12, 13)), reason="there may be a GPU"
+)
 TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX is used"
 
 
@@ -219,6 +224,7 @@ TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX i
         (["train", "--device", "cpu"], None, "1 cpu"),
         (["train", "--device", "cpu", "--devices", "3"], None, "3 cpu"),
         (["train", "--device", "cpu"], "2", "2 cpu"),
+        pytest.param(["train", "--device", "gpu"], None, NO_GPU, marks=without_gpus),
         (["late"], None, TOO_LATE),
     ],
 )
