@@ -163,9 +163,9 @@ def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int =
     if first.memory <= free:
         yield first
         return
-    of_one = first.memory / (math.ceil(len(agents) / num_devices) * num_devices)
-    devices.check_memory("a run", of_one)
-    fitting = max(1, math.floor(free / of_one))
+    of_each = math.ceil(len(agents) / num_devices)
+    devices.check_memory("a run", first.memory / (of_each * devices.in_one_memory(num_devices)))
+    fitting = max(1, math.floor(of_each * num_devices * free / first.memory))
     num_devices = min(num_devices, fitting)
     size = fitting // num_devices * num_devices
     del first

@@ -107,11 +107,12 @@ def test_from_the_same_experience_devices_learn_the_same(name):
     ("outer", "counts"),
     [
         (GRADIENT, (1, 2, 4, 8)),
+        # Of every two tasks one is in the Fisher matrix, so they stay together.
         (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4)),
-    ],  # of two one is in Fisher's
+    ],
     ids=["gradient", "trpo"],
 )
-def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_digit(outer, counts):
+def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_decimal(outer, counts):
     with jax.enable_x64(True):
         make = partial(by_gradients, maml, outer=outer)
         alone, *shared = (after_learning(make, count) for count in counts)
