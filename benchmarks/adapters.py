@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import record, timing
 from metajax.base import Array, Environment, PyTree, TaskDistribution
 from metajax.errors import lookup
+from metajax.measuring import timing
+from metajax.running import record
 from metajax.tasks import TASKS
 
 RESULT = Path(__file__).parent / "results" / "adapters.json"

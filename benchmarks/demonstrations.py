@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax import MetaAgent, interval, record
-from metajax.cli import enable_compilation_cache
+from metajax import MetaAgent, interval
+from metajax.cli.launch import enable_compilation_cache
 from metajax.errors import MissingExtraError
+from metajax.running import record
 
 RESULTS = Path(__file__).parent / "results" / "demonstrations"
 NONE: Mapping[str, Any] = MappingProxyType({})

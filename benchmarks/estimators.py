@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import record
 from metajax.base import Array
-from metajax.losses import ESTIMATORS, loaded_dice
-from metajax.returns import reward_to_go
+from metajax.learning.losses import ESTIMATORS, loaded_dice
+from metajax.learning.returns import reward_to_go
+from metajax.running import record
 
 RESULTS = Path(__file__).parent / "results"
 HORIZONS = (1, 3, 10)

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from metajax import MetaAgent, record
-from metajax.cli import enable_compilation_cache
-from metajax.sweep import compile_together, learn_together
+from metajax import MetaAgent
+from metajax.cli.launch import enable_compilation_cache
+from metajax.running import record
+from metajax.running.sweep import compile_together, learn_together
 
 RESULTS = Path(__file__).parent / "results" / "locomotion"
 LAST = 4  # lines of the curve that the final figures are means of

@@ -90,8 +90,8 @@ def our_xland() -> tuple[int, Callable]:
     """`xland` in the rulesets of `worlds`, never reset."""
     import jax
 
-    from metajax.envs.xland import Ruleset
     from metajax.tasks import TASKS
+    from metajax.tasks.suites.xland import Ruleset
 
     tasks = TASKS["xland"]()
     env, one = tasks.env, tasks.env.default_params
@@ -118,8 +118,8 @@ def our_ppo(tasks: str, **options: Any) -> tuple[int, Callable]:
     """Meta-iterations of `multi_task` with PPO: a policy and a value of 64 x 64, one episode in each of the tasks."""
     import jax
 
-    from metajax import programs
-    from metajax.recipes import build
+    from metajax.measuring import programs
+    from metajax.running.recipes import build
 
     of_ppo = {"outer": "ppo", "epochs": 4, "minibatches": 4, "value": True, "baseline": "learned", "lambda_": 0.95}
     sizes = {"num_episodes": 1, "horizon": HORIZON}
@@ -371,7 +371,7 @@ def main() -> None:
         parser.error(f"unknown {', '.join(unknown)}" if unknown else "--repeats must be at least 7")
     rows = {name: compare(name, arguments.repeats) for name in arguments.names or COMPARISONS}
     if not arguments.names:
-        from metajax import record
+        from metajax.running import record
 
         content = {"recorded": kept["recorded"], "measured": rows, "repeats": arguments.repeats}
         record.write_json(RESULT, content | record.environment())

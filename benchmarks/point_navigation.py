@@ -23,14 +23,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metajax import MetaAgent, record
-from metajax.acting import compile_evaluation
+from metajax import MetaAgent
 from metajax.base import TaskDistribution
-from metajax.cli import enable_compilation_cache
+from metajax.cli.launch import enable_compilation_cache
 from metajax.envs.revealed import reveal
-from metajax.evaluate import Protocol
-from metajax.stats import bootstrap_interval, interquartile_mean
-from metajax.sweep import compile_together, learn_together
+from metajax.evaluation import Protocol
+from metajax.running import record
+from metajax.running.acting import compile_evaluation
+from metajax.running.stats import bootstrap_interval, interquartile_mean
+from metajax.running.sweep import compile_together, learn_together
 from metajax.tasks import TASKS, point
 
 RESULTS = Path(__file__).parent / "results" / "point"

@@ -22,14 +22,13 @@ import numpy as np
 
 from metajax.algorithms import ideal_observer, random_potions, task_known, uniform
 from metajax.base import Agent, Array, Decision, Percept, PyTree, TaskDistribution
-from metajax.distributions import Categorical
-from metajax.envs import intersection
-from metajax.envs.grid import MOVES
-from metajax.envs.highway import CAR, FASTER, KEEP, LEFT, RIGHT, SLOWER, TOP_SPEED
-from metajax.envs.instructions import MEANINGS, Instructions, true_of
 from metajax.envs.revealed import reveal
-from metajax.evaluate import evaluate
-from metajax.tasks import TASKS
+from metajax.evaluation import evaluate
+from metajax.learning.distributions import Categorical
+from metajax.tasks import TASKS, intersections
+from metajax.tasks.grids import MOVES
+from metajax.tasks.highways import CAR, FASTER, KEEP, LEFT, RIGHT, SLOWER, TOP_SPEED
+from metajax.tasks.instruction_following import MEANINGS, Instructions, true_of
 
 STAY, UP, RIGHTWARDS, DOWN, LEFTWARDS = range(len(MOVES))
 
@@ -147,29 +146,29 @@ def met(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
 
 def crossing(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
     """Goes on as soon as that gets it through the cars it sees, all of whose ways it knows; until then it can stop."""
-    going = jnp.array([intersection.FASTER, intersection.KEEP, intersection.SLOWER])
+    going = jnp.array([intersections.FASTER, intersections.KEEP, intersections.SLOWER])
 
     def decide(percept: Percept) -> Array:
         task, obs = percept.obs["task"], percept.obs["obs"]
-        coming = jnp.where(obs[2:] > 0, intersection.SIGHT * (1 - obs[2:]), jnp.inf).reshape(2, -1)
-        place, speed = -intersection.START * obs[0], intersection.TOP_SPEED * obs[1]
+        coming = jnp.where(obs[2:] > 0, intersections.SIGHT * (1 - obs[2:]), jnp.inf).reshape(2, -1)
+        place, speed = -intersections.START * obs[0], intersections.TOP_SPEED * obs[1]
 
         def ahead(first: Array) -> tuple[Array, Array]:
             """Whether that action, and going faster from then on, gets it through; and whether it can stop instead."""
-            push = task.grip * jnp.asarray(intersection.PUSH)
-            change = intersection.STEP * jnp.concatenate([push[first][None], jnp.full(23, push[intersection.FASTER])])
+            push = task.grip * jnp.asarray(intersections.PUSH)
+            change = intersections.STEP * jnp.concatenate([push[first][None], jnp.full(23, push[intersections.FASTER])])
 
             def step(before: tuple[Array, ...], change: Array) -> tuple[tuple[Array, ...], Array]:
                 place, speed, coming = before
-                speed = jnp.clip(speed + change, 0.0, intersection.TOP_SPEED)
-                after = place + intersection.STEP * speed, speed, coming - intersection.STEP * task.traffic_speed
-                return after, (intersection.in_the_way(place, after[0], coming, after[2]).any(), *after[:2])
+                speed = jnp.clip(speed + change, 0.0, intersections.TOP_SPEED)
+                after = place + intersections.STEP * speed, speed, coming - intersections.STEP * task.traffic_speed
+                return after, (intersections.in_the_way(place, after[0], coming, after[2]).any(), *after[:2])
 
             _, (crashes, places, speeds) = jax.lax.scan(step, (place, speed, coming), change)
             return ~crashes.any(), places[0] + speeds[0] ** 2 / (12 * task.grip) < 0
 
         through, stops = jax.vmap(ahead)(going)
-        return going[jnp.argmax(jnp.where(through.any(), through, stops & (going != intersection.FASTER)))]
+        return going[jnp.argmax(jnp.where(through.any(), through, stops & (going != intersections.FASTER)))]
 
     return returns(key, acting(3, decide), reveal(tasks), num_tasks)
 

@@ -26,19 +26,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import record
 from metajax.algorithms import beb, epsilon_greedy, gittins, greedy, psrl, task_known, thompson, ucb1, uniform
 from metajax.base import Agent, Array, PyTree, TaskDistribution
-from metajax.cli import enable_compilation_cache
+from metajax.cli.launch import enable_compilation_cache
 from metajax.envs.revealed import reveal
-from metajax.evaluate import Score, evaluate, score
+from metajax.evaluation import Score, evaluate, score
 from metajax.networks import MEMORIES
-from metajax.recipes import Built, build
+from metajax.running import record
+from metajax.running.recipes import Built, build
+from metajax.running.training import meta_iteration, new_learner, run
 from metajax.tasks import TASKS
 from metajax.tasks.bandits import BAYES_OPTIMAL
 from metajax.tasks.grids import grid_goals
 from metajax.tasks.optima import dependent_optimum, grid_optimum
-from metajax.train import meta_iteration, new_learner, run
 
 RESULTS = Path(__file__).parent / "results" / "rl2"
 CHECKED = 20_000  # held-out tasks of a point of the curve

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from metajax import devices, programs, record, timing
+from metajax.devices import meshes
 from metajax.errors import lookup
+from metajax.measuring import programs, timing
+from metajax.running import record
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
 BASE = {"tasks": 20, "inner steps": 1, "horizon": 50, "width": 64, "devices": 1}
@@ -40,7 +42,7 @@ def job_of(sizes: dict[str, int]) -> programs.Job:
     width, changed = sizes["width"], {"inner_steps": sizes["inner steps"], "horizon": sizes["horizon"]}
     options = {"num_episodes": 10, "hidden": (width, width)} | changed
     job = programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
-    return job if sizes["devices"] == 1 else job.shared(devices.mesh(sizes["devices"]))
+    return job if sizes["devices"] == 1 else job.shared(meshes.mesh(sizes["devices"]))
 
 
 def compiled(sizes: dict[str, int]) -> timing.Part:
@@ -117,7 +119,7 @@ def main() -> None:
     if arguments.repeats < 7:
         parser.error(f"--repeats {arguments.repeats} is too few; use at least 7")
     axes = {axis: lookup("axis", axis, AXES) for axis in arguments.axes or [axis for axis in AXES if axis != "devices"]}
-    devices.mesh(max(axes.get("devices", (1,))))  # too few are told before anything is measured
+    meshes.mesh(max(axes.get("devices", (1,))))  # too few are told before anything is measured
     measured = {axis: measure(axis, points, arguments.repeats) for axis, points in axes.items()}
     path = arguments.out or (None if arguments.axes else RESULT)
     if path:

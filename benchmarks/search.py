@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import cli, record
+from metajax.cli import commands
+from metajax.running import record
 from metajax.search import Genome, Range, Space, architecture_space, make_evaluator, make_problem
 from metajax.search.drivers import DRIVERS
 from metajax.search.evaluator import SPLITS, compile_dense, compile_population, held_out
@@ -239,7 +240,7 @@ def main() -> None:
     if chosen.what == "table":
         print(table())
     elif chosen.what in SEARCHES:
-        raise SystemExit(cli.main([*SEARCHES[chosen.what].split(), "--folder", str(chosen.out / chosen.what)]))
+        raise SystemExit(commands.main([*SEARCHES[chosen.what].split(), "--folder", str(chosen.out / chosen.what)]))
     else:
         if chosen.what == "landscape":
             how = (chosen.seeds, chosen.budget, chosen.population or 8, chosen.noise, chosen.drivers)

@@ -13,9 +13,10 @@ import json
 import time
 from pathlib import Path
 
-from metajax import MetaAgent, record
-from metajax.cli import enable_compilation_cache
-from metajax.evaluate import Evaluation, interval
+from metajax import MetaAgent
+from metajax.cli.launch import enable_compilation_cache
+from metajax.evaluation import Evaluation, interval
+from metajax.running import record
 
 RESULTS = Path(__file__).parent / "results"
 ORIGINAL = {"hidden": (100, 100), "activation": "relu", "inner_lr": 0.5, "fisher_fraction": 1.0}

@@ -18,16 +18,18 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from metajax import devices, programs, record, timing
+from metajax.devices import hardware, meshes
+from metajax.measuring import programs, timing
 from metajax.networks import MEMORIES
-from metajax.recipes import build
+from metajax.running import record
+from metajax.running.recipes import build
 
 SHOWN = ("collect", "one outer gradient", "update")
 
 
 def of_memories() -> dict[str, timing.Part]:
     """Compiled parts by name: the environment alone, and what each memory does."""
-    parts, over = {}, devices.mesh(devices.most(64))  # each minibatch has so many trials
+    parts, over = {}, meshes.mesh(hardware.most(64))  # each minibatch has so many trials
     for memory in MEMORIES:
         reference = programs.REFERENCES["rl2-gru"]
         reference = reference._replace(options=reference.options | {"memory": memory})

@@ -6,6 +6,7 @@ first asked for.
 
 import importlib
 
+from metajax import _moved
 from metajax.algorithms import (
     anil,
     cavia,
@@ -32,26 +33,28 @@ from metajax.base import (
     TaskDistribution,
     Transition,
 )
-from metajax.baselines import advantages, learned_baseline, linear_baseline
-from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.envs.contract import check_env, check_tasks
-from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
-from metajax.evaluate import Evaluation, Protocol, Score, evaluate, interval, score
+from metajax.evaluation import Evaluation, Protocol, Score, evaluate, interval, score
+from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
+from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
+from metajax.learning.outer import Batch, Outer, policy_gradient, ppo, trust_region
+from metajax.learning.returns import gae, reward_to_go
 from metajax.networks import memory_policy, mlp
-from metajax.outer import Batch, Outer, policy_gradient, ppo, trust_region
-from metajax.returns import gae, reward_to_go
-from metajax.rollout import collect_trials, replay, rollout, trial
-from metajax.train import Learner, Program, Progress, compile_program, new_learner, train
+from metajax.rollouts import collect_trials, replay, rollout, trial
+from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
+from metajax.simulators.environment import HostEnvironment
 
 __version__ = "0.1.0"
 
+_moved.install()
+
 _LAZY = {
-    "MetaAgent": "metajax.meta_agent",
-    "AdaptedAgent": "metajax.acting",
-    "CheckpointError": "metajax.checkpoint",
-    "load_params": "metajax.export",
-    "load_policy": "metajax.meta_agent",
+    "MetaAgent": "metajax.running.meta_agent",
+    "AdaptedAgent": "metajax.running.acting",
+    "CheckpointError": "metajax.running.checkpoint",
+    "load_params": "metajax.running.export",
+    "load_policy": "metajax.running.meta_agent",
     "to_gymnasium": "metajax.envs.gymnasium_env",
 }
 

@@ -4,8 +4,8 @@ import signal
 import sys
 import traceback
 
-from metajax import hosts
 from metajax.errors import ConfigError
+from metajax.running import processes
 
 AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # where all processes end together
 
@@ -13,23 +13,23 @@ AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # where all processes end 
 def main() -> int:
     """Runs the command line; of several processes, after they have met, since its imports use JAX already."""
     try:
-        hosts.begin(sys.argv[1:])
+        processes.begin(sys.argv[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from metajax import cli
+    from metajax.cli import commands
 
-    if not hosts.joined():
-        return cli.main()
+    if not processes.joined():
+        return commands.main()
     code = 1
     try:
-        code = cli.main()
+        code = commands.main()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except Exception:
         traceback.print_exc()
     if code not in (0, *AGREED):
-        hosts.leave(code)
+        processes.leave(code)
     return code
 
 

@@ -1,9 +1,11 @@
 """The errors metajax raises, and the checks of arguments that every factory makes before anything compiles."""
 
 import difflib
+import importlib
 import math
 import operator
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 import jax
@@ -103,3 +105,18 @@ def lookup(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     """`table[name]`; raises ConfigError with the nearest names when there is none."""
     check_choice(kind, name, table)
     return table[name]
+
+
+def load(module: str, *, extra: str, needed_by: str) -> ModuleType:
+    """The module; raises MissingExtraError, naming what needs it and the extra that brings it, if there is none.
+
+    >>> load("not_there.envs", extra="envs", needed_by="rooms")
+    Traceback (most recent call last):
+    metajax.errors.MissingExtraError: rooms needs the package not_there; install the extra: metajax[envs]
+    """
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(needed_by, package, extra) from error

@@ -1,4 +1,4 @@
-"""One row for every factory that metajax exports; every row goes through the same battery in test_conformance.py."""
+"""One row for every factory that metajax exports; algorithms/test_conformance.py runs the same battery on all."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,8 +26,8 @@ from metajax.algorithms import (
 )
 from metajax.base import Agent, Algorithm, TaskDistribution
 from metajax.envs.revealed import reveal
+from metajax.learning.outer import policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
-from metajax.outer import policy_gradient, ppo, trust_region
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
 
 NUM_TASKS = 4

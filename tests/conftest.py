@@ -17,7 +17,7 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_num_cpu_devices", 8)  # simulated, for those that share tasks; the others use the first
 
-from metajax import devices  # noqa: E402
+from metajax.devices import hardware  # noqa: E402
 from metajax.tasks import bandit, point  # noqa: E402  (gymnax asks for devices when it is imported)
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -29,8 +29,8 @@ def pytest_configure(config):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="metajax-tests-")
     jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
     # One core, so that what a command runs by default is compiled for one device, which takes less time.
-    devices._CONTAINER = Path(os.environ[CACHE])
-    (devices._CONTAINER / "cpu.max").write_text("100000 100000")
+    hardware._CONTAINER = Path(os.environ[CACHE])
+    (hardware._CONTAINER / "cpu.max").write_text("100000 100000")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

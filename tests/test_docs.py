@@ -9,10 +9,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from metajax import launch
-from metajax.arguments import algorithm_and_tasks, parse
-from metajax.recipes import build
-from metajax.search import command as search
+from metajax.cli import launch
+from metajax.cli import search as search
+from metajax.cli.arguments import algorithm_and_tasks, parse
+from metajax.running.recipes import build
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

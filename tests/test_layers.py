@@ -1,33 +1,32 @@
 """The direction of imports, what an import loads, and what every module keeps to."""
 
 import ast
+import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from metajax import _moved
+
 PACKAGE = Path(__file__).parents[1] / "metajax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SUITES = ("brax", "craftax", "jumanji", "mujoco", "navix", "xminigrid")
 HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evosax", "tyro", *SUITES)
 
-# From the bottom up; a module imports from its own layer or those below.
-LAYERS = [
-    ("base", "errors", "extras", "devices", "linalg", "listening"),
-    ("distributions", "returns", "baselines", "losses", "inner", "trust_region", "stats", "signatures"),
-    ("rollout",),
-    ("networks", "outer"),
-    ("algorithms", "envs", "tasks", "evaluate", "train", "plots", "scenes", "record", "host", "hosts"),
-    ("checkpoint", "export"),
-    ("recipes", "acting"),
-    ("meta_agent",),
-    ("runs", "sweep", "table", "arguments", "timing", "programs"),
-    ("report", "console"),
-    ("launch",),
-    ("doctor", "bench", "search"),
-    ("cli", "__init__", "__main__"),
-]
+# From the bottom up: a module imports from its own layer or from those before it, and never in a circle.
+LAYERS = {
+    "base": ("_moved", "base", "errors", "factories", "devices", "rollouts", "evaluation"),
+    "learning": ("learning",),
+    "networks": ("networks",),
+    "methods and tasks": ("algorithms", "agents", "simulators", "envs", "tasks"),
+    "pictures": ("pictures",),
+    "running": ("running",),
+    "measuring and search": ("measuring", "search"),
+    "command line": ("cli", "__init__", "__main__"),
+}
 
 
 def part_of(path):
@@ -35,31 +34,74 @@ def part_of(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def name_of(path):
+    """The dotted name of a file's module."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imported_modules(path, *, at_import=False):
+    """Dotted names of the modules of metajax that a file imports, or only those it imports when it is imported."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if at_import else ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "metajax":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
 def imported(path):
     """The modules and packages directly under metajax that a file imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "metajax":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metajax."):
-            found.add(node.module.split(".")[1])
-    return found
+    return {part_of(MODULES[name]) for name in imported_modules(path)}
 
 
 def layer(name):
-    return next(number for number, names in enumerate(LAYERS) if name in names)
+    return next(number for number, names in enumerate(LAYERS.values()) if name in names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_downwards(path):
     here = part_of(path)
-    for name in imported(path):
+    for name in imported(path) - {"__init__"}:
         assert layer(name) <= layer(here), f"{here} imports {name}"
 
 
+def test_no_module_imports_itself_in_a_circle():
+    graph = {
+        name: {other for other in imported_modules(path, at_import=True) if other not in (name, "metajax")}
+        for name, path in MODULES.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_no_module_is_hidden_by_a_function_of_the_same_name():
+    for name in MODULES:
+        if name.endswith("__main__"):  # which runs when it is imported
+            continue
+        module = importlib.import_module(name)
+        parent, _, own = name.rpartition(".")
+        assert not parent or getattr(sys.modules[parent], own) is module, name
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "algorithms").glob("*.py")), ids=lambda path: path.stem)
-def test_an_algorithm_imports_no_environment_and_no_task(path):
-    assert not imported(path) & {"envs", "tasks", "train", "evaluate", "recipes", "meta_agent", "cli"}
+def test_an_algorithm_imports_no_environment_no_task_and_no_driver(path):
+    assert not imported(path) & {"simulators", "envs", "tasks", "running", "cli"}
+
+
+@pytest.mark.parametrize("old", _moved.MOVED)
+def test_an_old_path_gives_what_moved_and_warns(old):
+    names = []
+    for new in _moved.MOVED[old]:
+        module = importlib.import_module(f"metajax.{new}")
+        names += [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    name = names[0]
+    code, space = compile(f"from metajax.{old} import {name} as found", old, "exec"), {}
+    with pytest.warns(DeprecationWarning, match=f"metajax.{old} is deprecated.*import {name} from metajax"):
+        exec(code, space)
+    assert space["found"].__name__ == name
 
 
 def is_step_of_env(node):
@@ -74,7 +116,7 @@ def test_only_rollout_steps_an_environment():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and (node.attr in ("step_env", "reset_env") or is_step_of_env(node))
     }
-    assert stepping <= {"rollout", "envs", "programs"}, stepping
+    assert stepping <= {"rollouts", "envs", "tasks", "measuring"}, stepping
 
 
 def test_the_library_proper_neither_compiles_nor_prints():
@@ -87,7 +129,7 @@ def test_the_library_proper_neither_compiles_nor_prints():
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert "print" not in names or part_of(path) in ("cli", "__main__")
-        drivers = ("host", "train", "acting", "meta_agent", "sweep", "timing", "programs", "search")
+        drivers = ("simulators", "running", "measuring", "search")
         drives = part_of(path) in drivers or path.stem == "gymnasium_env"
         assert "jit" not in attributes or drives, path
 
@@ -105,7 +147,7 @@ def test_importing_metajax_loads_nothing_heavy():
 
 
 def test_importing_the_tasks_loads_no_suite():
-    code = f"import sys, metajax.cli; print([name for name in {SUITES} if name in sys.modules])"
+    code = f"import sys, metajax.cli.train; print([name for name in {SUITES} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

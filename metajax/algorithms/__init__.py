@@ -1,38 +1,39 @@
-"""Algorithms: one file each, one factory each; hand-written agents by the problem they are for."""
+"""Algorithms that learn across tasks, one module and one factory each: `maml` is in `_maml.py`, and so on."""
 
-from metajax.algorithms.alchemy import ideal_observer, random_potions
-from metajax.algorithms.bandits import epsilon_greedy, gittins, greedy, thompson, ucb1
-from metajax.algorithms.bounds import task_known, uniform
-from metajax.algorithms.es_maml import es_maml
-from metajax.algorithms.maml import maml
-from metajax.algorithms.reptile import reptile
-from metajax.algorithms.rl2 import rl2
-from metajax.algorithms.tabular import beb, psrl
-from metajax.algorithms.variants import anil, cavia, dice_maml, e_maml, fomaml, imaml, meta_sgd, multi_task, promp
+import warnings
+from typing import Any
+
+from metajax import agents
+from metajax.algorithms._es_maml import ESState, es_maml
+from metajax.algorithms._maml import MAMLState, maml
+from metajax.algorithms._maml_variants import anil, cavia, dice_maml, e_maml, fomaml, imaml, meta_sgd, multi_task, promp
+from metajax.algorithms._reptile import ReptileState, reptile
+from metajax.algorithms._rl2 import RL2State, rl2
 
 __all__ = [
+    "ESState",
+    "MAMLState",
+    "RL2State",
+    "ReptileState",
     "anil",
-    "beb",
     "cavia",
     "dice_maml",
     "e_maml",
-    "epsilon_greedy",
     "es_maml",
     "fomaml",
-    "gittins",
-    "greedy",
-    "ideal_observer",
     "imaml",
     "maml",
     "meta_sgd",
     "multi_task",
     "promp",
-    "psrl",
-    "random_potions",
     "reptile",
     "rl2",
-    "task_known",
-    "thompson",
-    "ucb1",
-    "uniform",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in agents.__all__:
+        message = f"metajax.algorithms.{name} moved to metajax.agents.{name} and will be removed here in 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(agents, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ import numpy as np
 from metajax.base import Environment, PyTree, TaskDistribution
 from metajax.envs.playing import LIMIT, check_no_tracer, check_play
 from metajax.errors import ConfigError, check_count, first_line
-from metajax.rollout import check_like, leading_axis
+from metajax.rollouts import check_like, leading_axis
 
 _NEEDED = ("name", "default_params", "reset_env", "step_env", "is_truncated", "action_space", "observation_space")
 

@@ -12,8 +12,8 @@ import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from metajax.base import PyTree, TaskDistribution
-from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError
+from metajax.simulators.environment import HostEnvironment
 
 
 class GymnasiumTask(gymnasium.Env):

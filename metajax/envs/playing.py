@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Array, Environment, PyTree
-from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, first_line
-from metajax.rollout import is_continuous, to_space
+from metajax.rollouts import is_continuous, to_space
+from metajax.simulators.environment import HostEnvironment
 
 LIMIT = "max_steps_in_episode"
 _NUM_STEPS = 8

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, PyTree
-from metajax.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.errors import ConfigError, check_choice, check_number
-from metajax.rollout import first_percept, is_continuous
+from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
+from metajax.rollouts import first_percept, is_continuous
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
 HEADS = {"normal": Normal, "tanh-normal": TanhNormal}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, PyTree
-from metajax.linalg import orthogonal
+from metajax.learning.linalg import orthogonal
 
 # (state, inputs, hidden) -> state, by unit: `inputs` and `hidden` are what every gate is given, of the input and of the
 # state's last leaf, which is the output.

@@ -5,7 +5,7 @@ from metajax.search.evaluator import Evaluator, Outcome, make_evaluator
 from metajax.search.masking import check_outer
 from metajax.search.problem import Problem, make_problem
 from metajax.search.space import Genome, Range, Space, architecture_space, genome_of
-from metajax.search.supernet import Supernet, supernet
+from metajax.search.supernets import Supernet, supernet
 
 __all__ = [
     "DRIVERS",

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import record
 from metajax.errors import ConfigError
+from metajax.running import record
 from metajax.search.evaluator import Outcome
 from metajax.search.space import Genome, Space, canonical, check_genome, chosen
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Network, Percept, PyTree
 from metajax.errors import ConfigError, NonFiniteError, check_count
+from metajax.running.training import has_stopped, meta_iteration, new_learner, run
 from metajax.search.parts import Weights
 from metajax.search.problem import Problem
 from metajax.search.space import Genome, Space, genome_of, stacked
-from metajax.search.supernet import Supernet
-from metajax.train import has_stopped, meta_iteration, new_learner, run
+from metajax.search.supernets import Supernet
 
 _MAX_SKIPPED = 10
 
@@ -26,7 +26,7 @@ def mixture(space: Space, nets: Supernet) -> Network:
     """The network whose meta-parameters choose among those of `nets`, all alike at first.
 
     >>> from metajax.search.space import architecture_space
-    >>> from metajax.search.supernet import supernet
+    >>> from metajax.search.supernets import supernet
     >>> from metajax.tasks import point
     >>> space = architecture_space(depth=(1, 2), width=(4, 8))
     >>> params = mixture(space, supernet(point().env, space)).init(jax.random.key(0))

@@ -15,16 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from metajax import devices
 from metajax.base import Algorithm, Array, PyTree, TaskDistribution
+from metajax.devices import hardware
 from metajax.errors import ConfigError, check_choice, check_count
-from metajax.evaluate import evaluate
+from metajax.evaluation import evaluate
+from metajax.running.training import MAX_SKIPPED, has_stopped, meta_iteration, new_learner, peak_memory, run
 from metajax.search.problem import Problem
 from metajax.search.space import Genome, check_genome, groups, values_of
-from metajax.train import has_stopped, meta_iteration, new_learner, peak_memory, run
 
-_MAX_SKIPPED = 10
-_SHARE = 0.7  # of the memory that is free, to be used
 # A masked network's meta-iteration over that of the same network without masks, which is smaller than the largest; of
 # random networks, on a CPU, by `python benchmarks/search.py masks --sampled 6`.
 MASKED_COST = 14.0
@@ -172,7 +170,7 @@ def compile_population(
 ) -> Compiled:
     """The program for the networks of one memory, for as many of the population at a time as fit into memory."""
     over = jax.devices()[:population] if over is None else over
-    size, free = _rounded(population, len(over)), devices.free_memory() * _SHARE
+    size, free = _rounded(population, len(over)), hardware.usable_memory()
     while True:
         compiled = _compile(problem, memory, size, num_seeds, num_held_out, over)
         if compiled.memory <= free or size <= len(over):
@@ -223,7 +221,7 @@ def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, 
     learner = new_learner(algorithm, jax.random.key(seed))
     iterate = meta_iteration(algorithm, problem.tasks, problem.num_tasks)
     sizes = _sizes(problem, algorithm)
-    learner, _ = run(iterate, max_skipped=_MAX_SKIPPED)(learner, stop)
+    learner, _ = run(iterate, max_skipped=MAX_SKIPPED)(learner, stop)
     params = algorithm.params(learner.state)
     played = evaluate(
         jax.random.fold_in(jax.random.key(_EVALUATION_SEED), seed),
@@ -234,7 +232,7 @@ def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, 
         **sizes,
         greedy=False,
     )
-    finite = ~has_stopped(learner, _MAX_SKIPPED)
+    finite = ~has_stopped(learner, MAX_SKIPPED)
     return jnp.where(finite, played.sampled[:, -1].mean(-1), jnp.nan), params
 
 

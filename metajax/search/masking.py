@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Percept, PyTree, Transition
-from metajax.distributions import Categorical
 from metajax.errors import ConfigError
+from metajax.learning.distributions import Categorical
+from metajax.learning.outer import Batch, Outer
 from metajax.networks.layers import resized
-from metajax.outer import Batch, Outer
 
 # More than 128, since Adafactor's moments are other ones from there on; a quarter of each axis may be masked.
 _UNITS, _ALL_UNITS, _ACTIONS, _STEPS = 130, 173, 3, 4
@@ -24,7 +24,7 @@ def check_outer(outer: Outer, *, num_tasks: int = 4, num_updates: int = 2) -> No
     of an array, such as the root mean square that Adafactor divides by.
 
     >>> import optax
-    >>> from metajax.outer import ppo
+    >>> from metajax.learning.outer import ppo
     >>> check_outer(ppo())
     >>> check_outer(ppo(optimizer=optax.adafactor))
     Traceback (most recent call last):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from metajax.base import Array, Environment, Percept, PyTree
 from metajax.networks.heads import flat_obs, reading
 from metajax.networks.layers import resized
-from metajax.networks.memory import MEMORIES, shown_of
-from metajax.rollout import first_percept, is_continuous
+from metajax.networks.memories import MEMORIES, shown_of
+from metajax.rollouts import first_percept, is_continuous
 from metajax.search.space import Genome, Space
 
 

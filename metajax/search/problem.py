@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 
 from metajax.base import Algorithm, Array, Network, TaskDistribution
-from metajax.envs.host import HostEnvironment
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks import memory_policy, mlp
-from metajax.recipes import ALGORITHMS, build, network_options, options, outer_of, task_options
+from metajax.running.recipes import ALGORITHMS, build, network_options, options, outer_of, task_options
 from metajax.search.masking import check_outer
 from metajax.search.space import Genome, Space, architecture_space, genome_of, values_of
-from metajax.search.supernet import Supernet, supernet
+from metajax.search.supernets import Supernet, supernet
+from metajax.simulators.environment import HostEnvironment
 
 SEARCHED = ("hidden", "activation", "skip", "norm", "memory", "width", "layers", "heads", "context")
 _SHAPING = {"fisher_fraction"}  # sets a shape, so it cannot be traced

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.stats
 
 from metajax.errors import ConfigError
-from metajax.recipes import options
+from metajax.running.recipes import options
 from metajax.search import archive
 from metajax.search.archive import Row
 from metajax.search.evaluator import Evaluator, Outcome, make_evaluator, rank_correlation

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax.errors import ConfigError, check_choice, check_count, check_number, first_line
-from metajax.extras import load
+from metajax.errors import ConfigError, check_choice, check_count, check_number, first_line, load
 from metajax.search.space import Genome, Space, fingerprint, genome_of, stacked
 
 STUDY_DRIVERS = ("gp", "tpe", "nsga2")

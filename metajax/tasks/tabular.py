@@ -2,10 +2,84 @@
 
 import jax
 import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.envs.tabular import TabularMDP
 from metajax.errors import check_count, check_number
+
+
+@struct.dataclass
+class TabularState(environment.EnvState):
+    place: Array
+    time: Array
+
+
+@struct.dataclass
+class TabularParams(environment.EnvParams):
+    """The task: probabilities of the next state [S, A, S], mean rewards [S, A], their noise, and an episode's steps."""
+
+    transition: Array = struct.field(default_factory=lambda: jnp.full((10, 5, 10), 0.1))
+    reward: Array = struct.field(default_factory=lambda: jnp.ones((10, 5)))
+    noise_std: float = 1.0
+    max_steps_in_episode: int = 10
+
+
+class TabularMDP(environment.Environment[TabularState, TabularParams]):
+    """States and actions are numbers; an episode starts in state 0, which is observed as a one-hot vector."""
+
+    def __init__(self, num_states: int = 10, num_actions: int = 5):
+        super().__init__()
+        check_count("num_states", num_states)
+        check_count("num_actions", num_actions, at_least=2)
+        self.num_states, self._num_actions = num_states, num_actions
+
+    @property
+    def name(self) -> str:
+        return "TabularMDP"
+
+    @property
+    def default_params(self) -> TabularParams:
+        shape = (self.num_states, self._num_actions)
+        uniform = jnp.full((*shape, self.num_states), 1 / self.num_states)
+        return TabularParams(transition=uniform, reward=jnp.ones(shape))
+
+    def reset_env(self, key: Array, params: TabularParams) -> tuple[Array, TabularState]:
+        del key
+        zero = jnp.zeros((), int)
+        return self._observe(zero), TabularState(place=zero, time=zero)
+
+    def step_env(self, key: Array, state: TabularState, action: Array, params: TabularParams) -> tuple:
+        key_place, key_reward = jax.random.split(key)
+        below = jnp.cumsum(params.transition[state.place, action])
+        place = jnp.sum(jax.random.uniform(key_place) * below[-1] >= below[:-1])
+        reward = params.reward[state.place, action] + params.noise_std * jax.random.normal(key_reward)
+        return self._observe(place), TabularState(place=place, time=state.time + 1), reward, jnp.zeros((), bool), {}
+
+    def is_terminated(self, state: TabularState, params: TabularParams) -> Array:
+        return jnp.zeros((), bool)
+
+    def action_values(self, task: TabularParams, obs: Array, time: Array) -> Array:
+        """The expected reward [A] of each action, and of the best ones from then to the end of the episode."""
+
+        def back(_: Array, value: Array) -> Array:
+            return (task.reward + task.transition @ value).max(-1)
+
+        value = jax.lax.fori_loop(0, task.max_steps_in_episode - time - 1, back, jnp.zeros(self.num_states))
+        return (task.reward + task.transition @ value)[jnp.argmax(obs)]
+
+    def _observe(self, place: Array) -> Array:
+        return jax.nn.one_hot(place, self.num_states)
+
+    @property
+    def num_actions(self) -> int:
+        return self._num_actions
+
+    def action_space(self, params: TabularParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(self._num_actions)
+
+    def observation_space(self, params: TabularParams) -> spaces.Box:
+        return spaces.Box(0.0, 1.0, (self.num_states,))
 
 
 def tabular_mdp(

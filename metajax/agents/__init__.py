@@ -1,0 +1,20 @@
+"""Hand-written agents, one module a problem: they learn nothing across tasks and bound what learned agents reach."""
+
+from metajax.agents.alchemy import ideal_observer, random_potions
+from metajax.agents.bandits import epsilon_greedy, gittins, greedy, thompson, ucb1
+from metajax.agents.bounds import task_known, uniform
+from metajax.agents.tabular import beb, psrl
+
+__all__ = [
+    "beb",
+    "epsilon_greedy",
+    "gittins",
+    "greedy",
+    "ideal_observer",
+    "psrl",
+    "random_potions",
+    "task_known",
+    "thompson",
+    "ucb1",
+    "uniform",
+]

@@ -1,0 +1,224 @@
+"""Hand-written agents for bandits, which learn nothing across tasks: what a learned one is held against."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Agent, Array, Decision, Environment, PyTree
+from metajax.errors import ConfigError, check_choice, check_count, check_number
+from metajax.learning.distributions import Categorical
+from metajax.rollouts import is_continuous
+
+_TIE = 1e-5  # scores this close are alike, and drawn from at random
+POSTERIORS = ("beta", "normal")
+
+
+class Counts(NamedTuple):
+    """Of each arm [A]: pulls, and the sum of the rewards they brought."""
+
+    pulls: Array
+    total: Array
+
+
+def greedy(env: Environment, *, prior_mean: float = 0.5, prior_pulls: float = 2.0) -> Agent:
+    """Pulls the arm of the greatest posterior mean.
+
+    Args:
+        env: a bandit.
+        prior_mean: mean reward of an arm never pulled (0.5, as under a uniform prior; 0 for a standard normal one).
+        prior_pulls: how many pulls the prior is worth (2 for the uniform prior; 1 for the normal one).
+
+    >>> from metajax.tasks import bandit
+    >>> greedy(bandit(num_arms=3).env).memory(()).pulls.shape
+    (3,)
+    """
+    return epsilon_greedy(env, epsilon=0.0, prior_mean=prior_mean, prior_pulls=prior_pulls)
+
+
+def epsilon_greedy(
+    env: Environment, *, epsilon: float = 0.1, prior_mean: float = 0.5, prior_pulls: float = 2.0
+) -> Agent:
+    """Pulls the arm of the greatest posterior mean, or with probability `epsilon` any.
+
+    Args:
+        env: a bandit.
+        epsilon: probability of a pull at random.
+        prior_mean: mean reward of an arm never pulled.
+        prior_pulls: how many pulls the prior is worth.
+
+    >>> from metajax.tasks import bandit
+    >>> agent = epsilon_greedy(bandit(num_arms=3).env, epsilon=0.3)
+    """
+    check_number("epsilon", epsilon, at_least=0, at_most=1)
+    check_number("prior_mean", prior_mean)
+    check_number("prior_pulls", prior_pulls, above=0)
+
+    def score(counts: Counts) -> Array:
+        return (prior_mean * prior_pulls + counts.total) / (prior_pulls + counts.pulls)
+
+    return _counting(env, lambda counts: (1 - epsilon) * _best(score(counts)) + epsilon / counts.pulls.shape[0])
+
+
+def ucb1(env: Environment, *, scale: float = 2.0) -> Agent:
+    """Pulls every arm once, then that of the greatest mean + sqrt(scale ln t / pulls) (Auer et al. 2002).
+
+    Args:
+        env: a bandit.
+        scale: of the bonus (2; RL²'s authors tune it).
+
+    >>> from metajax.tasks import bandit
+    >>> agent = ucb1(bandit(num_arms=3).env, scale=0.2)
+    """
+    check_number("scale", scale, at_least=0)
+
+    def score(counts: Counts) -> Array:
+        pulls = jnp.maximum(counts.pulls, 1.0)
+        bonus = jnp.sqrt(scale * jnp.log(jnp.maximum(counts.pulls.sum(), 1.0)) / pulls)
+        return jnp.where(counts.pulls > 0, counts.total / pulls + bonus, jnp.finfo(bonus.dtype).max)
+
+    return _counting(env, lambda counts: _best(score(counts)))
+
+
+def thompson(
+    env: Environment, *, posterior: str = "beta", alpha: float = 1.0, beta: float = 1.0, resolution: int = 512
+) -> Agent:
+    """Pulls each arm with the posterior probability that it is the best one (Thompson 1933).
+
+    The probabilities are integrals of products of posterior densities, taken on a grid, so the decision is the exact
+    distribution of the action and needs no draw of its own.
+
+    Args:
+        env: a bandit.
+        posterior: beta, for rewards of 0 and 1; or normal, for standard normal means and unit noise.
+        alpha: of the Beta prior (1, uniform).
+        beta: of the Beta prior.
+        resolution: points of the grid on which the posteriors are integrated.
+
+    >>> from metajax.rollouts import trial
+    >>> from metajax.tasks import bandit
+    >>> tasks = bandit(num_arms=2)
+    >>> task = tasks.env.default_params.replace(means=jnp.array([0.0, 1.0]))
+    >>> sizes = {"num_stages": 1, "num_copies": 4, "num_steps": 10}
+    >>> played = trial(jax.random.key(0), thompson(tasks.env), (), tasks.env, task, **sizes)
+    >>> played.experience.action.shape
+    (1, 4, 10)
+    """
+    check_choice("posterior", posterior, POSTERIORS)
+    check_number("alpha", alpha, above=0)
+    check_number("beta", beta, above=0)
+    check_count("resolution", resolution)
+    if posterior == "beta":
+        _check_bernoulli(env)
+    unit = (jnp.arange(resolution) + 0.5) / resolution
+
+    def log_density(counts: Counts) -> Array:
+        """Up to a constant, of every arm's mean on a grid: [A, resolution]."""
+        pulls, total = counts.pulls[:, None], counts.total[:, None]
+        if posterior == "beta":
+            return (total + alpha - 1) * jnp.log(unit) + (pulls - total + beta - 1) * jnp.log1p(-unit)
+        grid = 6 * (2 * unit - 1)
+        return -0.5 * (pulls + 1) * (grid - total / (pulls + 1)) ** 2
+
+    def best(counts: Counts) -> Array:
+        mass = jax.nn.softmax(log_density(counts), axis=-1)
+        below = jnp.cumsum(mass, axis=-1) - 0.5 * mass
+        log_below = jnp.log(jnp.maximum(below, jnp.finfo(below.dtype).tiny))
+        return jnp.sum(mass * jnp.exp(log_below.sum(0) - log_below), axis=-1)
+
+    return _counting(env, best)
+
+
+def gittins(
+    env: Environment, *, horizon: int = 10, alpha: float = 1.0, beta: float = 1.0, resolution: int = 1000
+) -> Agent:
+    """Pulls the arm of the greatest finite-horizon Gittins index (Gittins 1979; Nino-Mora 2011).
+
+    An arm's index is the sure reward a pull that makes one indifferent to this arm for the pulls that are left. It is
+    nearly optimal, not optimal, when they are finitely many.
+
+    Args:
+        env: a bandit with rewards of 0 and 1.
+        horizon: pulls of a trial.
+        alpha: of the Beta prior (1, uniform).
+        beta: of the Beta prior.
+        resolution: sure rewards tried, between which the index is interpolated.
+
+    >>> from metajax.tasks import bandit
+    >>> agent = gittins(bandit(num_arms=3).env, horizon=10)
+    """
+    check_count("horizon", horizon)
+    check_number("alpha", alpha, above=0)
+    check_number("beta", beta, above=0)
+    check_count("resolution", resolution, at_least=2)
+    _check_bernoulli(env)
+    table = jnp.asarray(gittins_indices(horizon, alpha, beta, resolution))
+
+    def score(counts: Counts) -> Array:
+        won = jnp.round(counts.total).astype(int)
+        lost = jnp.round(counts.pulls).astype(int) - won
+        left = jnp.clip(horizon - jnp.round(counts.pulls.sum()).astype(int), 1, horizon)
+        return table[left - 1, won, lost]
+
+    return _counting(env, lambda counts: _best(score(counts)))
+
+
+def gittins_indices(horizon: int, alpha: float, beta: float, resolution: int) -> np.ndarray:
+    """The index of an arm after `won` and `lost` pulls with `left` still to come, at [left - 1, won, lost].
+
+    For each sure reward s, backward induction over the arm's advantage D of playing it on for a while over s:
+    D_m = p (1 - s + max(D_{m-1} after a win, 0)) + (1 - p) (-s + max(D_{m-1} after a loss, 0)); the index is where it
+    is zero.
+    """
+    won, lost = np.meshgrid(np.arange(horizon), np.arange(horizon), indexing="ij")
+    chance = ((alpha + won) / (alpha + beta + won + lost)).astype(np.float32)
+    sure = np.linspace(0, 1, resolution, dtype=np.float32)
+    table = np.zeros((horizon, horizon, horizon), np.float32)
+    advantage = np.zeros((resolution, horizon + 1, horizon + 1), np.float32)
+    for left in range(1, horizon + 1):
+        size = horizon - left + 1  # an arm won and lost fewer pulls than this
+        later, here = np.maximum(advantage[:, : size + 1, : size + 1], 0), chance[:size, :size]
+        advantage = here * (1 + later[:, 1:, :-1]) + (1 - here) * later[:, :-1, 1:] - sure[:, None, None]
+        table[left - 1, :size, :size] = _zero_of(advantage, sure)
+    return table
+
+
+def _zero_of(falling: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Where functions falling along the first axis, known at `at`, are zero, by linear interpolation."""
+    last = np.clip((falling > 0).sum(0) - 1, 0, len(at) - 2)
+    above = np.take_along_axis(falling, last[None], 0)[0]
+    below = np.take_along_axis(falling, last[None] + 1, 0)[0]
+    return at[last] + (at[1] - at[0]) * np.clip(above / np.maximum(above - below, 1e-9), 0, 1)
+
+
+def _check_bernoulli(env: Environment) -> None:
+    discrete = not is_continuous(env.action_space(env.default_params))
+    if discrete and getattr(env, "reward", "bernoulli") != "bernoulli":
+        raise ConfigError(f"this agent needs rewards of 0 and 1, unlike those of {env.name}")
+
+
+def _counting(env: Environment, choose: Callable[[Counts], Array]) -> Agent:
+    """An agent that counts, and pulls with the probabilities [A] that `choose` gives."""
+    space = env.action_space(env.default_params)
+    if is_continuous(space):
+        raise ConfigError(f"this agent needs a discrete set of arms, but {env.name} has the action space {space}")
+
+    def policy(knowledge: PyTree, memory: Counts, percept) -> tuple[Counts, Decision]:
+        pulled = jax.nn.one_hot(percept.action, space.n)  # all zero before the first pull
+        memory = Counts(memory.pulls + pulled, memory.total + pulled * percept.reward)
+        return memory, Decision(Categorical(jnp.log(choose(memory) + 1e-30)), jnp.zeros(()))
+
+    return Agent(
+        begin=lambda key, params: (),
+        memory=lambda knowledge: Counts(jnp.zeros(space.n), jnp.zeros(space.n)),
+        policy=policy,
+        adapt=lambda key, knowledge, stage: knowledge,
+    )
+
+
+def _best(score: Array) -> Array:
+    """Probabilities [A], equal over the greatest scores and zero elsewhere."""
+    best = (score >= score.max() - _TIE).astype(score.dtype)
+    return best / best.sum()

@@ -1,0 +1,112 @@
+"""Hand-written agents for tabular Markov decision processes, which plan every episode in what they have counted."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree, Transition
+from metajax.errors import ConfigError, check_count, check_number
+from metajax.learning.distributions import Categorical
+from metajax.rollouts import is_continuous
+
+
+class Counted(NamedTuple):
+    """How often each step was taken [S, A, S], how often each action [S, A], its rewards' sum; and the plan [T, S]."""
+
+    moves: Array
+    pulls: Array
+    total: Array
+    plan: Array
+
+
+Model = Callable[[Array, Array, Array, Array], tuple[Array, Array]]  # (key, moves, pulls, total) -> transition, reward
+
+
+def psrl(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0) -> Agent:
+    """Posterior sampling (Strens 2000; Osband et al. 2013): each episode follows the best plan for a process drawn from
+    the posterior.
+
+    The prior: transitions are flat Dirichlet, mean rewards normal around `reward_mean` with variance 1 as is the noise.
+
+    Args:
+        env: a tabular process that observes its state one-hot.
+        num_steps: steps of an episode.
+        reward_mean: the prior's mean of a reward.
+
+    >>> from metajax.tasks import tabular_mdp
+    >>> psrl(tabular_mdp().env).begin(jax.random.key(0), ()).plan.shape
+    (10, 10)
+    """
+    check_number("reward_mean", reward_mean)
+
+    def draw(key: Array, moves: Array, pulls: Array, total: Array) -> tuple[Array, Array]:
+        key_moves, key_reward = jax.random.split(key)
+        transition = jax.random.dirichlet(key_moves, moves + 1.0)
+        reward = (reward_mean + total) / (1 + pulls)
+        return transition, reward + jax.random.normal(key_reward, pulls.shape) / jnp.sqrt(1 + pulls)
+
+    return _planning(env, num_steps, draw)
+
+
+def beb(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0, bonus: float = 1.0) -> Agent:
+    """Bayesian exploration bonus (Kolter and Ng 2009): plans in the posterior mean with bonus / (1 + pulls) on rewards.
+
+    The prior is that of `psrl`.
+
+    Args:
+        env: a tabular process that observes its state one-hot.
+        num_steps: steps of an episode.
+        reward_mean: the prior's mean of a reward.
+        bonus: weight of the bonus, to be tuned to the number of episodes.
+
+    >>> from metajax.tasks import tabular_mdp
+    >>> agent = beb(tabular_mdp().env, bonus=2.0)
+    """
+    check_number("reward_mean", reward_mean)
+    check_number("bonus", bonus, at_least=0)
+
+    def mean(key: Array, moves: Array, pulls: Array, total: Array) -> tuple[Array, Array]:
+        del key
+        transition = (moves + 1) / (moves + 1).sum(-1, keepdims=True)
+        return transition, (reward_mean + total) / (1 + pulls) + bonus / (1 + pulls)
+
+    return _planning(env, num_steps, mean)
+
+
+def _planning(env: Environment, num_steps: int, model: Model) -> Agent:
+    """An agent that follows the best plan for the `model` of what it has counted; all copies count together."""
+    check_count("num_steps", num_steps)
+    space, num_states = env.action_space(env.default_params), getattr(env, "num_states", None)
+    if is_continuous(space) or num_states is None:
+        raise ConfigError(f"this agent needs num_states states, observed one-hot, and actions, unlike {env.name}")
+    num_actions = space.n
+
+    def plan(key: Array, moves: Array, pulls: Array, total: Array) -> Counted:
+        transition, reward = model(key, moves, pulls, total)
+
+        def back(value: Array, _: None) -> tuple[Array, Array]:
+            values = reward + transition @ value
+            return values.max(-1), values.argmax(-1)
+
+        actions = jax.lax.scan(back, jnp.zeros(num_states), length=num_steps, reverse=True)[1]
+        return Counted(moves, pulls, total, actions)
+
+    def begin(key: Array, params: PyTree) -> Counted:
+        pulls = jnp.zeros((num_states, num_actions))
+        return plan(key, jnp.zeros((*pulls.shape, num_states)), pulls, pulls)
+
+    def policy(counted: Counted, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
+        action = counted.plan[percept.time, jnp.argmax(percept.obs)]
+        return memory, Decision(Categorical(jnp.log(jax.nn.one_hot(action, num_actions) + 1e-30)), jnp.zeros(()))
+
+    def adapt(key: Array, counted: Counted, stage: Transition) -> Counted:
+        """Where an episode's last step led to is not observed, and not counted."""
+        place, action = jnp.argmax(stage.percept.obs, -1), stage.action
+        pulls = counted.pulls.at[place, action].add(stage.valid)
+        total = counted.total.at[place, action].add(jnp.where(stage.valid, stage.reward, 0.0))
+        moves = counted.moves.at[place[:, :-1], action[:, :-1], place[:, 1:]].add(stage.valid[:, 1:])
+        return plan(key, moves, pulls, total)
+
+    return Agent(begin, lambda counted: (), policy, adapt)

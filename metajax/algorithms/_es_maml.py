@@ -1,0 +1,147 @@
+"""MAML by evolution strategies (Song et al. 2020, arXiv:1910.01215).
+
+The smoothed objective's gradient needs no derivative of the adaptation:
+
+    grad E J(theta + sigma eps) = E [ (J(theta + sigma eps) - J(theta - sigma eps)) / (2 sigma) eps ],   eps ~ N(0, I)
+
+with J the return after adaptation. Every task of a meta-iteration plays one antithetic pair, with the same draws for
+both, and the strategy is evosax's. Song et al. also adapt without derivatives; here policy gradients do.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.algorithms._maml import OF_THE_GRADIENT, maml
+from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
+from metajax.devices import collectives
+from metajax.errors import ConfigError, check_number, load
+from metajax.factories import options_of
+from metajax.rollouts import leading_axis, trials
+
+
+class ESState(NamedTuple):
+    strategy: PyTree  # evosax's, of which the mean is the meta-parameters
+    noise: Array  # the data of the key of the population that is out: collected from and, again, learned from
+
+
+@options_of(maml, without=OF_THE_GRADIENT)
+def es_maml(
+    env: Environment,
+    network: Network,
+    *,
+    num_steps: int = 100,
+    num_episodes: int = 20,
+    inner_steps: int = 1,
+    sigma: float = 0.1,
+    learning_rate: float = 0.01,
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    **options: Any,
+) -> Algorithm:
+    """ES-MAML (Song et al. 2020, arXiv:1910.01215) for `env` with the policy `network`.
+
+    Every task is played twice, by theta + sigma eps and by theta - sigma eps: experience has axes [2 N, K, B, T]. The
+    options not told here are those of `maml`.
+
+    Args:
+        env: the environment; its parameters are the task.
+        network: the policy, whose parameters are the meta-parameters; evolution likes them few.
+        num_steps: longest episode, in environment steps (100).
+        num_episodes: episodes of each of a task's two policies at each stage (20).
+        inner_steps: policy-gradient steps of adaptation (1).
+        sigma: the standard deviation of a parameter's perturbation (0.1).
+        learning_rate: what `optimizer` is called with (0.01).
+        optimizer: any optax optimiser, as a function of the learning rate.
+
+    Raises MissingExtraError without the package evosax, which the extra search installs.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = es_maml(point().env, mlp(point().env, hidden=(16,)), num_episodes=5)
+    >>> jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))["head"]["log_std"].shape
+    (2,)
+    """
+    check_number("sigma", sigma, above=0)
+    check_number("learning_rate", learning_rate, above=0)
+    if options.get("baseline") == "learned":
+        raise ConfigError("es_maml trains no value head; use baseline='linear' or 'none'")
+    strategies, shaping = (
+        load(f"evosax.{name}", extra="search", needed_by="es_maml") for name in ("algorithms", "core.fitness_shaping")
+    )
+    sizes = {"num_steps": num_steps, "num_episodes": num_episodes, "inner_steps": inner_steps}
+    base = maml(env, network, order="first", **sizes, **options)
+    shapes = jax.eval_shape(lambda key: base.params(base.init(key)), jax.random.key(0))
+
+    @cache
+    def strategy(num_tasks: int) -> Any:
+        with jax.ensure_compile_time_eval():  # it keeps arrays, which must not belong to what is being traced
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            return strategies.Open_ES(
+                2 * num_tasks,
+                zeros,
+                optimizer=optimizer(learning_rate),
+                std_schedule=lambda generation: jnp.asarray(sigma, float),
+                fitness_shaping_fn=shaping.identity_fitness_shaping_fn,
+                metrics_fn=lambda *_: {},
+            )
+
+    def init(key: Array) -> ESState:
+        key_params, key_strategy, key_next = jax.random.split(key, 3)
+        one = strategy(1)
+        return ESState(
+            one.init(key_strategy, base.params(base.init(key_params)), one.default_params),
+            jax.random.key_data(key_next),
+        )
+
+    def population(state: ESState, num_tasks: int) -> PyTree:
+        """The perturbed parameters [2 N], all the plus signs first."""
+        es = strategy(num_tasks)
+        return es.ask(jax.random.wrap_key_data(state.noise), state.strategy, es.default_params)[0]
+
+    def players(state: ESState, num_tasks: int) -> PyTree:
+        """Those of a task next to each other, the plus sign first."""
+        by_sign = population(state, num_tasks * collectives.num_devices())
+        pairs = jax.tree.map(
+            lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]).swapaxes(0, 1).reshape(leaf.shape), by_sign
+        )
+        return collectives.share(pairs)
+
+    def collect(key: Array, state: ESState, tasks: PyTree) -> Transition:
+        sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
+        num_tasks = leading_axis(tasks)
+        index = jnp.repeat(jnp.arange(num_tasks), 2)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(collectives.first_task(num_tasks) + index)
+        twice = jax.tree.map(lambda leaf: leaf[index], tasks)
+        played = trials(keys, base.agent, players(state, num_tasks), env, twice, **sizes, params_axis=0)
+        return played.experience
+
+    def update(key: Array, state: ESState, experience: Transition) -> tuple[ESState, dict[str, Array]]:
+        key_tell, key_next = jax.random.split(key)
+        returns = collectives.gather(experience.reward.sum(-1).mean(-1))  # [2 N, K]
+        pairs = returns[:, -1].reshape(-1, 2)
+        es = strategy(len(pairs))
+        cost = -pairs.T.ravel()  # which evolution minimises
+        told, _ = es.tell(key_tell, population(state, len(pairs)), cost, state.strategy, es.default_params)
+        before, after = returns.mean(0)[jnp.array([0, -1])]
+        difference = jnp.abs(pairs[:, 0] - pairs[:, 1]).mean()
+        return ESState(told, jax.random.key_data(key_next)), {
+            "return_before": before,
+            "return_after": after,
+            "difference": difference,
+        }
+
+    def params(state: ESState) -> PyTree:
+        return strategy(1).get_mean(state.strategy)
+
+    return base._replace(
+        init=init,
+        collect=collect,
+        update=update,
+        params=params,
+        players=players,
+        together=1,
+    )

@@ -1,0 +1,237 @@
+"""Model-agnostic meta-learning (Finn et al. 2017, arXiv:1703.03400).
+
+Finds parameters theta from which K policy-gradient steps, each on fresh trajectories of one task, lead to a good
+policy:
+
+    max_theta  E_task [ J(theta_K) ],   theta_0 = theta,   theta_{k+1} = theta_k + inner_lr * grad J(theta_k)
+
+The meta-gradient goes through the steps, second derivatives included, but not through the sampling of their
+trajectories.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
+from metajax.devices import collectives
+from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
+from metajax.learning.baselines import BASELINES, advantages, normalize
+from metajax.learning.inner import Adapted, inner_updates
+from metajax.learning.losses import ESTIMATORS
+from metajax.learning.outer import Batch, Outer, check_baseline, trust_region
+from metajax.networks import check_fits
+from metajax.rollouts import collect_trials, replay
+
+# Options of the meta-gradient and of the outer loop, which relatives that have others do without.
+OF_THE_GRADIENT = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
+
+
+class MAMLState(NamedTuple):
+    params: PyTree
+    outer: PyTree
+
+
+def maml(
+    env: Environment,
+    network: Network,
+    *,
+    num_steps: int = 100,
+    num_episodes: int = 20,
+    inner_steps: int = 1,
+    inner_lr: float = 0.1,
+    extra_lr_scale: float = 0.5,
+    adapts: str = "all",
+    step_size: str = "fixed",
+    inner_optimizer: str = "sgd",
+    estimator: str = "reinforce",
+    dice_lambda: float | None = None,
+    order: str = "second",
+    solver_steps: int | None = None,
+    solver_cg_steps: int | None = None,
+    discount: float = 0.99,
+    lambda_: float = 1.0,
+    baseline: str = "linear",
+    inner_kl: float = 0.0,
+    exploration_credit: float = 0.0,
+    remat: bool = False,
+    outer: Outer | None = None,
+) -> Algorithm:
+    """MAML (Finn et al. 2017, arXiv:1703.03400) for `env` with the policy `network`.
+
+    Where step sizes are learned the meta-parameters are a dictionary of `initial` parameters and `step_sizes`.
+
+    Args:
+        env: the environment; its parameters are the task.
+        network: the policy, whose parameters are the meta-parameters.
+        num_steps: longest episode, in environment steps (100).
+        num_episodes: episodes of a task at each stage, before and after every inner step (20).
+        inner_steps: policy-gradient steps of adaptation.
+        inner_lr: their step size, and that at the start where it is learned.
+        extra_lr_scale: the step size of steps beyond `inner_steps`, at test, as a share of the trained ones'.
+        adapts: all parameters, or those below paths with commas between them, such as head,policy_0/bias.
+        step_size: fixed, or learned by the outer loop: one scalar, one a layer or one a parameter.
+        inner_optimizer: sgd, momentum (0.9) or adam.
+        estimator: the inner objective: reinforce, likelihood-ratio, lvc, dice or loaded-dice.
+        dice_lambda: how much of the past loaded-dice keeps a step; 1: all of it, as dice, 0: none, as lvc; None: 0.9.
+        order: of the meta-gradient: second; first, where the inner gradients are constants; implicit, where a stage
+            leads to the optimum near the parameters before it, and the optimum is differentiated, not the way there.
+        solver_steps: gradient steps to that optimum; None: 5.
+        solver_cg_steps: conjugate-gradient steps to its derivative; None: 5.
+        discount: per step (0.99).
+        lambda_: of the generalised advantage estimate (1).
+        baseline: what returns are compared with: linear in features of the stage, learned by the network, or none.
+        inner_kl: penalty on the divergence of the policies before the last inner step from those that collected.
+        exploration_credit: weight of the policy gradient that credits the actions of a stage before the last with the
+            return in the last, both normalised, as against that of the actions of the last.
+        remat: recompute inner steps and decisions in the backward pass instead of storing them.
+        outer: the outer loop; None: `trust_region()`, unless said otherwise.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> tasks = point()
+    >>> algorithm = maml(tasks.env, mlp(tasks.env), num_steps=100, inner_steps=2)
+    >>> state = algorithm.init(jax.random.key(0))
+    >>> batch = tasks.tasks(jax.random.key(1), 5)
+    >>> jax.eval_shape(algorithm.collect, jax.random.key(2), state, batch).reward.shape  # [N, K, B, T]
+    (5, 3, 20, 100)
+    """
+    check_count("num_steps", num_steps)
+    check_count("num_episodes", num_episodes)
+    check_choice("estimator", estimator, ESTIMATORS)
+    check_flag("remat", remat)
+    check_number("discount", discount, at_least=0, at_most=1)
+    check_number("inner_kl", inner_kl, at_least=0)
+    check_number("exploration_credit", exploration_credit, at_least=0)
+    check_fits(env, network)
+    if jax.tree.leaves(network.memory()):
+        raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
+    outer = outer or trust_region()
+    inner = inner_updates(
+        inner_steps=inner_steps,
+        inner_lr=inner_lr,
+        extra_lr_scale=extra_lr_scale,
+        adapts=adapts,
+        step_size=step_size,
+        inner_optimizer=inner_optimizer,
+        order=order,
+        solver_steps=solver_steps,
+        solver_cg_steps=solver_cg_steps,
+    )
+    credits = not _is_zero(exploration_credit)
+    penalised = not _is_zero(inner_kl)
+    _check_stages(inner_steps, baseline, credits, penalised)
+    check_baseline(baseline, lambda_, network, outer)
+    _check_estimator(estimator, dice_lambda, order)
+    # What `adapts` names is looked for before anything compiles.
+    jax.eval_shape(lambda key: inner.begin(inner.init(network.init(key))), jax.random.key(0))
+    objective, value_of = ESTIMATORS[estimator], BASELINES[baseline]
+    if dice_lambda is not None:
+        objective = partial(objective, lambda_=dice_lambda)
+    # With neither penalty nor credit the earlier stages only adapt, and their decisions need not be replayed.
+    last_only = not penalised and not credits
+
+    def adapt(key: Array, adapted: Adapted, stage: Transition) -> Adapted:
+        del key
+        advantage = normalize(advantages(stage, value_of, discount, lambda_), stage.valid)
+        behaviour = stage.decision.distribution.log_prob(stage.action)
+
+        def loss(params: PyTree) -> Array:
+            decisions = jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1]))(stage.percept)
+            log_prob = jnp.where(stage.valid, decisions.distribution.log_prob(stage.action), behaviour)
+            value = objective(log_prob, behaviour, advantage)
+            return -jnp.sum(jnp.where(stage.valid, value, 0.0)) / jnp.sum(stage.valid)
+
+        return inner.step(loss, adapted)
+
+    def policy(adapted: Adapted, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
+        return network.apply(adapted.params, memory, percept)
+
+    stored = jax.checkpoint if remat else lambda function: function
+    agent = Agent(
+        begin=lambda key, params: inner.begin(params),
+        memory=lambda adapted: network.memory(),
+        policy=stored(policy),
+        adapt=stored(adapt),
+    )
+
+    def init(key: Array) -> MAMLState:
+        params = inner.init(network.init(key))
+        return MAMLState(params, outer.init(params))
+
+    def collect(key: Array, state: MAMLState, tasks: PyTree) -> Transition:
+        return collect_trials(
+            key,
+            agent,
+            state.params,
+            env,
+            tasks,
+            num_stages=inner_steps + 1,
+            num_copies=num_episodes,
+            num_steps=num_steps,
+        )
+
+    def update(key: Array, state: MAMLState, experience: Transition) -> tuple[MAMLState, dict[str, Array]]:
+        key_replay, key_outer = jax.random.split(key)
+        params, outer_state, metrics = outer.step(
+            key_outer,
+            state.params,
+            state.outer,
+            lambda params, task: replay(jax.random.clone(key_replay), agent, params, task, last_only=last_only),
+            score(experience),
+        )
+        returns = experience.reward.sum(-1).mean((0, 2))
+        metrics |= {"return_before": returns[0], "return_after": returns[-1]}
+        return MAMLState(params, outer_state), metrics
+
+    def score(experience: Transition) -> Batch:
+        """Every task counts the same, and within it every step of the last stage; earlier ones bear penalty and credit.
+
+        The credit is the task's mean discounted return in the last stage, normalised over tasks.
+        """
+        last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
+        estimate = jax.vmap(jax.vmap(lambda stage: advantages(stage, value_of, discount, lambda_)))(last)
+        advantage = jax.vmap(jax.vmap(normalize))(estimate, last.valid)
+        num_tasks = len(last.valid) * collectives.num_devices()
+        share = experience.valid / (num_tasks * experience.valid.sum((2, 3), keepdims=True))
+        is_last = jnp.arange(inner_steps + 1)[:, None, None] == inner_steps
+        if credits:
+            earned = collectives.gather(jnp.mean(last.reward @ discount ** jnp.arange(num_steps), (1, 2)))
+            credit = collectives.share(normalize(earned, jnp.ones_like(earned, bool)))
+            advantage = jnp.where(is_last, advantage, credit[:, None, None, None])
+        batch = Batch(
+            experience,
+            advantage=advantage,
+            value_target=estimate + last.decision.value if baseline == "learned" else None,
+            weight=jnp.where(is_last, 1.0, exploration_credit) * share / (1 + inner_steps * exploration_credit),
+            kl_weight=jnp.where(is_last, 0.0, inner_kl * share),
+        )
+        if last_only:
+            return batch._replace(weight=batch.weight[:, -1:], kl_weight=batch.kl_weight[:, -1:])
+        return batch
+
+    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, together=outer.together)
+
+
+def _is_zero(value: float) -> bool:
+    """Whether a number is known to be zero; a traced one is not."""
+    return isinstance(value, int | float) and value == 0
+
+
+def _check_stages(inner_steps: int, baseline: str, credits: bool, penalised: bool) -> None:
+    if inner_steps == 0 and (credits or penalised):
+        name = "exploration_credit" if credits else "inner_kl"
+        raise ConfigError(f"{name} is about what comes before an inner step, and inner_steps=0; leave it out")
+    if credits and baseline == "learned":
+        raise ConfigError("with exploration_credit values are learned of the last stage alone; use another baseline")
+
+
+def _check_estimator(estimator: str, dice_lambda: float | None, order: str) -> None:
+    if dice_lambda is not None:
+        check_number("dice_lambda", dice_lambda, at_least=0, at_most=1)
+        if estimator != "loaded-dice":
+            raise ConfigError(f"dice_lambda={dice_lambda} is of estimator='loaded-dice', not of {estimator!r}")
+    if order == "implicit" and estimator == "reinforce":
+        raise ConfigError("order='implicit' seeks an optimum, and reinforce has none; use the estimator lvc")

@@ -1,0 +1,142 @@
+"""The relatives of MAML, each a setting of its options with the values of its paper; they combine as these do.
+
+None of them changes the engine: what adapts, by what step, along which estimate, what is differentiated, what earlier
+actions are credited with and what improves the meta-parameters are chosen one by one in `maml`.
+"""
+
+from typing import Any
+
+from metajax.algorithms._maml import OF_THE_GRADIENT, maml
+from metajax.base import Algorithm, Environment, Network
+from metajax.factories import options_of
+from metajax.learning.outer import ppo
+
+
+@options_of(maml, order="first")
+def fomaml(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """First-order MAML (Finn et al. 2017, arXiv:1703.03400): inner gradients are constants to the outer one.
+
+    The options are those of `maml`.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = fomaml(point().env, mlp(point().env), inner_steps=2)
+    """
+    return maml(env, network, **options)
+
+
+@options_of(maml, adapts="head")
+def anil(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """Almost no inner loop (Raghu et al. 2020, arXiv:1909.09157): only the last layer adapts.
+
+    The options are those of `maml`.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = anil(point().env, mlp(point().env), inner_lr=0.2)
+    """
+    return maml(env, network, **options)
+
+
+@options_of(maml, adapts="context", inner_lr=1.0)
+def cavia(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """Fast context adaptation (Zintgraf et al. 2019, arXiv:1810.03642): only further inputs of the policy adapt.
+
+    The options are those of `maml`; the network needs such inputs. They start from zeros in the paper, and here from
+    what the outer loop makes of them, which a bias of the first layer would do as well.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = cavia(point().env, mlp(point().env, context_size=5))
+    """
+    return maml(env, network, **options)
+
+
+@options_of(maml, step_size="parameter")
+def meta_sgd(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """Meta-SGD (Li et al. 2017, arXiv:1707.09835): a step size for every parameter, learned with the parameters.
+
+    The options are those of `maml`.
+
+    >>> import jax
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = meta_sgd(point().env, mlp(point().env))
+    >>> sorted(jax.eval_shape(algorithm.init, jax.random.key(0)).params)
+    ['initial', 'step_sizes']
+    """
+    return maml(env, network, **options)
+
+
+@options_of(maml, estimator="lvc", inner_kl=5e-4)
+def promp(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """Proximal meta-policy search (Rothfuss et al. 2019, arXiv:1810.06784).
+
+    MAML with the low variance curvature estimator inside and a clipped surrogate outside:
+
+        max_theta  E_task [ min(r A, clamp(r, 1 - clip, 1 + clip) A) - inner_kl * KL(pi_old, pi_theta) ],
+        r = pi_theta' / pi_old'
+
+    with theta' = theta + inner_lr * the gradient of the mean of pi_theta / pi_old * A, whose second derivative has low
+    variance. The options are those of `maml`; the outer loop is `ppo()` by default.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = promp(point().env, mlp(point().env), outer=ppo(epochs=3))
+    """
+    return maml(env, network, **options | {"outer": options.get("outer") or ppo()})
+
+
+@options_of(maml, exploration_credit=1.0)
+def e_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """E-MAML (Stadie et al. 2018, arXiv:1803.01118): what is done before adapting is credited with what it leads to.
+
+    Every episode of a task bears the whole credit, averaged over episodes, so an `exploration_credit` of as many as
+    there are would be the unbiased gradient. The options are those of `maml`.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = e_maml(point().env, mlp(point().env), exploration_credit=0.5)
+    """
+    return maml(env, network, **options)
+
+
+@options_of(maml, estimator="dice")
+def dice_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """MAML with the inner objective whose every derivative is unbiased (Foerster et al. 2018, arXiv:1802.05098).
+
+    That holds of returns as they are; the advantages here are normalised, as everywhere. The options are those of
+    `maml`.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = dice_maml(point().env, mlp(point().env), estimator="loaded-dice")
+    """
+    return maml(env, network, **options)
+
+
+@options_of(maml, order="implicit", estimator="lvc")
+def imaml(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """Implicit MAML (Rajeswaran et al. 2019, arXiv:1909.04630), on policies.
+
+    A stage leads to the best parameters near those before it, by the surrogate of `estimator` on its own episodes, with
+    a penalty of 1 / (2 inner_lr) times the squared distance. The options are those of `maml`.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = imaml(point().env, mlp(point().env), solver_steps=10)
+    """
+    return maml(env, network, **options)
+
+
+@options_of(maml, without=[*(set(OF_THE_GRADIENT) - {"outer"}), "step_size"], inner_steps=0, extra_lr_scale=1.0)
+def multi_task(env: Environment, network: Network, **options: Any) -> Algorithm:
+    """One policy trained on all tasks, without adapting: what MAML is to beat, and what fine-tuning starts from.
+
+    At test it adapts by steps of `inner_lr` all the same. The options are those of `maml` that are left.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = multi_task(point().env, mlp(point().env))
+    """
+    return maml(env, network, **options)

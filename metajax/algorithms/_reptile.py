@@ -1,0 +1,91 @@
+"""Reptile (Nichol et al. 2018, arXiv:1803.02999).
+
+Moves the parameters towards what they adapt to, and differentiates nothing:
+
+    theta <- theta + learning_rate * E_task [ theta_K - theta ],   theta_0 = theta,   theta_{k+1} = theta_k + inner_lr *
+    grad J(theta_k)
+
+With one step this is training on all tasks at once; from the second on, it also seeks parameters from which a task's
+successive gradients agree.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.algorithms._maml import OF_THE_GRADIENT, maml
+from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
+from metajax.devices import collectives
+from metajax.errors import ConfigError, check_count, check_number
+from metajax.factories import options_of
+from metajax.rollouts import in_parts
+
+
+class ReptileState(NamedTuple):
+    params: PyTree
+    optimizer: PyTree
+
+
+@options_of(maml, without=[*OF_THE_GRADIENT, "step_size"])
+def reptile(
+    env: Environment,
+    network: Network,
+    *,
+    inner_steps: int = 3,
+    learning_rate: float = 1.0,
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.sgd,
+    **options: Any,
+) -> Algorithm:
+    """Reptile (Nichol et al. 2018, arXiv:1803.02999) for `env` with the policy `network`.
+
+    A last stage is played after the inner steps to see what they led to; the parameters do not learn from it.
+    The options not told here are those of `maml`.
+
+    Args:
+        env: the environment; its parameters are the task.
+        network: the policy, whose parameters are the meta-parameters.
+        inner_steps: policy-gradient steps of adaptation (3).
+        learning_rate: how far the parameters move; 1: all the way to the mean of what they adapt to (1).
+        optimizer: any optax optimiser, as a function of the learning rate; its gradient is theta - theta_K.
+
+    >>> from metajax.networks import mlp
+    >>> from metajax.tasks import point
+    >>> algorithm = reptile(point().env, mlp(point().env), num_episodes=10)
+    >>> jax.eval_shape(algorithm.init, jax.random.key(0)).params["head"]["log_std"].shape
+    (2,)
+    """
+    check_count("inner_steps", inner_steps)
+    check_number("learning_rate", learning_rate, above=0)
+    if options.get("baseline") == "learned":
+        raise ConfigError("reptile trains no value head; use baseline='linear' or 'none'")
+    base = maml(env, network, inner_steps=inner_steps, order="first", **options)
+    transform = optimizer(learning_rate)
+
+    def init(key: Array) -> ReptileState:
+        params = network.init(key)
+        return ReptileState(params, transform.init(params))
+
+    def update(key: Array, state: ReptileState, experience: Transition) -> tuple[ReptileState, dict[str, Array]]:
+        earlier = jax.tree.map(lambda leaf: leaf[:, :-1], experience)
+        steps = math.prod(earlier.reward.shape[1:])
+        adapted = in_parts(lambda task: adapt(key, state.params, task), steps, earlier)
+        mean = collectives.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted))
+        away = jax.tree.map(jnp.subtract, state.params, mean)
+        updates, moments = transform.update(away, state.optimizer, state.params)
+        returns = experience.reward.sum(-1).mean((0, 2))
+        metrics = {"return_before": returns[0], "return_after": returns[-1], "distance": optax.tree.norm(away)}
+        return ReptileState(optax.apply_updates(state.params, updates), moments), metrics
+
+    def adapt(key: Array, params: PyTree, stages: Transition) -> PyTree:
+        """The parameters after the stages [K, B, T] of one task."""
+
+        def step(knowledge: PyTree, stage: Transition) -> tuple[PyTree, None]:
+            return base.agent.adapt(key, knowledge, stage), None
+
+        return jax.lax.scan(step, base.agent.begin(key, params), stages)[0].params
+
+    return base._replace(init=init, update=update, together=1)

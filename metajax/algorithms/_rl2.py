@@ -1,0 +1,252 @@
+"""RL² (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763): the memory of a network is the learner.
+
+A trial is several episodes in one task, through which the memory lives. The outer loop maximises the discounted
+return of the whole trial, so exploration in an early episode earns what it brings in later ones.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
+from metajax.devices import collectives
+from metajax.errors import ConfigError, check_choice, check_count, check_number
+from metajax.learning.baselines import BASELINES, advantages, linear_baseline, linear_fit
+from metajax.learning.outer import Batch, Outer, check_baseline, ppo
+from metajax.learning.returns import trial_advantages
+from metajax.networks import check_fits
+from metajax.rollouts import collect_trials, replay, trial_rows, unroll
+
+
+class RL2State(NamedTuple):
+    params: PyTree
+    outer: PyTree
+
+
+def rl2(
+    env: Environment,
+    network: Network,
+    *,
+    num_steps: int = 100,
+    num_episodes: int = 2,
+    num_copies: int = 1,
+    discount: float = 0.99,
+    lambda_: float = 0.95,
+    credit: str = "trial",
+    baseline: str | None = None,
+    bptt_steps: int | None = None,
+    outer: Outer | None = None,
+) -> Algorithm:
+    """RL² (Duan et al. 2016, arXiv:1611.02779) for `env` with a policy that remembers, such as `memory_policy`.
+
+    Args:
+        env: the environment; its parameters are the task.
+        network: the policy, whose parameters are the meta-parameters; it says what a percept shows and when the memory
+            begins anew.
+        num_steps: longest episode, in environment steps.
+        num_episodes: episodes a trial (2).
+        num_copies: trials of a task, each with a memory of its own (1).
+        discount: per step of the trial (0.99).
+        lambda_: of the generalised advantage estimate (0.95; 0.3 in Duan et al.).
+        credit: how far an action is credited, to the end of its trial or of its episode: whether values bootstrap
+            through the ends of episodes (trial).
+        baseline: learned (the network's value), linear (fitted to every batch) or none; None: learned, if the network
+            has a value and the outer loop trains it.
+        bptt_steps: the gradient goes back through the memory no further than this many steps, a divisor of the trial;
+            None: to its beginning. Either way the memory is computed anew, never that of an older policy.
+        outer: the outer loop, by default `ppo` in minibatches with gradients clipped to a norm of 0.5.
+
+    >>> from metajax.networks import memory_policy
+    >>> from metajax.tasks import bandit
+    >>> env = bandit(num_arms=3).env
+    >>> algorithm = rl2(env, memory_policy(env, width=8), num_steps=10)
+    >>> algorithm.agent.memory(algorithm.init(jax.random.key(0)).params)[0].shape
+    (8,)
+    """
+    check_count("num_steps", num_steps)
+    check_count("num_episodes", num_episodes)
+    check_count("num_copies", num_copies)
+    check_number("discount", discount, at_least=0, at_most=1)
+    check_choice("credit", credit, CREDITS)
+    check_fits(env, network)
+    outer = outer or default_outer()
+    learned = network.value and outer.values
+    baseline = ("learned" if learned else "linear") if baseline is None else baseline
+    check_baseline(baseline, lambda_, network, outer)
+    _check_lengths(network, num_episodes * num_steps, bptt_steps)
+
+    def remember(params: PyTree, memory: PyTree | None, percepts: Percept, valid: Array) -> tuple[PyTree, Decision]:
+        if network.unroll is not None:
+            return network.unroll(params, memory, percepts, valid)
+        memory = network.memory() if memory is None else memory
+        return unroll(lambda memory, percept: network.apply(params, memory, percept), memory, percepts, valid)
+
+    def decide(params: PyTree, percepts: Percept, valid: Array) -> Decision:
+        if bptt_steps is None:
+            return remember(params, None, percepts, valid)[1]
+
+        def chunk(memory: PyTree, inputs: tuple[Percept, Array]) -> tuple[PyTree, Decision]:
+            memory, decisions = remember(params, memory, *inputs)
+            return jax.lax.stop_gradient(memory), decisions
+
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, bptt_steps, *leaf.shape[1:]), (percepts, valid))
+        decisions = jax.lax.scan(chunk, network.memory(), chunks)[1]
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), decisions)
+
+    agent = Agent(
+        begin=lambda key, params: params,
+        memory=lambda params: network.memory(),
+        policy=network.apply,
+        adapt=lambda key, params, stage: params,
+        unroll=decide,
+    )
+
+    def init(key: Array) -> RL2State:
+        params = network.init(key)
+        return RL2State(params, outer.init(params))
+
+    def collect(key: Array, state: RL2State, tasks: PyTree) -> Transition:
+        sizes = {"num_stages": num_episodes, "num_copies": num_copies, "num_steps": num_steps}
+        return collect_trials(key, agent, state.params, env, tasks, **sizes)
+
+    def update(key: Array, state: RL2State, experience: Transition) -> tuple[RL2State, dict[str, Array]]:
+        key_replay, key_outer = jax.random.split(key)
+        params, outer_state, metrics = outer.step(
+            key_outer,
+            state.params,
+            state.outer,
+            lambda params, task: replay(jax.random.clone(key_replay), agent, params, task),
+            score(experience),
+        )
+        returns = experience.reward.sum(-1).mean((0, 2))
+        metrics |= {"return_before": returns[0], "return_after": returns[-1]}
+        return RL2State(params, outer_state), metrics
+
+    def score(experience: Transition) -> Batch:
+        """Every step of every episode counts the same.
+
+        Rewards are divided by what a reward of 1 at every step of a trial would be worth, so that a network's values
+        do not grow with the trial; otherwise their gradient at first drowns the policy's.
+        """
+        scale = jnp.sum(discount ** jnp.arange(num_episodes * num_steps))
+        experience = experience._replace(reward=experience.reward / scale)
+        valid = experience.valid
+        estimate = CREDITS[credit](experience, baseline, discount, lambda_)
+        weight = valid / collectives.total(valid.sum())
+        moments = collectives.total((jnp.sum(weight * estimate), jnp.sum(weight * experience.reward**2)))
+        centred = jnp.where(valid, estimate - moments[0], 0.0)
+        deviation = jnp.sqrt(collectives.total(jnp.sum(weight * centred**2)))
+        # Once all trials are alike, what is left are the value's errors: not to be blown up to deviation 1.
+        least = 0.03 * jnp.sqrt(moments[1]) + 1e-8
+        return Batch(
+            experience,
+            advantage=centred / jnp.maximum(deviation, least),
+            value_target=estimate + experience.decision.value if baseline == "learned" else None,
+            weight=weight,
+            kl_weight=jnp.zeros_like(weight),
+        )
+
+    return Algorithm(
+        init,
+        collect,
+        update,
+        params=lambda state: state.params,
+        agent=agent,
+        tolerates_lag=outer.tolerates_lag,
+        together=outer.together,
+    )
+
+
+def _check_lengths(network: Network, trial_steps: int, bptt_steps: int | None) -> None:
+    if network.context is not None and network.context < trial_steps:
+        raise ConfigError(
+            f"context={network.context} of the network's memory must be at least the num_episodes x num_steps = "
+            f"{trial_steps} steps of a trial"
+        )
+    if bptt_steps is None:
+        return
+    check_count("bptt_steps", bptt_steps)
+    if trial_steps % bptt_steps:
+        fitting = [size for size in range(1, trial_steps + 1) if trial_steps % size == 0]
+        raise ConfigError(
+            f"bptt_steps={bptt_steps} must divide the {trial_steps} steps of a trial; use one of {fitting}"
+        )
+
+
+def default_outer(
+    *,
+    learning_rate: float = 1e-3,
+    anneal_iterations: int | None = None,
+    epochs: int = 4,
+    minibatches: int = 4,
+    clip: float = 0.2,
+    value_coef: float = 1.0,
+    entropy_coef: float = 0.01,
+    micro_batch: int | None = None,
+) -> Outer:
+    """PPO as recurrent agents are usually trained: in minibatches, with gradients clipped to a norm of 0.5.
+
+    Args:
+        learning_rate: of Adam.
+        anneal_iterations: meta-iterations after which the learning rate and the entropy bonus have fallen to zero,
+            linearly; None: they stay.
+        epochs: passes over the experience.
+        minibatches: steps a pass, a divisor of the number of tasks: of so many neighbouring tasks, each step has one.
+        clip: the ratio's range around 1.
+        value_coef: weight of the value's squared error, in shares of the trial (1).
+        entropy_coef: weight of the entropy bonus (0.01; without it a bandit's policy settles too early).
+        micro_batch: tasks differentiated at once; None: 8 on a CPU, since a core's cache holds so many trials and its
+            products gain nothing from more, as many as have four million environment steps on an accelerator.
+    """
+    rate, falling = learning_rate, {}
+    if anneal_iterations is not None:
+        for name, count in (("anneal_iterations", anneal_iterations), ("epochs", epochs), ("minibatches", minibatches)):
+            check_count(name, count)
+        check_number("learning_rate", learning_rate, above=0)
+        rate = optax.linear_schedule(learning_rate, 0.0, anneal_iterations * epochs * minibatches)
+        falling["entropy_schedule"] = optax.linear_schedule(1.0, 0.0, anneal_iterations)
+    return ppo(
+        learning_rate=learning_rate,
+        epochs=epochs,
+        minibatches=minibatches,
+        clip=clip,
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        **falling,
+        micro_batch=8 if micro_batch is None and jax.default_backend() == "cpu" else micro_batch,
+        optimizer=lambda _: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)),
+    )
+
+
+def _over_trials(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
+    """Advantages [N, K, B, T], every trial one row of K T steps; the linear baseline is fitted to all rows at once."""
+    num_tasks, num_stages, num_copies, num_steps = experience.reward.shape
+    rows = jax.tree.map(lambda leaf: _flat(jax.vmap(trial_rows)(leaf), 2), experience)
+    if baseline == "linear":
+        to_come = jax.vmap(trial_advantages, (0, None, 0, None, None))(
+            rows.reward, jnp.zeros_like(rows.reward[0]), rows.valid, discount, 1.0
+        )
+        time_in_trial = jnp.cumsum(rows.valid, axis=-1) - rows.valid
+        value = linear_fit(rows._replace(percept=rows.percept._replace(time=time_in_trial)), to_come, collectives.total)
+    else:
+        value = rows.decision.value if baseline == "learned" else jnp.zeros_like(rows.reward)
+    estimate = jax.vmap(trial_advantages, (0, 0, 0, None, None))(rows.reward, value, rows.valid, discount, lambda_)
+    return estimate.reshape(num_tasks, num_copies, num_stages, num_steps).swapaxes(1, 2)
+
+
+def _over_episodes(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
+    """Advantages [N, K, B, T], every episode a row of its own."""
+    rows = jax.tree.map(lambda leaf: _flat(leaf, 3), experience)
+    value_of = partial(linear_baseline, total=collectives.total) if baseline == "linear" else BASELINES[baseline]
+    return advantages(rows, value_of, discount, lambda_).reshape(experience.reward.shape)
+
+
+def _flat(leaf: Array, axes: int) -> Array:
+    """The first axes as one."""
+    return leaf.reshape(-1, *leaf.shape[axes:])
+
+
+CREDITS = {"trial": _over_trials, "episode": _over_episodes}

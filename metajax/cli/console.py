@@ -1,0 +1,127 @@
+"""What the command line shows while a run goes on, and at its end."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from metajax.evaluation import Evaluation, interval
+from metajax.running import processes
+from metajax.running.meta_agent import MetaAgent
+from metajax.running.training import Progress
+
+_SHOWN = 20  # runs of many that have a line each
+
+
+def new() -> Console:
+    """A console for lines as long as they are; of several processes the first alone has something to say."""
+    return Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
+
+
+def announce(console: Console, members: Mapping[Path, MetaAgent], num_devices: int) -> None:
+    """Says what will be trained, where it is kept, and on how many of the devices."""
+    agent, device = next(iter(members.values())), jax.devices()[0]
+    size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
+    stages, copies, steps = agent.sizes
+    for folder, member in list(members.items())[:_SHOWN]:
+        console.print(f"[bold]{member.title}[/bold], seed {member.config['seed']}, in {folder}")
+    if len(members) > _SHOWN:
+        console.print(f"and {len(members) - _SHOWN} more")
+    there = jax.device_count()
+    shared = f", {num_devices} of {there}" if there > 1 else ""
+    console.print(f"device: {device.device_kind}{shared}; {size:,} parameters")
+    console.print(
+        f"a meta-iteration: {agent.num_tasks} tasks x {stages} stages x {copies} episodes x {steps} steps "
+        f"= {steps_of(agent):,} environment steps"
+    )
+
+
+def steps_of(agent: MetaAgent) -> int:
+    """Environment steps of a meta-iteration, at most."""
+    stages, copies, steps = agent.sizes
+    return agent.num_tasks * stages * copies * steps
+
+
+@contextmanager
+def compiling(console: Console) -> Iterator[None]:
+    """Says that it compiles, and for how long."""
+    start = time.perf_counter()
+    columns = (SpinnerColumn(), TextColumn("compiling"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task("compiling", total=None)
+        if not console.is_terminal:
+            console.print("compiling …")
+        yield
+    console.print(f"compiled in {time.perf_counter() - start:.1f} s")
+
+
+@contextmanager
+def progress_bar(
+    console: Console, agents: Collection[MetaAgent], total: int
+) -> Iterator[Callable[[Sequence[Progress]], None]]:
+    """`show(progress)`: a live bar; without a terminal, a line at every log."""
+    already = next(iter(agents)).iteration
+    steps = sum(map(steps_of, agents))
+    start = time.perf_counter()
+    columns = (BarColumn(24), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("first meta-iterations", total=total)
+
+        def show(progress: Sequence[Progress]) -> None:
+            seconds, iteration = time.perf_counter() - start, max(one.iteration for one in progress)
+            going = [one for one in progress if not one.stopped] or progress
+            before, after = (
+                np.mean([one.metrics[name] for one in going]) for name in ("return_before", "return_after")
+            )
+            skipped = sum(one.metrics["skipped"] for one in progress)
+            done = iteration - already
+            text = f"{iteration}/{total}  return {before:.2f} -> {after:.2f}  {done * steps / seconds:,.0f} steps/s"
+            if skipped:
+                text += f"  {skipped:.0f} updates skipped"
+            if stopped := sum(one.stopped for one in progress):
+                text += f"  {stopped} stopped"
+            bar.update(task, completed=iteration, description=text)
+            if not console.is_terminal:
+                console.print(f"{text}  {seconds / done * (total - iteration):.0f} s left")
+
+        yield show
+
+
+def result_table(evaluation: Evaluation, title: str) -> Table:
+    """Means over the held-out tasks, a row for each number of adaptations."""
+    words = {
+        "sampled": "sampled actions",
+        "greedy": "most probable actions",
+        "sampled_success": "success, sampled",
+        "greedy_success": "success, most probable",
+    }
+    shown = {name: interval(values.mean(-1)) for name, values in evaluation._asdict().items() if values is not None}
+    table = Table("adaptations", *(words[name] for name in shown), title=title)
+    for stage in range(evaluation.sampled.shape[1]):
+        table.add_row(str(stage), *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in shown.values()))
+    return table
+
+
+def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
+    """Mean returns of sampled actions over the held-out tasks, a row for each run; of many for the first, and all."""
+    returns = np.stack([evaluation.sampled.mean(-1) for evaluation in evaluations.values()])  # [run, N, K]
+    last = returns.shape[-1] - 1
+    stages = list(dict.fromkeys([0, min(1, last), last]))
+    table = Table("run", *(f"{stage} adaptations" for stage in stages), title=title)
+
+    def add(name: str, of: np.ndarray) -> None:
+        mean, width = interval(of[:, stages])
+        table.add_row(name, *(f"{one:.2f} ± {half:.2f}" for one, half in zip(mean, width, strict=True)))
+
+    for name, of in zip(evaluations, returns[:_SHOWN], strict=False):
+        add(name, of)
+    if len(returns) > _SHOWN:
+        add(f"all {len(returns)}, by their means", returns.mean(1))
+    return table

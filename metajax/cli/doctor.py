@@ -1,0 +1,56 @@
+"""What this machine has, and how fast it is."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from metajax.cli import launch
+from metajax.cli.arguments import check_no_arguments
+from metajax.devices import hardware
+from metajax.measuring import timing
+from metajax.running import record
+from metajax.running.meta_agent import MetaAgent
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Shows versions, devices, the cache of compiled programs, and how fast this machine is."""
+    check_no_arguments(arguments)
+    launch.prepare("auto")
+    Console().print(table())
+
+
+def table() -> Table:
+    """Versions, devices, the cache of compiled programs, memory, and two short checks of speed."""
+    about, rows = record.environment(), Table("", "", show_header=False)
+    for name, version in (about["versions"] | {"python": about["python"]}).items():
+        rows.add_row(name, version)
+    for (kind, platform), count in Counter((one.device_kind, one.platform) for one in jax.devices()).items():
+        rows.add_row("devices", f"{count} x {kind} ({platform})")
+    cache = Path(jax.config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
+    size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
+    rows.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
+    rows.add_row("memory free", f"{hardware.free_memory() / 2**30:.1f} GiB")
+    rows.add_row("matrix product", f"{_product_speed():,.0f} GFLOP/s")
+    rows.add_row("MAML, one outer gradient", f"{_maml_speed():,.0f} environment steps/s")
+    return rows
+
+
+def _product_speed() -> float:
+    """GFLOP/s of a matrix product, the best of five."""
+    product = timing.large_product_part()
+    return product.flops / min(timing.alternate({"product": product.run}, 5)["product"]) / 1e9
+
+
+def _maml_speed(num_iterations: int = 5) -> float:
+    agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
+    launch.place([agent], None)
+    agent.learn(1)
+    start = time.perf_counter()
+    agent.learn(num_iterations)
+    return num_iterations * agent.program.steps / (time.perf_counter() - start)

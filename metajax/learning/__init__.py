@@ -1,0 +1,1 @@
+"""What learning is made of: distributions, returns, losses, inner and outer loops."""

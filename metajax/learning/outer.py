@@ -1,0 +1,358 @@
+"""Outer loops: how replayed decisions improve the meta-parameters, for every differentiable agent."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from metajax.base import Array, Decision, Network, PyTree, Transition
+from metajax.devices import collectives
+from metajax.errors import ConfigError, check_choice, check_count, check_number
+from metajax.learning.baselines import BASELINES
+from metajax.learning.losses import clipped_surrogate
+from metajax.learning.trust_region import line_search, natural_step
+from metajax.rollouts import part_size
+
+Replay = Callable[[PyTree, Transition], Decision]  # (params, experience [K, B, T]) -> decisions [J, B, T]
+Metrics = dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """What an outer loop learns from: all stages of experience, and what counts in the last J of them.
+
+    `weight` is what a step counts in the surrogate, its sum over everything, on all devices, is 1; `kl_weight` is the
+    penalty on a step's divergence from the policy that collected it, its coefficient included; `value_target` is what a
+    value head regresses on.
+    """
+
+    experience: Transition  # [N, K, B, T]
+    advantage: Array  # [N, J, B, T]
+    value_target: Array | None  # None: no value head to train
+    weight: Array
+    kl_weight: Array
+
+
+class Outer(NamedTuple):
+    """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`.
+
+    `values` says whether it trains a value head, `tolerates_lag` whether slightly older decisions will do, `together`
+    how many neighbouring tasks need to be on the same device.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    step: Callable[[Array, PyTree, PyTree, Replay, Batch], tuple[PyTree, PyTree, Metrics]]
+    values: bool = True
+    tolerates_lag: bool = False
+    together: int = 1
+
+
+def trust_region(
+    *,
+    max_kl: float = 0.01,
+    cg_steps: int = 10,
+    damping: float = 1e-5,
+    fisher_fraction: float = 0.2,
+    shrink: float = 0.5,
+    line_search_tries: int = 15,
+    micro_batch: int | None = None,
+) -> Outer:
+    """Trust-region policy optimisation (Schulman et al. 2015, arXiv:1502.05477) of replayed decisions.
+
+    Fisher-vector products J'HJv go through the adaptation: the replayed distributions are linearised once (J),
+    transposed (J'), and H is the Hessian of their divergence.
+
+    Args:
+        max_kl: mean divergence of the new policy from the old (0.01).
+        cg_steps: conjugate-gradient steps (10).
+        damping: added to the Fisher matrix (1e-5).
+        fisher_fraction: share of the tasks that the Fisher matrix is averaged over (1 in the paper; a fifth takes a
+            third of the time); the gradient and the line search see all of them.
+        shrink: the line search's factor (0.5).
+        line_search_tries: steps tried before the parameters stay as they are (15).
+        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
+            cache they fit, or four million on an accelerator.
+
+    >>> outer = trust_region(max_kl=0.02)
+    >>> outer.init({"weight": jnp.zeros(3)})  # nothing to carry from one update to the next
+    ()
+    """
+    check_number("max_kl", max_kl, above=0)
+    check_count("cg_steps", cg_steps)
+    check_number("damping", damping, at_least=0)
+    check_number("fisher_fraction", fisher_fraction, above=0, at_most=1)
+    check_number("shrink", shrink, above=0, at_most=0.99)
+    check_count("line_search_tries", line_search_tries)
+    check_micro_batch(micro_batch)
+
+    def step(key: Array, params: PyTree, state: PyTree, replay: Replay, batch: Batch) -> tuple:
+        del key
+        if batch.value_target is not None:
+            raise ConfigError("trust_region trains no value head; use the outer loop ppo or policy_gradient")
+        flat, unravel = ravel_pytree(params)
+        chunks = _chunks(batch, micro_batch)
+
+        def objective(flat: Array, chunk: Batch) -> tuple[Array, Array]:
+            decisions, old = _decide(replay, unravel(flat), chunk), _recorded(chunk)
+            # A step far too long, which the line search rejects, would make it infinite.
+            log_ratio = jnp.minimum(decisions.distribution.log_prob(old.action) - _behaviour(old), 50.0)
+            ratio = jnp.exp(log_ratio)
+            kl = old.decision.distribution.kl(decisions.distribution)
+            gain = jnp.sum(chunk.weight * ratio * chunk.advantage) - jnp.sum(chunk.kl_weight * kl)
+            return gain, jnp.sum(chunk.weight * kl)
+
+        (gain, _), gradient = _total(jax.value_and_grad(objective, has_aux=True), flat, chunks)
+        product = _fisher(replay, unravel, flat, _share(batch, fisher_fraction), micro_batch)
+        full_step = natural_step(lambda v: product(v) + damping * v, gradient, max_kl=max_kl, num_steps=cg_steps)
+
+        def accept(measured: tuple[Array, Array]) -> Array:
+            return (measured[0] > gain) & (measured[1] <= max_kl)
+
+        search = line_search(
+            lambda fraction: _total(objective, flat + fraction * full_step, chunks),
+            accept,
+            shrink=shrink,
+            max_tries=line_search_tries,
+        )
+        metrics = {
+            "surrogate_gain": jnp.where(search.accepted, search.measured[0] - gain, 0.0),
+            "kl": jnp.where(search.accepted, search.measured[1], 0.0),
+            "step_fraction": search.fraction,
+            "gradient_norm": jnp.linalg.norm(gradient),
+        }
+        return unravel(flat + search.fraction * full_step), state, metrics
+
+    # So many neighbours on a device have the same tasks in the Fisher matrix, however many devices there are.
+    together = Fraction(float(fisher_fraction)).limit_denominator(100).denominator
+    return Outer(lambda params: (), step, values=False, together=together)
+
+
+class PPOState(NamedTuple):
+    optimizer: PyTree
+    iteration: Array  # meta-iterations done
+
+
+def ppo(
+    *,
+    learning_rate: float = 1e-3,
+    epochs: int = 5,
+    minibatches: int = 1,
+    clip: float = 0.3,
+    value_coef: float = 0.5,
+    entropy_coef: float = 0.0,
+    entropy_schedule: optax.Schedule = lambda iteration: 1.0,
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    micro_batch: int | None = None,
+) -> Outer:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347) of replayed decisions.
+
+    Args:
+        learning_rate: what `optimizer` is called with (1e-3).
+        epochs: passes over the experience (5, as in ProMP).
+        minibatches: steps a pass, a divisor of the number of tasks: of so many neighbouring tasks, each step has one.
+        clip: the ratio's range around 1 (0.3, as in ProMP).
+        value_coef: weight of the squared error of the value head, if the network has one.
+        entropy_coef: weight of the entropy bonus.
+        entropy_schedule: what share of it counts, as a function of the meta-iteration.
+        optimizer: any optax optimiser, as a function of the learning rate.
+        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
+            cache they fit, or four million on an accelerator.
+
+    >>> outer = ppo(learning_rate=3e-4, optimizer=lambda rate: optax.chain(optax.clip(1.0), optax.adamw(rate)))
+    >>> len(outer.init({"weight": jnp.zeros(3)}).optimizer)
+    2
+    """
+    check_number("learning_rate", learning_rate, above=0)
+    check_count("epochs", epochs)
+    check_count("minibatches", minibatches)
+    check_number("clip", clip, above=0, finite=False)
+    check_number("value_coef", value_coef, at_least=0)
+    check_number("entropy_coef", entropy_coef, at_least=0)
+    check_micro_batch(micro_batch)
+    transform = optimizer(learning_rate)
+
+    def loss(params: PyTree, chunk: Batch, replay: Replay, bonus: Array) -> tuple[Array, Metrics]:
+        decisions, old = _decide(replay, params, chunk), _recorded(chunk)
+        behaviour, log_prob = _behaviour(old), decisions.distribution.log_prob(old.action)
+        surrogate = jnp.sum(chunk.weight * clipped_surrogate(log_prob, behaviour, chunk.advantage, clip))
+        kl = old.decision.distribution.kl(decisions.distribution)
+        entropy = jnp.sum(chunk.weight * decisions.distribution.entropy())
+        total = -surrogate + jnp.sum(chunk.kl_weight * kl) - bonus * entropy
+        metrics = {"surrogate": surrogate, "kl": jnp.sum(chunk.weight * kl), "entropy": entropy}
+        if chunk.value_target is not None:
+            metrics["value_loss"] = 0.5 * jnp.sum(chunk.weight * (decisions.value - chunk.value_target) ** 2)
+            total = total + value_coef * metrics["value_loss"]
+        return total, metrics
+
+    def step(key: Array, params: PyTree, state: PPOState, replay: Replay, batch: Batch) -> tuple:
+        bonus = entropy_coef * entropy_schedule(state.iteration)
+        gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, bonus), has_aux=True)
+        num_tasks = batch.weight.shape[0]
+        if num_tasks % minibatches:
+            fitting = [count for count in range(1, num_tasks + 1) if num_tasks % count == 0]
+            raise ConfigError(
+                f"minibatches={minibatches} must divide the {num_tasks} tasks of a device; use one of {fitting}"
+            )
+
+        def minibatch(carry, index):
+            params, state = carry
+            part = jax.tree.map(lambda leaf: leaf[index], batch) if minibatches > 1 else batch
+            part = part._replace(weight=part.weight * minibatches, kl_weight=part.kl_weight * minibatches)
+            (_, metrics), gradient = _total(gradient_of, params, _chunks(part, micro_batch))
+            updates, state = transform.update(gradient, state, params)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
+            return (optax.apply_updates(params, updates), state), metrics
+
+        def epoch(carry, number):
+            return jax.lax.scan(minibatch, carry, deal(jax.random.fold_in(key, number), num_tasks, minibatches))
+
+        (params, optimizer), metrics = jax.lax.scan(epoch, (params, state.optimizer), jnp.arange(epochs))
+        state = PPOState(optimizer, state.iteration + 1)
+        return params, state, jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
+
+    def init(params: PyTree) -> PPOState:
+        return PPOState(transform.init(params), jnp.zeros((), int))
+
+    return Outer(init, step, tolerates_lag=True, together=minibatches)
+
+
+def policy_gradient(
+    *,
+    learning_rate: float = 1e-3,
+    value_coef: float = 0.5,
+    entropy_coef: float = 0.0,
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    accumulate: int = 1,
+    micro_batch: int | None = None,
+) -> Outer:
+    """One step along the policy gradient of replayed decisions.
+
+    Args:
+        learning_rate: what `optimizer` is called with (1e-3).
+        value_coef: weight of the squared error of the value head, if the network has one.
+        entropy_coef: weight of the entropy bonus.
+        optimizer: any optax optimiser, as a function of the learning rate.
+        accumulate: meta-iterations whose gradients are averaged to one step of the optimiser, in between which the
+            parameters stay: so many times the tasks, in the memory of one. What is left over at the end of training is
+            not learned from.
+        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
+            cache they fit, or four million on an accelerator.
+
+    >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer
+    (EmptyState(), EmptyState())
+    """
+    check_count("accumulate", accumulate)
+
+    def accumulating(rate: Any) -> optax.GradientTransformation:
+        return optax.MultiSteps(optimizer(rate), accumulate).gradient_transformation()
+
+    return ppo(
+        learning_rate=learning_rate,
+        epochs=1,
+        clip=math.inf,
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        optimizer=optimizer if accumulate == 1 else accumulating,
+        micro_batch=micro_batch,
+    )
+
+
+OUTERS = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+
+
+def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer) -> None:
+    """Raises ConfigError for a baseline that `network` and `outer` do not learn, or that does not go with `lambda_`."""
+    check_choice("baseline", baseline, BASELINES)
+    check_number("lambda_", lambda_, at_least=0, at_most=1)
+    if baseline == "learned" and not (network.value and outer.values):
+        lacking = "the outer loop trains no value head" if network.value else "the network has no value head"
+        raise ConfigError(f"baseline='learned', but {lacking}; use baseline='linear'")
+    if baseline == "none" and isinstance(lambda_, int | float) and lambda_ != 1:
+        raise ConfigError(f"baseline='none' gives no values to bootstrap from; lambda_={lambda_} must be 1")
+
+
+def deal(key: Array, num_tasks: int, num_hands: int) -> Array:
+    """The numbers of tasks [H, N / H] in each of H hands: of every H neighbours each hand has one, at random.
+
+    Devices that have whole groups of neighbours deal them out as one device would.
+    """
+    groups = jnp.arange(num_tasks // num_hands)
+
+    def order(group: Array) -> Array:
+        among_all = collectives.first_task(len(groups)) + group
+        return group * num_hands + jax.random.permutation(jax.random.fold_in(key, among_all), num_hands)
+
+    return jax.vmap(order)(groups).T
+
+
+def check_micro_batch(micro_batch: int | None) -> None:
+    if micro_batch is not None:
+        check_count("micro_batch", micro_batch)
+
+
+def _decide(replay: Replay, params: PyTree, chunk: Batch) -> Decision:
+    """Decisions [M, J, B, T] of a chunk of M tasks."""
+    return jax.vmap(replay, (None, 0))(params, chunk.experience)
+
+
+def _recorded(chunk: Batch) -> Transition:
+    """The last J stages of a chunk's experience, those that are decided on."""
+    num_scored = chunk.weight.shape[1]
+    return jax.tree.map(lambda leaf: leaf[:, -num_scored:], chunk.experience)
+
+
+def _behaviour(old: Transition) -> Array:
+    return old.decision.distribution.log_prob(old.action)
+
+
+def _chunks(batch: Batch, micro_batch: int | None) -> Batch:
+    """`batch` with its leading axis [N] split into [N / M, M], M the largest divisor of N within `micro_batch`."""
+    num_tasks, *steps = batch.experience.reward.shape
+    if micro_batch is None:
+        size = part_size(num_tasks, math.prod(steps))
+    else:
+        size = max(size for size in range(1, min(micro_batch, num_tasks) + 1) if num_tasks % size == 0)
+    return jax.tree.map(lambda leaf: leaf.reshape(num_tasks // size, size, *leaf.shape[1:]), batch)
+
+
+def _total(function: Callable[[PyTree, Batch], PyTree], params: PyTree, chunks: Batch) -> PyTree:
+    """The sum of `function(params, chunk)` over the chunks, one after the other, of all devices."""
+
+    def step(total, chunk):
+        return jax.tree.map(jnp.add, total, function(params, chunk)), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], chunks)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, params, first))
+    return collectives.total(jax.lax.scan(step, zero, chunks)[0])
+
+
+def _share(batch: Batch, fraction: float) -> Batch:
+    """Evenly spaced tasks of a batch, at least one of each device, weighted as if they were all."""
+    num_tasks = batch.weight.shape[0]
+    count = max(1, round(fraction * num_tasks))
+    some = jax.tree.map(lambda leaf: leaf[np.arange(count) * num_tasks // count], batch)
+    return some._replace(weight=some.weight * (num_tasks / count))
+
+
+def _fisher(
+    replay: Replay, unravel: Callable[[Array], PyTree], flat: Array, batch: Batch, micro_batch: int | None
+) -> Callable[[Array], Array]:
+    """v -> F v, the Hessian at `flat` [P] of the mean divergence from the policy itself."""
+    chunks = _chunks(batch, micro_batch)
+
+    def distributions(flat: Array) -> PyTree:
+        return jax.lax.map(lambda chunk: _decide(replay, unravel(flat), chunk).distribution, chunks)
+
+    here, push = jax.linearize(distributions, flat)
+    pull = jax.linear_transpose(push, flat)
+    slope = jax.grad(lambda there: jnp.sum(chunks.weight * here.kl(there)))
+
+    def product(v: Array) -> Array:
+        return collectives.total(pull(jax.jvp(slope, (here,), (push(v),))[1])[0])
+
+    return product

@@ -1,0 +1,1 @@
+"""Reference programs, and what they take in time and memory."""

@@ -1,0 +1,245 @@
+"""The reference programs, whose speed and size are watched, and the parts they are made of."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from metajax.base import Algorithm, Array, Environment, PyTree, Transition
+from metajax.devices import collectives
+from metajax.measuring import timing
+from metajax.networks import mlp
+from metajax.rollouts import Policy, first_percept, in_parts, leading_axis, rollout
+from metajax.running.recipes import Built, build
+
+
+class Reference(NamedTuple):
+    """An algorithm on tasks: options of both, those of its outer loop, and those of one with a single gradient step."""
+
+    algorithm: str
+    tasks: str
+    num_tasks: int
+    options: dict[str, Any]
+    outer: dict[str, Any]
+    one_gradient: dict[str, Any]
+
+
+_GRADIENT = {"outer": "gradient"}
+
+
+def _navigation(algorithm: str = "maml", **outer: Any) -> Reference:
+    """20 tasks x 20 episodes x 100 steps of point navigation, one inner step, a network of 64 x 64."""
+    return Reference(algorithm, "point", 20, {"num_episodes": 20, "horizon": 100}, outer, _GRADIENT)
+
+
+def _rl2(memory: str) -> Reference:
+    """256 trials of 100 pulls of a bandit, a memory of 64 features."""
+    options = {"num_episodes": 1, "horizon": 100, "memory": memory}
+    return Reference("rl2", "bandit", 256, options, {"minibatches": 4}, {"epochs": 1, "minibatches": 1})
+
+
+REFERENCES = {
+    "maml-trpo": _navigation(),
+    "promp": _navigation("promp"),
+    "rl2-gru": _rl2("gru"),
+    "maml-trpo-exact": _navigation(fisher_fraction=1.0),
+    "maml-gradient": _navigation(**_GRADIENT),
+    "rl2-s5": _rl2("s5"),
+    "rl2-linear-attention": _rl2("linear-attention"),
+    "rl2-transformer": _rl2("transformer"),
+}
+DEFAULT = ("maml-trpo", "promp", "rl2-gru")
+
+
+class Job(NamedTuple):
+    """A function and its arguments, to be compiled; `steps` are the environment steps it takes.
+
+    `while_trips` says how often its `while_loop`s run. The arguments numbered `by_task`, and with `gives_tasks` the
+    result, have the axis [N] of tasks.
+    """
+
+    function: Callable
+    arguments: tuple
+    steps: int = 0
+    while_trips: tuple[int, ...] = ()
+    by_task: tuple[int, ...] = ()
+    gives_tasks: bool = False
+
+    def shared(self, over: Mesh) -> "Job":
+        """This on every device of a mesh, each with its share of the tasks."""
+        split, whole = PartitionSpec(collectives.AXIS), PartitionSpec()
+        given = tuple(split if number in self.by_task else whole for number in range(len(self.arguments)))
+        result = split if self.gives_tasks else whole
+        function = jax.shard_map(self.function, mesh=over, in_specs=given, out_specs=result, check_vma=False)
+        placed = zip(self.arguments, given, strict=True)
+        arguments = tuple(jax.device_put(argument, NamedSharding(over, spec)) for argument, spec in placed)
+        return self._replace(function=function, arguments=arguments)
+
+    def compiled(self, over: Mesh | None = None) -> timing.Part:
+        """This compiled, for JAX's default device or for those of a mesh, which share the tasks."""
+        job, num_devices = (self, 1) if over is None else (self.shared(over), over.size)
+        return timing.compile_part(job.function, *job.arguments, while_trips=job.while_trips, num_devices=num_devices)
+
+
+class Setting(NamedTuple):
+    """A reference made ready: its tasks [N], a first state, and how many stages, copies and steps make its trials."""
+
+    reference: Reference
+    options: Mapping[str, Any]  # besides those of the reference
+    built: Built
+    batch: PyTree
+    state: PyTree
+    sizes: tuple[int, int, int]
+
+    @property
+    def stage_steps(self) -> int:
+        """Environment steps of one stage in all tasks."""
+        return leading_axis(self.batch) * self.sizes[1] * self.sizes[2]
+
+    @property
+    def trips(self) -> tuple[int, ...]:
+        """How often the loops of an update by trust region run: conjugate gradient and, at the least, line search."""
+        is_trpo = self.reference.algorithm == "maml" and self.reference.outer.get("outer", "trpo") == "trpo"
+        return (10, 1) if is_trpo else ()
+
+    def algorithm(self, **outer: Any) -> Algorithm:
+        """The reference's algorithm with other options of its outer loop."""
+        reference = self.reference
+        return build(reference.algorithm, reference.tasks, {**reference.options, **self.options, **outer}).algorithm
+
+
+def prepare(reference: Reference, num_tasks: int, options: Mapping[str, Any], num_devices: int = 1) -> Setting:
+    """Draws the tasks and the first state of a reference with `options` besides its own.
+
+    Minibatches are as many as the tasks of each of so many devices can be split into, up to those of the reference.
+    """
+    if "minibatches" in reference.outer:
+        of_each = num_tasks // num_devices
+        fitting = max(count for count in range(1, reference.outer["minibatches"] + 1) if of_each % count == 0)
+        reference = reference._replace(outer=reference.outer | {"minibatches": fitting})
+    built = build(reference.algorithm, reference.tasks, {**reference.options, **options, **reference.outer})
+    batch = jax.jit(built.tasks.tasks, static_argnums=1)(jax.random.key(0), num_tasks)
+    state = jax.jit(built.algorithm.init)(jax.random.key(1))
+    shape = jax.eval_shape(built.algorithm.collect, jax.random.key(2), state, batch).reward.shape
+    return Setting(reference, options, built, batch, state, shape[1:])
+
+
+def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[PyTree, dict[str, Array]]]:
+    """`whole(key, state, tasks) -> state, metrics`: a meta-iteration on given tasks."""
+
+    def whole(key: Array, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, Array]]:
+        key_collect, key_update = jax.random.split(key)
+        return algorithm.update(key_update, state, algorithm.collect(key_collect, state, batch))
+
+    return whole
+
+
+def whole(setting: Setting) -> Job:
+    """A meta-iteration."""
+    arguments = (jax.random.key(2), setting.state, setting.batch)
+    steps = setting.stage_steps * setting.sizes[0]
+    return Job(iteration(setting.built.algorithm), arguments, steps, setting.trips, by_task=(2,))
+
+
+def ceilings(setting: Setting) -> dict[str, Job]:
+    """What bounds it from above: the environment alone, and one stage's rollout by a random policy and by its own."""
+    (tasks, network, algorithm, _), steps = setting.built, setting.stage_steps
+    env, (_, copies, length) = tasks.env, setting.sizes
+    blind = mlp(env, hidden=())
+    still = jax.tree.map(jnp.zeros_like, blind.init(jax.random.key(0)))
+    action = env.action_space(env.default_params).sample(jax.random.key(3))
+
+    def own(params: PyTree) -> Policy:
+        return partial(algorithm.agent.policy, algorithm.agent.begin(jax.random.key(0), params))
+
+    act = partial(_act, setting)
+    by_chance = partial(act, (), lambda params: partial(blind.apply, params))
+    rewards = {"steps": steps, "by_task": (1,), "gives_tasks": True}
+    params = algorithm.params(setting.state)
+    return {
+        "environment alone": Job(partial(step_only, env, copies, length), (action, setting.batch), **rewards),
+        "random policy": Job(by_chance, (still, setting.batch), **rewards),
+        "rollout": Job(partial(act, network.memory(), own), (params, setting.batch), **rewards),
+    }
+
+
+def _act(
+    setting: Setting,
+    memory: PyTree,
+    policy_of: Callable[[PyTree], Policy],
+    params: PyTree,
+    batch: PyTree,
+    params_axis: int | None = None,
+) -> Array:
+    """Rewards [N, B, T] of one stage, of a policy that all tasks share or, with `params_axis` 0, of one for each."""
+    env, (_, copies, length) = setting.built.tasks.env, setting.sizes
+
+    def one(index: Array, task: PyTree, params: PyTree) -> Array:
+        key, percept = jax.random.fold_in(jax.random.key(4), index), first_percept(env, task, copies)
+        return rollout(key, env, task, policy_of(params), _copies(memory, copies), percept, length)[2].reward
+
+    return jax.vmap(one, (0, 0, params_axis))(jnp.arange(leading_axis(batch)), batch, params)
+
+
+def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, batch: PyTree) -> Array:
+    """Rewards [N, T, B] of the same action at every step, in copies of an environment that are never reset."""
+
+    def one(task: PyTree) -> Array:
+        def step(states: PyTree, time: Array) -> tuple[PyTree, Array]:
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(1), time), num_copies)
+            stepped = jax.vmap(env.step_env, (0, 0, None, None))(keys, states, action, task)
+            return stepped[1], stepped[2]
+
+        first = _copies(env.reset_env(jax.random.key(0), task)[1], num_copies)
+        return jax.lax.scan(step, first, jnp.arange(num_steps))[1]
+
+    return jax.vmap(one)(batch)
+
+
+def collecting(setting: Setting) -> Job:
+    """All stages, and the adaptations between them."""
+    arguments = (jax.random.key(5), setting.state, setting.batch)
+    steps = setting.stage_steps * setting.sizes[0]
+    return Job(setting.built.algorithm.collect, arguments, steps, by_task=(2,), gives_tasks=True)
+
+
+def learning(setting: Setting, experience: Transition) -> dict[str, Job]:
+    """What is learned from experience [N, K, B, T]: the inner gradient, one outer gradient, and the whole update.
+
+    Fisher products are told from updates by trust region of ten and of one of them, without a line search.
+    """
+    algorithm, reference, jobs = setting.built.algorithm, setting.reference, {}
+    if reference.algorithm != "rl2":  # which adapts by remembering
+        params, memory = algorithm.params(setting.state), setting.built.network.memory()
+        given = params, experience
+        jobs["inner gradient"] = Job(partial(adapt, algorithm), given, by_task=(1,), gives_tasks=True)
+        adapted = jax.jit(partial(adapt, algorithm))(params, experience)
+        act = partial(
+            _act, setting, memory, lambda knowledge: partial(algorithm.agent.policy, knowledge), params_axis=0
+        )
+        given = adapted, setting.batch
+        jobs["rollout after adapting"] = Job(act, given, setting.stage_steps, by_task=(0, 1), gives_tasks=True)
+    single = setting.algorithm(**reference.one_gradient)
+    first = jax.jit(single.init)(jax.random.key(1))
+    jobs["one outer gradient"] = Job(single.update, (jax.random.key(6), first, experience), by_task=(2,))
+    arguments = (jax.random.key(6), setting.state, experience)
+    for count in (1, 10) if setting.trips else ():
+        short = setting.algorithm(**reference.outer, cg_steps=count, line_search_tries=1)
+        jobs[f"update of {count} products"] = Job(short.update, arguments, 0, (count, 1), by_task=(2,))
+    return jobs | {"update": Job(algorithm.update, arguments, 0, setting.trips, by_task=(2,))}
+
+
+def adapt(algorithm: Algorithm, params: PyTree, experience: Transition) -> PyTree:
+    """What the first stage of experience [N, K, B, T] teaches: knowledge [N]."""
+    stage = jax.tree.map(lambda leaf: leaf[:, 0], experience)
+    knowledge = algorithm.agent.begin(jax.random.key(0), params)
+    steps = math.prod(stage.reward.shape[1:])
+    return in_parts(lambda stage: algorithm.agent.adapt(jax.random.key(0), knowledge, stage), steps, stage)
+
+
+def _copies(tree: PyTree, num_copies: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_copies, *jnp.shape(leaf))), tree)

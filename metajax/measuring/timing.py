@@ -1,0 +1,211 @@
+"""How long compiled parts take, what they compute and hold, and how fast a machine multiplies and copies."""
+
+import re
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from metajax.base import PyTree
+from metajax.devices import hardware
+from metajax.errors import is_out_of_memory
+from metajax.running.training import peak_memory
+
+
+class OutOfMemory(Exception):
+    """A program needs more memory than its device has."""
+
+
+class Part(NamedTuple):
+    """A compiled function with its arguments.
+
+    `flops` are those of its matrix products, see `product_flops`, on all devices; `memory` is what it takes of one, or
+    of a CPU, in bytes, by the compiler's figures.
+    """
+
+    run: Callable[[], PyTree]
+    flops: int
+    memory: int
+    compile_seconds: float
+
+
+class Spread(NamedTuple):
+    median: float
+    least: float
+    greatest: float
+
+
+class Kernels(NamedTuple):
+    """What ran on the device under one name; `share` is of the time of all of them."""
+
+    name: str
+    share: float
+    calls: int
+
+
+def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[int] = (), num_devices: int = 1) -> Part:
+    """`function(*arguments)` compiled, to be run again and again; raises OutOfMemory if it does not fit.
+
+    `num_devices` are those that it runs on, each a share of it.
+    """
+    start = time.perf_counter()
+    traced = jax.jit(function).trace(*arguments)
+    with understood():
+        compiled = traced.lower().compile()
+    seconds, memory = time.perf_counter() - start, peak_memory(compiled, num_devices)
+    # What it is given is there already.
+    given = hardware.in_one_memory(num_devices) * compiled.memory_analysis().argument_size_in_bytes
+    if memory - given > hardware.free_memory():
+        raise OutOfMemory(f"{memory / 2**20:,.0f} MiB")
+
+    def run() -> PyTree:
+        with understood():
+            return jax.block_until_ready(compiled(*arguments))
+
+    return Part(run, num_devices * product_flops(traced.jaxpr, while_trips), memory, seconds)
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raises OutOfMemory in place of what JAX says when memory is out."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(str(error).splitlines()[0]) from error
+
+
+def alternate(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run in every round, after one that does not count: all take turns.
+
+    A change in the machine's speed so meets all of them alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def kernels(run: Callable[[], Any]) -> list[Kernels]:
+    """What the device's time goes to in a run, by JAX's profiler, the costliest first.
+
+    Names are the compiler's, or the library's where a product is one's, without the numbers at their ends. Loops and
+    calls, which hold others, do not count.
+
+    >>> product = compile_part(lambda x: x @ x, jnp.ones((512, 512)))
+    >>> round(sum(one.share for one in kernels(product.run)), 6)
+    1.0
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            run()
+        (kept,) = Path(folder).rglob("*.xplane.pb")
+        planes = jax.profiler.ProfileData.from_file(str(kept)).planes
+        seconds, calls = defaultdict(float), defaultdict(int)
+        for name, duration in _device_events(planes):
+            seconds[name] += duration
+            calls[name] += 1
+    total = sum(seconds.values())
+    ordered = sorted(seconds, key=seconds.__getitem__, reverse=True)
+    return [Kernels(name, seconds[name] / total, calls[name]) for name in ordered]
+
+
+_HOLDING = re.compile(r"(while|call|conditional)([._]\d+)*$|end: ")
+
+
+def _device_events(planes: Iterator[Any]) -> Iterator[tuple[str, float]]:
+    """Names and durations in ns: of an accelerator's streams, or of the compiled operations that a CPU ran."""
+    for plane in planes:
+        is_device = plane.name.startswith("/device:")
+        for line in plane.lines:
+            if is_device and not line.name.startswith(("Stream", "XLA Ops")):  # of a GPU, of a TPU
+                continue
+            for event in line.events:
+                if not _HOLDING.match(event.name) and (is_device or any(key == "hlo_op" for key, _ in event.stats)):
+                    yield re.sub(r"([._]\d+)+$", "", event.name), event.duration_ns
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The median of some values, the least and the greatest.
+
+    >>> spread([3.0, 1.0, 2.0])
+    Spread(median=2.0, least=1.0, greatest=3.0)
+    """
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], of: Sequence[str], over: Sequence[str]) -> Spread:
+    """The time of the parts `of` together over that of the parts `over`, round by round."""
+    tops, bottoms = ([sum(one) for one in zip(*(seconds[name] for name in names), strict=True)] for names in (of, over))
+    return spread([top / bottom for top, bottom in zip(tops, bottoms, strict=True)])
+
+
+def product_flops(jaxpr: ClosedJaxpr, while_trips: Sequence[int] = ()) -> int:
+    """Floating-point operations of all matrix products of a traced function, 2 m n k each.
+
+    A `scan` counts as often as it is long, the costlier branch of a `cond` as the one taken. Nothing tells how often a
+    `while_loop` runs: `while_trips` says it of the outermost ones, in order; the others count once. Unlike the
+    compiler's `cost_analysis`, which counts a loop's body once, this is a property of what was written, not of what
+    the compiler makes of it; whatever is no matrix product is left out.
+
+    >>> def loop(x):
+    ...     return jax.lax.scan(lambda x, _: (x @ x, None), x, length=10)[0]
+    >>> product_flops(jax.make_jaxpr(loop)(jnp.ones((3, 3)))) == 10 * 2 * 3**3
+    True
+    """
+    trips = iter(while_trips)
+    return sum(_flops_of(equation, trips) for equation in jaxpr.jaxpr.eqns)
+
+
+def _flops_of(equation: Any, trips: Iterator[int]) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * int(np.prod([shape[axis] for axis in contracted], dtype=np.int64))
+    if name == "while":
+        count = next(trips, 1)
+        return count * sum(_flops_of(one, iter(())) for one in parameters["body_jaxpr"].jaxpr.eqns)
+    inside = [sum(_flops_of(one, trips) for one in sub.eqns) for sub in _subprograms(parameters)]
+    if name == "cond":
+        return max(inside)
+    return sum(inside) * (parameters["length"] if name == "scan" else 1)
+
+
+def _subprograms(parameters: Mapping[str, Any]) -> list[Jaxpr]:
+    leaves = jax.tree.leaves(list(parameters.values()), is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr | Jaxpr))
+    found = [leaf for leaf in leaves if isinstance(leaf, ClosedJaxpr | Jaxpr)]
+    return [leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in found]
+
+
+def product_part(batch: int, rows: int, width: int, dtype: Any = jnp.float32) -> Part:
+    """`batch` products of [rows, width] with [width, width]."""
+    left, right = jnp.ones((batch, rows, width), dtype), jnp.ones((batch, width, width), dtype)
+    return compile_part(lambda a, b: a @ b, left, right)
+
+
+def large_product_part(dtype: Any = jnp.float32) -> Part:
+    """One product of square matrices, as large as takes a fraction of a second here."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192
+    return product_part(1, size, size, dtype)
+
+
+def copy_part() -> tuple[Part, int]:
+    """Reading and writing much more than a cache holds, and how many bytes that is."""
+    size = 2**24 if jax.default_backend() == "cpu" else 2**28
+    return compile_part(lambda x: x + 1.0, jnp.ones(size)), 2 * 4 * size

@@ -1,0 +1,92 @@
+"""The feed-forward policy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
+from metajax.errors import check_count, check_flag
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.layers import check_layers, hidden_layers
+from metajax.rollouts import first_percept
+
+
+class _MLP(nn.Module):
+    space: PyTree
+    hidden: tuple[int, ...]
+    activation: str
+    skip: bool
+    norm: str
+    head: str
+    init_std: float
+    value: bool
+    context_size: int
+    dtype: Any
+    mask: Callable[[PyTree], Array | None]
+    read: Callable[[PyTree], PyTree]
+
+    def trunk(self, features: Array, name: str) -> Array:
+        return hidden_layers(features, self.hidden, self.activation, self.skip, self.norm, name, self.dtype)
+
+    @nn.compact
+    def __call__(self, obs: PyTree) -> Decision:
+        features = flat_obs(self.read(obs))
+        if self.context_size:
+            context = self.param("context", nn.initializers.zeros, (self.context_size,))
+            features = jnp.concatenate([features, context])
+        head = Head(self.space, self.head, self.init_std, name="head")
+        distribution = head(self.trunk(features, "policy"), self.mask(obs))
+        if not self.value:
+            return Decision(distribution, jnp.zeros(()))
+        return Decision(distribution, nn.Dense(1, name="value")(self.trunk(features, "value"))[0])
+
+
+def mlp(
+    env: Environment,
+    *,
+    hidden: tuple[int, ...] = (64, 64),
+    activation: str = "tanh",
+    skip: bool = False,
+    norm: str = "none",
+    head: str = "normal",
+    init_std: float = 1.0,
+    value: bool = False,
+    context_size: int = 0,
+    compute_dtype: str | None = None,
+) -> Network:
+    """A feed-forward policy for `env` that sees the observation alone.
+
+    Args:
+        env: gives the action space, and the observation's shape.
+        hidden: widths of the hidden layers.
+        activation: tanh, relu, gelu or silu.
+        skip: add to what a hidden layer makes what it was given, but for the first.
+        norm: what the activations are given is normalised by: none, layer or rms.
+        head: what a box of actions gets: normal or tanh-normal; actions are in units of [-1, 1] if the box is bounded.
+        init_std: the initial standard deviation of a continuous action.
+        value: also estimate the value of a state, with a trunk of its own.
+        context_size: further inputs that are parameters, `context`, zero at first: what CAVIA adapts.
+        compute_dtype: of the hidden layers' products, float32 or bfloat16; None: the parameters' own. Parameters, the
+            head, losses and the optimiser stay as they are.
+
+    >>> from metajax.tasks import point
+    >>> params = mlp(point().env, hidden=(32,)).init(jax.random.key(0))
+    >>> params["policy_0"]["kernel"].shape
+    (2, 32)
+    """
+    check_layers(hidden, activation, skip, norm)
+    check_flag("value", value)
+    check_count("context_size", context_size, at_least=0)
+    check_head(env, head, init_std)
+    space = env.action_space(env.default_params)
+    layers, dtype = (tuple(hidden), activation, skip, norm), compute_dtype_of(compute_dtype)
+    module = _MLP(space, *layers, head, init_std, value, context_size, dtype, masking(env), reading(env))
+    obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
+
+    def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
+        return memory, module.apply({"params": params}, percept.obs)
+
+    return Network(lambda key: module.init(key, obs)["params"], tuple, apply, value)

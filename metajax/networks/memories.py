@@ -1,0 +1,258 @@
+"""Policies that remember: any memory, by name, between the percept and the decision."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
+from metajax.errors import ConfigError, check_choice, check_count
+from metajax.networks.attention import Attention, LinearAttention
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.layers import check_layers, hidden_layers
+from metajax.networks.recurrent import GRU, LSTM
+from metajax.networks.state_space import RGLRU, S5
+from metajax.rollouts import first_percept, is_continuous
+
+SHOWN = ("action", "reward", "start", "time")
+RESETS = ("trial", "episode", "step")
+
+
+class Block(nn.Module):
+    """A memory in a residual block: x + memory(norm x), then x + MLP(norm x); `gated` as in GTrXL."""
+
+    memory: nn.Module
+    width: int
+    gated: bool = False
+    dtype: Any = None
+
+    def setup(self) -> None:
+        self.norm_memory, self.norm_mlp = nn.LayerNorm(), nn.LayerNorm()
+        self.mlp_in, self.mlp_out = (nn.Dense(size, dtype=self.dtype) for size in (self.width // 2, self.width))
+        if self.gated:
+            self.gate_memory, self.gate_mlp = Gate(self.width, self.dtype), Gate(self.width, self.dtype)
+
+    def initial(self) -> PyTree:
+        return self.memory.initial()
+
+    def step(self, state: PyTree, x: Array, reset: Array) -> tuple[PyTree, Array]:
+        state, remembered = self.memory.step(state, self.norm_memory(x), reset)
+        return state, self._rest(x, remembered)
+
+    def unroll(self, state: PyTree | None, x: Array, reset: Array, valid: Array) -> tuple[PyTree, Array]:
+        state, remembered = self.memory.unroll(state, self.norm_memory(x), reset, valid)
+        return state, self._rest(x, remembered)
+
+    def _rest(self, x: Array, remembered: Array) -> Array:
+        x = self.gate_memory(x, nn.relu(remembered)) if self.gated else x + remembered
+        change = self.mlp_out(nn.gelu(self.mlp_in(self.norm_mlp(x))))
+        return self.gate_mlp(x, nn.relu(change)) if self.gated else x + change
+
+
+class Gate(nn.Module):
+    """The gate in place of a residual sum, of the form of a GRU (Parisotto et al. 2019, arXiv:1910.06764)."""
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, y: Array) -> Array:
+        dense = partial(nn.Dense, use_bias=False, dtype=self.dtype)
+        y_reset, y_change, y_new = jnp.split(dense(3 * self.width)(y), 3, axis=-1)
+        x_reset, x_change = jnp.split(dense(2 * self.width)(x), 2, axis=-1)
+        change = nn.sigmoid(y_change + x_change - 2.0)  # at first nearly the identity
+        new = nn.tanh(y_new + dense(self.width)(nn.sigmoid(y_reset + x_reset) * x))
+        return (1 - change) * x + change * new
+
+
+class Encoder(nn.Module):
+    """Hidden layers between the percept and the memory."""
+
+    hidden: tuple[int, ...]
+    activation: str
+    skip: bool
+    norm: str
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return hidden_layers(x, self.hidden, self.activation, self.skip, self.norm, "layer", self.dtype)
+
+
+def _block(memory: Callable[..., nn.Module], *needed: str, gated: bool = False) -> Callable[..., nn.Module]:
+    def make(width: int, dtype: Any = None, **sizes: int) -> nn.Module:
+        return Block(memory(width, **{name: sizes[name] for name in needed}, dtype=dtype), width, gated, dtype)
+
+    return make
+
+
+# Each makes a layer from its width; the blocks read an embedding of the percept, the cells the percept itself.
+MEMORIES: dict[str, Callable[..., nn.Module]] = {
+    "gru": lambda width, dtype=None, **sizes: GRU(width, dtype),
+    "lstm": lambda width, dtype=None, **sizes: LSTM(width, dtype),
+    "rg-lru": _block(RGLRU),
+    "s5": _block(S5),
+    "linear-attention": _block(LinearAttention, "heads"),
+    "transformer": _block(Attention, "context", "heads"),
+    "gtrxl": _block(Attention, "context", "heads", gated=True),
+}
+
+
+class _Policy(nn.Module):
+    space: PyTree
+    encoder: nn.Module
+    layers: tuple[nn.Module, ...]
+    width: int
+    features: Callable[[Percept], Array]
+    memory_reset: str
+    head: str
+    init_std: float
+    dtype: Any
+    mask: Callable[[PyTree], Array | None]
+
+    def setup(self) -> None:
+        self.blocks = isinstance(self.layers[0], Block)
+        if self.blocks:
+            self.embed, self.norm = nn.Dense(self.width, dtype=self.dtype), nn.LayerNorm()
+        self.policy = Head(self.space, self.head, self.init_std)
+        self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # at first the rewards alone speak
+
+    def step(self, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
+        run = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
+        return self._decide(run, self.features(percept), percept)
+
+    def unroll(self, memory: tuple | None, percepts: Percept, valid: Array) -> tuple[tuple, Decision]:
+        states = memory or (None,) * len(self.layers)
+        run = [
+            lambda x, reset, layer=layer, state=state: layer.unroll(state, x, reset, valid)
+            for layer, state in zip(self.layers, states, strict=True)
+        ]
+        return self._decide(run, jax.vmap(self.features)(percepts), percepts)
+
+    def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
+        reset, after, x = forgets(self.memory_reset, percept), [], self.encoder(x)
+        x = self.embed(x).astype(float) if self.blocks else x
+        for layer in run:
+            state, x = layer(x, reset)
+            after.append(state)
+        x = self.norm(x) if self.blocks else x
+        return tuple(after), Decision(self.policy(x, self.mask(percept.obs)), self.value(x)[..., 0])
+
+
+def shown_of(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
+    """`features(percept)`: what is shown of one percept, in one vector [D]; time is in hundreds of steps."""
+    space, read = env.action_space(env.default_params), reading(env)
+
+    def features(percept: Percept) -> Array:
+        action = percept.action if is_continuous(space) else jax.nn.one_hot(percept.action, space.n)
+        shown = {
+            "action": jnp.ravel(action),
+            "reward": percept.reward[None],
+            "start": percept.start[None],
+            "time": percept.time[None] / 100,
+        }
+        return jnp.concatenate([flat_obs(read(percept.obs)), *(shown[name] for name in show)])
+
+    return features
+
+
+def forgets(memory_reset: str, percept: Percept) -> Array:
+    """Whether the memory begins anew at a percept, or at each of a sequence [T]."""
+    if memory_reset == "episode":
+        return percept.start
+    return jnp.full_like(percept.start, memory_reset == "step")
+
+
+def check_shown(show: Sequence[str]) -> None:
+    """Raises ConfigError unless these are parts of a percept."""
+    if not isinstance(show, Sequence) or isinstance(show, str):
+        raise ConfigError(f"show={show!r} must be a sequence of names, such as ('action', 'reward')")
+    for name in show:
+        check_choice("show", name, SHOWN)
+
+
+def _check_width(memory: str, width: int, heads: int) -> None:
+    """A block's MLP is half as wide, S5 has a complex state for two features, attention turns pairs in a head."""
+    units = {"rg-lru": 2, "s5": 2, "linear-attention": 2 * heads, "transformer": 2 * heads, "gtrxl": 2 * heads}
+    unit = units.get(memory, 1)
+    if width % unit:
+        raise ConfigError(f"width={width} of {memory} must be a multiple of {unit}; use {-(-width // unit) * unit}")
+
+
+def memory_policy(
+    env: Environment,
+    *,
+    memory: str = "gru",
+    width: int = 64,
+    layers: int = 1,
+    hidden: tuple[int, ...] = (),
+    activation: str = "tanh",
+    skip: bool = False,
+    norm: str = "none",
+    heads: int = 4,
+    context: int = 128,
+    show: tuple[str, ...] = ("action", "reward", "start"),
+    memory_reset: str = "trial",
+    head: str = "normal",
+    init_std: float = 1.0,
+    compute_dtype: str | None = None,
+) -> Network:
+    """A policy and value for `env` that remember the trial.
+
+    Args:
+        env: gives the action space, and the observation's shape.
+        memory: gru, lstm, rg-lru, s5, linear-attention, transformer or gtrxl, at the same `width` each with 1 to 1.8
+            times the GRU's parameters (gtrxl with 12 width² more a layer, for its gates).
+        width: features of a layer.
+        layers: layers of memory, one upon the other.
+        hidden: widths of hidden layers before the memory.
+        activation: theirs: tanh, relu, gelu or silu.
+        skip: add to what such a layer makes what it was given, but for the first.
+        norm: what their activations are given is normalised by: none, layer or rms.
+        heads: of either kind of attention; they divide the width.
+        context: steps that a transformer reaches back; it needs those of a whole trial.
+        show: what a percept shows beside the observation, of action, reward (the previous ones), start (of an episode)
+            and time (in it).
+        memory_reset: what the memory begins anew with: trial, episode or step, the last being no memory at all.
+        head: what a box of actions gets: normal or tanh-normal.
+        init_std: the initial standard deviation of a continuous action.
+        compute_dtype: of the layers' products, float32 or bfloat16; None: the parameters' own. Parameters, states that
+            accumulate, the head, losses and the optimiser stay as they are.
+
+    >>> from metajax.tasks import bandit
+    >>> memory_policy(bandit().env, memory="lstm", width=16).memory()[0][0].shape
+    (16,)
+    """
+    check_choice("memory", memory, MEMORIES)
+    check_count("width", width)
+    check_count("layers", layers)
+    check_layers(hidden, activation, skip, norm)
+    check_count("heads", heads)
+    check_count("context", context)
+    check_choice("memory_reset", memory_reset, RESETS)
+    check_head(env, head, init_std)
+    check_shown(show)
+    _check_width(memory, width, heads)
+    dtype, space = compute_dtype_of(compute_dtype), env.action_space(env.default_params)
+    stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
+    encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), shown_of(env, show)
+    module = _Policy(space, encoder, stack, width, features, memory_reset, head, init_std, dtype, masking(env))
+    percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
+
+    def start() -> tuple:
+        return tuple(layer.initial() for layer in stack)
+
+    def init(key: Array) -> PyTree:
+        return module.init(key, start(), percept, method="step")["params"]
+
+    def apply(params: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
+        return module.apply({"params": params}, memory, percept, method="step")
+
+    def unroll(params: PyTree, memory: tuple | None, percepts: Percept, valid: Array) -> tuple[tuple, Decision]:
+        return module.apply({"params": params}, memory, percepts, valid, method="unroll")
+
+    reach = context if memory in ("transformer", "gtrxl") else None
+    return Network(init, start, apply, value=True, unroll=unroll, context=reach)

@@ -1,0 +1,1 @@
+"""Training, agents that act, run folders, checkpoints, tables and reports."""

@@ -1,0 +1,224 @@
+"""Checkpoints, by orbax: the whole learner, so that training goes on as if it had not stopped.
+
+A checkpoint is a folder of orbax's and a manifest, written last: sizes and checksums of every file, path, shape and
+dtype of every leaf, the run's configuration, versions. What has no manifest was not finished, and is ignored. Nothing
+is unpickled, and nothing is read before its size and checksum are right.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from metajax.devices import meshes
+from metajax.errors import check_count
+from metajax.running import processes
+from metajax.running.record import environment, write_text
+from metajax.running.training import Learner
+
+FOLDER = "checkpoints"
+FORMAT = 1
+_LARGEST_MANIFEST = 2**24  # bytes
+
+
+class CheckpointError(ValueError):
+    """There is no checkpoint to load, it is damaged, or not one of this learner; the message says where they differ."""
+
+
+class Checkpoint(NamedTuple):
+    """One checkpoint whose files are as they were saved."""
+
+    path: Path  # orbax's folder
+    iteration: int
+    config: dict[str, Any]  # of the run
+    leaves: dict[str, dict[str, Any]]  # shape and dtype by path
+    versions: dict[str, str]
+
+
+def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int = 3, keep_every: int = 0) -> None:
+    """Saves `learner` in a run folder, atomically, under the number of its meta-iteration.
+
+    Where several processes train together all of them call it, and the folder is one that all of them see.
+
+    Args:
+        folder: of the run.
+        learner: what is saved, whole.
+        config: kept beside it: whoever loads needs nothing else to make the run again.
+        keep: how many of the newest are kept.
+        keep_every: those whose number it divides are kept too; 0: none.
+
+    Raises CheckpointError if the folder holds a later one, or if it cannot be written; those before are intact then.
+    """
+    check_count("keep", keep)
+    check_count("keep_every", keep_every, at_least=0)
+    number, root = int(learner.iteration), (folder / FOLDER).absolute()
+    numbers = _numbers(root)
+    for later in numbers:
+        if later > number and not _is_damaged(root / f"{later}.json"):
+            raise CheckpointError(f"{folder} holds meta-iteration {later}, this is {number}; choose another folder")
+    processes.meet("before a checkpoint")  # all have seen what is there
+    try:
+        # One of the same number stays until the new one is whole.
+        taken = number in numbers and _folder_of(root / f"{number}.json") == f"{number}"
+        name = f"{number}-again" if taken else f"{number}"
+        if processes.is_first():
+            shutil.rmtree(root / name, ignore_errors=True)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(root / name, args=ocp.args.StandardSave(_of_all(learner)))
+        if not processes.is_first():
+            processes.meet("after a checkpoint")
+            return
+        manifest = {
+            "format": FORMAT,
+            "iteration": number,
+            "folder": name,
+            "files": {str(path.relative_to(root / name)): _fingerprint(path) for path in _files(root / name)},
+            "leaves": _leaves(learner),
+            "config": config,
+        } | environment()
+        body = json.dumps(manifest, indent=1)
+        write_text(root / f"{number}.json", f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+    except (OSError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"meta-iteration {number} could not be saved in {folder}: {reason}") from error
+    for later in (later for later in numbers if later > number):  # damaged, or this would not have been saved
+        (root / f"{later}.json").unlink()
+    _drop(root, keep, keep_every)
+    processes.meet("after a checkpoint")
+
+
+def newest(folder: Path) -> Checkpoint:
+    """The newest checkpoint of a run folder whose every file is as it was saved; damaged ones are warned of.
+
+    Raises CheckpointError if there is none.
+    """
+    root = (folder / FOLDER).absolute()
+    if not root.is_dir():
+        raise CheckpointError(f"{folder} is not a metajax run: it has no {FOLDER} folder")
+    damaged = []
+    for number in _numbers(root):
+        try:
+            return check(root / f"{number}.json")
+        except CheckpointError as error:
+            damaged.append(str(error))
+            warnings.warn(f"{error}; trying the one before it", stacklevel=2)
+    raise CheckpointError("; ".join(damaged) or f"{root} holds no metajax checkpoint")
+
+
+def check(manifest: Path) -> Checkpoint:
+    """The checkpoint of a manifest; raises CheckpointError, naming the file, if anything is not as it was saved."""
+    content = _read_manifest(manifest)
+    path = manifest.parent / content["folder"]
+    found, expected = {str(file.relative_to(path)) for file in _files(path)}, content["files"]
+    if found != expected.keys():
+        raise CheckpointError(f"{path} is damaged: files differ in {', '.join(sorted(found ^ expected.keys()))}")
+    for name, fingerprint in expected.items():
+        if (path / name).stat().st_size != fingerprint["bytes"]:
+            raise CheckpointError(f"{path / name} is damaged: its size is not {fingerprint['bytes']} bytes")
+        if _fingerprint(path / name) != fingerprint:
+            raise CheckpointError(f"{path / name} is damaged: its checksum is wrong")
+    return Checkpoint(path, content["iteration"], content["config"], content["leaves"], content["versions"])
+
+
+def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
+    """The learner saved; `template` gives its structure, shapes and dtypes.
+
+    Raises CheckpointError naming the first leaf that differs from the template: orbax would fill in, or cast.
+    """
+    wanted = _leaves(template)
+    for name in wanted | checkpoint.leaves:
+        saved, here = (leaves.get(name) for leaves in (checkpoint.leaves, wanted))
+        if saved != here:
+            raise CheckpointError(
+                f"the checkpoint has {_described(saved)} at {name}, but this run's learner {_described(here)}"
+            )
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _of_all(template))
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        found = checkpointer.restore(checkpoint.path, args=ocp.args.StandardRestore(abstract))
+    return meshes.to_first(found) if jax.process_count() > 1 else found
+
+
+def _of_all(learner: Learner) -> Learner:
+    """The learner as all processes have it, of which each writes and reads its part."""
+    return meshes.to_each(learner, meshes.mesh()) if jax.process_count() > 1 else learner
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise CheckpointError(f"{path} is not a metajax checkpoint: it is too large")
+        checksum, _, body = path.read_text().partition("\n")
+        if hashlib.sha256(body.encode()).hexdigest() != checksum:
+            raise CheckpointError(f"{path} is damaged, or not a metajax checkpoint: its checksum is wrong")
+        content = json.loads(body)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not a metajax checkpoint: {error}") from error
+    if content["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {content['format']}, this version of metajax reads {FORMAT}")
+    if Path(content["folder"]).name != content["folder"]:
+        raise CheckpointError(f"{path} leads out of its folder: {content['folder']}")
+    return content
+
+
+def _is_damaged(manifest: Path) -> bool:
+    try:
+        check(manifest)
+    except CheckpointError:
+        return True
+    return False
+
+
+def _numbers(root: Path) -> list[int]:
+    """Of the checkpoints that were finished, newest first."""
+    return sorted((int(path.stem) for path in root.glob("*.json") if path.stem.isdecimal()), reverse=True)
+
+
+def _drop(root: Path, keep: int, keep_every: int) -> None:
+    """Removes what is not to be kept, manifests first, and what was never finished."""
+    for number in _numbers(root)[keep:]:
+        if not keep_every or number % keep_every:
+            (root / f"{number}.json").unlink()
+    kept = {_folder_of(root / f"{number}.json") for number in _numbers(root)}
+    for path in root.iterdir():
+        if path.is_dir() and path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder_of(manifest: Path) -> str:
+    """Whose files a manifest lists, be it damaged or not."""
+    try:
+        return _read_manifest(manifest)["folder"]
+    except CheckpointError:
+        return manifest.stem
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir() or path.is_symlink():
+        raise CheckpointError(f"{path} is missing")
+    found = sorted(path.rglob("*"))
+    for file in found:
+        if file.is_symlink():
+            raise CheckpointError(f"{file} is a link, which no checkpoint has")
+    return [file for file in found if not file.is_dir()]
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _leaves(learner: Learner) -> dict[str, dict[str, Any]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
+        for path, leaf in jax.tree.leaves_with_path(learner)
+    }
+
+
+def _described(leaf: dict[str, Any] | None) -> str:
+    return "nothing" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"

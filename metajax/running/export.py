@@ -1,0 +1,74 @@
+"""Policies and meta-parameters as safetensors: arrays by path and, as JSON in the header, what it takes to use them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from metajax.base import Array, PyTree
+from metajax.running.checkpoint import CheckpointError
+
+FORMAT = 1
+_HEADER = "metajax"
+
+
+def write(path: Path, tree: PyTree, about: dict[str, Any]) -> Path:
+    """Writes the leaves of a tree and what they are; the description must be JSON."""
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(tree).items()}
+    header = json.dumps({"format": FORMAT} | about)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    safetensors.numpy.save_file(arrays, unfinished, metadata={_HEADER: header})
+    unfinished.replace(path)
+    return path
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the arrays of a file; raises CheckpointError if it is none of metajax."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()[_HEADER])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is not an export of metajax: {error}") from error
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {about.get('format')}, this version of metajax reads {FORMAT}")
+    return about, arrays
+
+
+def filled(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
+    """A tree like `template` with the arrays of a file; raises CheckpointError naming the first that does not fit."""
+    wanted = _named(template)
+    for name in wanted | arrays:
+        one, other = (
+            f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "nothing" for tree in (arrays, wanted)
+        )
+        if one != other:
+            raise CheckpointError(f"the file has {one} at {name}, but the agent {other}")
+    return jax.tree.unflatten(jax.tree.structure(template), [jax.numpy.asarray(arrays[name]) for name in wanted])
+
+
+def load_params(path: str | Path) -> PyTree:
+    """The exported meta-parameters, as nested dictionaries of NumPy arrays; nothing else of metajax is needed for them.
+
+    Raises CheckpointError if the file is none of metajax, or holds an adapted policy.
+    """
+    about, arrays = read(Path(path))
+    if about.get("kind") != "meta-parameters":
+        raise CheckpointError(f"{path} holds an {about.get('kind')}; load_policy loads it")
+    params: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        inner = params
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = array
+    return params
+
+
+def _named(tree: PyTree) -> dict[str, Array]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,0 +1,186 @@
+"""Several processes, on one host or many, that train one agent together: each plays its share of the tasks.
+
+Every process runs the same program on its own devices; parameters are the same everywhere, and the first process alone
+writes. JAX's coordination service ends all of them when one is lost. It never notices one that hangs, so a watchdog
+ends a process that makes no progress while it trains.
+"""
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from metajax.devices import hardware
+from metajax.errors import ConfigError, check_count, check_number, first_line
+from metajax.running.signal_handling import heard
+
+STALLED = 75  # exit code: no progress for too long
+
+
+def join(
+    coordinator: str, *, num_processes: int | None = None, process: int | None = None, heartbeat: int = 100
+) -> None:
+    """Makes this process one of several; to be called before JAX is used. Raises ConfigError if they do not meet.
+
+    Args:
+        coordinator: HOST:PORT of process 0, the same for all; auto: what Slurm, Kubernetes (with the extra of that
+            name), Open MPI or a TPU says.
+        num_processes: how many there are; None: what the cluster says.
+        process: the number of this one, from 0; None: what the cluster says.
+        heartbeat: seconds of silence after which a process is taken for lost, and the others end.
+    """
+    check_count("heartbeat", heartbeat)
+    known: dict[str, object] = {}
+    if coordinator != "auto":
+        _check_address(coordinator)
+        known["coordinator_address"] = coordinator
+    if num_processes is not None:
+        check_count("processes", num_processes)
+        known["num_processes"] = num_processes
+    if process is not None:
+        check_count("process", process, at_least=0)
+        if num_processes is not None and process >= num_processes:
+            raise ConfigError(f"process={process} must be from 0 to {num_processes - 1}, of processes={num_processes}")
+        known["process_id"] = process
+    try:
+        jax.distributed.initialize(**known, heartbeat_timeout_seconds=heartbeat)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the processes did not meet at coordinator={coordinator}: {first_line(error)}; give --coordinator "
+            "HOST:PORT of process 0, --processes and --process, or start them by Slurm, Open MPI or, with the extra "
+            "kubernetes, Kubernetes"
+        ) from error
+
+
+def begin(arguments: Sequence[str]) -> None:
+    """What a command needs before JAX is used: the platform and the processes that it names, and a CPU's devices.
+
+    Of one process those are its cores or as many as it names; of several each has its part of those named, or one. What
+    else is wrong with the command is not told here.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("coordinator", "device"):
+        parser.add_argument(f"--{name}")
+    for name in ("processes", "process", "heartbeat", "devices"):
+        parser.add_argument(f"--{name}", type=int)
+    try:
+        told, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return
+    if told.coordinator is None:
+        hardware.make_of_cores(told.devices)
+    elif list(arguments[:1]) in (["train"], ["resume"]):
+        if told.devices and told.processes:
+            hardware.make_of_cores(max(1, told.devices // told.processes))
+        how = {} if told.heartbeat is None else {"heartbeat": told.heartbeat}
+        join(told.coordinator, num_processes=told.processes, process=told.process, **how)
+    if told.device is not None:
+        hardware.choose(told.device)
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"coordinator={address!r} must be HOST:PORT, such as 10.0.0.1:8476, or auto")
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def joined() -> bool:
+    """Whether this process is one of several."""
+    return jax.distributed.is_initialized()
+
+
+def leave(code: int) -> None:
+    """Ends this process at once, so that the others, which it does not wait for, find it lost and end too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def meet(place: str) -> None:
+    """Returns when every process has come to this place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
+def of_first(value: str | bool) -> str | bool:
+    """The first process's value in every process; a text has at most 4,096 bytes."""
+    if jax.process_count() == 1:
+        return value
+    if isinstance(value, bool):
+        return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+    content = np.frombuffer(value.encode().ljust(4096, b"\0"), np.uint8)
+    return multihost_utils.broadcast_one_to_all(content).tobytes().rstrip(b"\0").decode()
+
+
+@contextmanager
+def notices() -> Iterator[Callable[[], int]]:
+    """`check()`, called by every process at every line of progress, is 0, or the signal for which all stop there.
+
+    After `join` SIGTERM to any process is a notice to all of them; SIGINT is passed on as one, and a second SIGINT ends
+    its process at once.
+    """
+    interrupted: list[int] = []
+    count = 0
+
+    def interrupt(number: int) -> None:
+        interrupted.append(number)
+        if len(interrupted) > 1:
+            os._exit(128 + number)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def check() -> int:
+        nonlocal count
+        count += 1
+        if not multihost_utils.reached_preemption_sync_point(count):
+            return 0
+        return interrupted[0] if interrupted else signal.SIGTERM
+
+    try:
+        with heard((signal.SIGINT,), interrupt):
+            yield check
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be saved
+
+
+@contextmanager
+def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
+    """`alive()` is to be called more often than every `seconds`; else all stacks go to stderr and the process ends.
+
+    With 0 seconds nothing is watched.
+    """
+    check_number("stall", seconds, at_least=0)
+    if seconds == 0:
+        yield lambda: None
+        return
+    signs, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while signs.wait(seconds):
+            signs.clear()
+            if over.is_set():
+                return
+        os.write(2, f"error: no progress for {seconds:g} s; the stacks of all threads:\n".encode())
+        faulthandler.dump_traceback(all_threads=True)
+        os._exit(STALLED)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield signs.set
+    finally:
+        over.set()
+        signs.set()
+        watcher.join()

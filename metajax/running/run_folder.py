@@ -1,0 +1,214 @@
+"""A run: one folder, one writer, from its first meta-iteration to its report."""
+
+import fcntl
+import hashlib
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metajax.errors import ConfigError, NonFiniteError, WorkerError
+from metajax.evaluation import Evaluation, Protocol, interval
+from metajax.running import processes, record
+from metajax.running.checkpoint import FOLDER
+from metajax.running.meta_agent import MetaAgent
+from metajax.running.signal_handling import heard
+from metajax.running.training import Progress
+
+EVALUATION = "evaluation"
+_LOCK = "lock"
+
+
+class InterruptedRun(Exception):
+    """SIGINT or SIGTERM came; what was learned is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def writing(folder: Path, *, new: bool) -> Iterator[None]:
+    """Holds a run folder against other writers; a dead one holds nothing.
+
+    Raises ConfigError if another process writes there, if it cannot be written, or if a `new` one is not empty. Of
+    several processes that train together the first alone holds it.
+    """
+    if not processes.is_first():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if new and any(path.name != _LOCK for path in folder.iterdir()):
+            raise ConfigError(f"the run folder {folder} is not empty; choose another with --folder")
+        lock = (folder / _LOCK).open("a+")
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(f"the run folder {folder} is being written by process {lock.read()}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def check_space(folder: Path, agents: Sequence[MetaAgent]) -> None:
+    """Raises ConfigError unless there is room for two checkpoints of every agent."""
+    needed = 2 * len(agents) * agents[0].checkpoint_bytes
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(f"the disk of {folder} has {free:,} bytes free; two checkpoints need {needed:,}")
+
+
+@contextmanager
+def signals() -> Iterator[Callable[[], None]]:
+    """`check()` raises InterruptedRun after SIGINT or SIGTERM; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    received: list[int] = []
+
+    def act(number: int) -> None:
+        received.append(number)
+        if len(received) > 1:
+            os._exit(128 + number)
+
+    def check() -> None:
+        if received:
+            raise InterruptedRun(received[0])
+
+    with heard((signal.SIGINT, signal.SIGTERM), act):
+        yield check
+
+
+@contextmanager
+def interruptions() -> Iterator[Callable[[], None]]:
+    """`signals`, or what stops several processes that train together at the same line of progress."""
+    if jax.process_count() == 1:
+        with signals() as check:
+            yield check
+        return
+    with processes.notices() as notice:
+
+        def check() -> None:
+            if number := notice():
+                raise InterruptedRun(number)
+
+        yield check
+
+
+def learn(
+    members: Mapping[Path, MetaAgent],
+    learning: Iterator[Sequence[Progress]],
+    *,
+    save_every: float,
+    keep: int,
+    keep_every: int,
+    log_to: Sequence[str],
+    stall: float = 0.0,
+    show: Callable[[Sequence[Progress]], None],
+) -> None:
+    """Follows the learning of one agent, or of several together, each in its folder.
+
+    Saves every `save_every` seconds, for at most a tenth of the time (0: at every line), at the end, and when it has to
+    stop; without progress for `stall` seconds the process ends (0: never). Raises InterruptedRun after a signal, and
+    NonFiniteError or WorkerError naming the last checkpoint.
+    """
+    start = saved = time.monotonic()
+    pause = save_every
+    writers = members if processes.is_first() else {}
+    before = {folder: _forget_after(folder, agent.iteration) for folder, agent in writers.items()}
+    stopped: list[Path] = []
+    sinks = {folder: record.open_sinks(log_to, folder) for folder in writers}
+
+    def save() -> None:
+        nonlocal saved, pause
+        begun = time.monotonic()
+        for folder, agent in members.items():
+            agent.save(folder, keep=keep, keep_every=keep_every)
+        saved = time.monotonic()
+        pause = max(save_every, 9 * (saved - begun)) if save_every else 0.0
+
+    with interruptions() as check, processes.watchdog(stall) as alive:
+        try:
+            for all_progress in learning:
+                alive()
+                for folder, progress in zip(writers, all_progress, strict=False):  # of none, or of all
+                    if folder in stopped:
+                        continue
+                    if progress.stopped:
+                        stopped.append(folder)
+                    seconds = round(before[folder] + time.monotonic() - start, 3)
+                    record.send(sinks[folder], {"iteration": progress.iteration, "seconds": seconds} | progress.metrics)
+                show(all_progress)
+                if processes.of_first(time.monotonic() - saved >= pause):
+                    save()
+                check()
+        except (NonFiniteError, WorkerError) as error:
+            save()
+            check()  # a signal to all processes ends the workers too, and is the reason
+            places = ", ".join(str(folder / FOLDER) for folder in stopped or members)
+            raise type(error)(f"{error}; saved in {places}") from error
+        except InterruptedRun:
+            save()
+            raise
+        save()
+        check()
+
+
+def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Protocol, folder: Path) -> None:
+    """Leaves returns and successes of every task as npz, and their means beside, with all they depend on."""
+    arrays = {name: values for name, values in evaluation._asdict().items() if values is not None}
+    means = {}
+    for name, values in arrays.items():
+        mean, width = interval(values.mean(-1))
+        means[name] = {"mean": mean.tolist(), "width_95": width.tolist()}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    record.write_bytes(folder / f"{EVALUATION}.npz", content.getvalue())
+    record.write_json(
+        folder / f"{EVALUATION}.json",
+        {
+            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "protocol": protocol._asdict(),
+            "references": dict(agent.tasks.references),
+            "iteration": agent.iteration,
+        }
+        | agent.config
+        | means
+        | record.environment(),
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, up to one that is not whole, as it is when the writer was killed."""
+    path = folder / record.METRICS
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def _forget_after(folder: Path, iteration: int) -> float:
+    """Drops the lines of meta-iterations that were not saved, to be done again; returns the seconds trained so far."""
+    kept = list(itertools.takewhile(lambda line: line["iteration"] <= iteration, metrics(folder)))
+    record.write_text(folder / record.METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+    return kept[-1]["seconds"] if kept else 0.0

@@ -1,0 +1,193 @@
+"""One table of many runs: comparable results side by side, and nothing else."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metajax.errors import ConfigError
+from metajax.evaluation import Protocol
+from metajax.running.checkpoint import CheckpointError
+from metajax.running.recipes import options, task_options
+from metajax.running.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
+
+FORMATS = ("markdown", "latex", "csv")
+_NEEDED = ("seed", "tasks_version", "references", "python")
+
+
+class Result(NamedTuple):
+    """The evaluation of one run."""
+
+    folder: Path
+    about: dict[str, Any]  # evaluation.json
+    returns: np.ndarray  # [N, K], means over the copies of sampled actions
+    success: np.ndarray | None  # [N, K]
+
+    @property
+    def tasks(self) -> str:
+        """What it was evaluated on: name and options of the tasks."""
+        return _described(self.about["tasks"] or "tasks of its own", self._options(of_tasks=True))
+
+    @property
+    def method(self) -> str:
+        """What was evaluated: name and options of all the rest."""
+        given = self._options(of_tasks=False)
+        given |= {"num_tasks": self.about["num_tasks"], "iterations": self.about["iteration"]}
+        return _described(self.about["algorithm"], given)
+
+    def _options(self, *, of_tasks: bool) -> dict[str, Any]:
+        """Those that are not at their default."""
+        tasks, given = self.about["tasks"], self.about["options"]
+        known = options(self.about["algorithm"], tasks, given.get("outer")) if isinstance(tasks, str) else {}
+        defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
+        own = task_options(tasks)
+        return {
+            name: value
+            for name, value in given.items()
+            if (name in own) == of_tasks and (name not in defaults or value != defaults[name])
+        }
+
+
+def read(folder: Path) -> Result:
+    """The evaluation of a run; raises CheckpointError if there is none, or if it is not as it was written."""
+    try:
+        about = json.loads((folder / "evaluation.json").read_text())
+        content = (folder / "evaluation.npz").read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            returns, success = arrays["sampled"].mean(-1), None
+            if "sampled_success" in arrays:
+                success = arrays["sampled_success"].mean(-1)
+        result = Result(folder, about, returns, success)
+        wrong = not np.allclose(returns.mean(0), about["sampled"]["mean"], rtol=1e-4, atol=1e-6)
+        wrong |= hashlib.sha256(content).hexdigest() != about["sha256"]
+        needed = result.tasks, result.method, _notes([result]), *(about[name] for name in _NEEDED)
+        del needed  # without any of these there is no table and no report
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} holds no evaluation; call metajax evaluate {folder}") from error
+    except Exception as error:  # whatever a foreign file makes numpy and json raise
+        raise CheckpointError(f"{folder} holds no evaluation of metajax: {error!r}") from error
+    if wrong:
+        raise CheckpointError(f"the npz of {folder} is not that of its evaluation.json; call metajax evaluate {folder}")
+    return result
+
+
+def table(folders: Sequence[Path], *, form: str = "markdown") -> str:
+    """A table of the runs' returns after 0, 1 and all adaptations, a row for each method, in a section for each tasks.
+
+    Interquartile means of all tasks and seeds with a 95 % interval of the stratified bootstrap over seeds (none for one
+    seed), and the probability that the method beats the first of its section after the last adaptation. Raises
+    ConfigError for the same seed twice, and for runs on the same tasks whose protocols or versions of tasks differ.
+    """
+    if not folders:
+        raise ConfigError("table needs at least one run folder")
+    sections: dict[str, dict[str, list[Result]]] = {}
+    for result in map(read, folders):
+        sections.setdefault(result.tasks, {}).setdefault(result.method, []).append(result)
+    rows = [row for tasks, methods in sections.items() for row in _section(tasks, methods)]
+    every = [result for methods in sections.values() for results in methods.values() for result in results]
+    return _WRITERS[form](_HEADER, rows, _notes(every))
+
+
+_HEADER = (
+    "tasks",
+    "method",
+    "seeds",
+    "0 adaptations",
+    "1",
+    "last",
+    "success at last",
+    "P(better than the first)",
+)
+
+
+def _section(tasks: str, methods: dict[str, list[Result]]) -> list[list[str]]:
+    every = [result for results in methods.values() for result in results]
+    _check_same(tasks, every, "protocol")
+    _check_same(tasks, every, "tasks_version")
+    for method, results in methods.items():
+        seen: dict[int, Path] = {}
+        for result in results:
+            seed = result.about["seed"]
+            if seed in seen:
+                raise ConfigError(f"{seen[seed]} and {result.folder} are both seed {seed} of {method} on {tasks}")
+            seen[seed] = result.folder
+    first = next(iter(methods.values()))
+    return [_row(tasks, method, results, first) for method, results in methods.items()]
+
+
+def _row(tasks: str, method: str, results: list[Result], first: list[Result]) -> list[str]:
+    returns, last = np.stack([result.returns for result in results]), results[0].returns.shape[1] - 1
+    cells = [_cell(returns[..., stage]) if stage <= last else "" for stage in (0, 1, last)]
+    success = "" if results[0].success is None else f"{np.mean([r.success[:, last] for r in results]):.2f}"
+    better = ""
+    if results is not first:
+        other = np.stack([result.returns[:, last] for result in first])
+        better = f"{probability_of_improvement(returns[..., last], other):.2f}"
+    return [tasks, method, str(len(results)), *cells, success, better]
+
+
+def _cell(scores: np.ndarray) -> str:
+    interval = bootstrap_interval(scores)
+    text = f"{interquartile_mean(scores):.2f}"
+    return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _check_same(tasks: str, results: Sequence[Result], field: str) -> None:
+    for result in results[1:]:
+        one, other = results[0].about[field], result.about[field]
+        if one != other:
+            raise ConfigError(
+                f"{results[0].folder} and {result.folder} differ in the {field.replace('_', ' ')} of {tasks}: "
+                f"{one} and {other}"
+            )
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """What the numbers depend on: protocol, hardware, versions and commands, each once."""
+    protocols = dict.fromkeys(str(Protocol(**result.about["protocol"])) for result in results)
+    hardware = dict.fromkeys(f"{r.about['device']['count']} x {r.about['device']['kind']}" for r in results)
+    versions = dict.fromkeys(
+        f"metajax {r.about['versions']['metajax']}, jax {r.about['versions']['jax']}" for r in results
+    )
+    commands = dict.fromkeys(" ".join(result.about.get("run", result.about)["command"]) for result in results)
+    return [
+        "Interquartile means of sampled actions, 95 % intervals over seeds.",
+        *(f"Protocol: {text}." for text in protocols),
+        f"Hardware: {'; '.join(hardware)}. Versions: {'; '.join(versions)}.",
+        *(f"Command: {text}" for text in commands),
+    ]
+
+
+def _described(name: str, given: dict[str, Any]) -> str:
+    return " ".join([name, *(f"{option}={value}" for option, value in sorted(given.items()))])
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]) + "\n"
+
+
+def _latex(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    def escaped(text: str) -> str:
+        special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+        return "".join(special.get(one, f"\\{one}" if one in "&%$#_{}" else one) for one in text)
+
+    lines = [" & ".join(map(escaped, row)) + r" \\" for row in (header, *rows)]
+    top, *body = lines
+    inner = [rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}", r"\toprule", top, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*(f"% {note}" for note in notes), *inner, r"\end{tabular}"]) + "\n"
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    text = io.StringIO()
+    text.writelines(f"# {note}\n" for note in notes)
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+_WRITERS = {"markdown": _markdown, "latex": _latex, "csv": _csv}

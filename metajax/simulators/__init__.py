@@ -1,0 +1,1 @@
+"""Environments that a simulator on the host steps, in worker processes."""

@@ -1,0 +1,185 @@
+"""Environments that a simulator on the host steps, such as Gymnasium's, as the rest of metajax sees them.
+
+Compiled code knows their shapes alone. `metajax.simulators.playing` plays them in worker processes.
+"""
+
+import weakref
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Array, PyTree
+from metajax.devices.hardware import cores
+from metajax.errors import ConfigError, check_count, check_number
+from metajax.simulators.workers import Simulator, Workers
+
+
+class HostEnvironment:
+    """A Gymnasium environment whose tasks are set from outside, in worker processes.
+
+    The task is a pytree of arrays that `set_task` is given. The observations may be a Box, Discrete (one-hot here) or a
+    Dict of them, the actions a Box of one axis or Discrete. Numbers are of single precision, whatever the simulator's.
+
+    Args:
+        make: returns the environment; it is sent to the workers.
+        set_task: `set_task(environment, task)`, called before an episode begins.
+        task: one task, which gives the structure of all.
+        name: of the environment, by default that of Gymnasium.
+        info: names of the numbers in `info` that are kept in `Transition.info`, zero where they are missing.
+        num_workers: processes; None: as many as there are cores.
+        max_copies: copies of the environment in all processes, at most; tasks that have none wait for their turn.
+        timeout: seconds after which a worker that has not answered a step counts as lost; ten times as many for
+            starting and resetting.
+
+    Workers are processes that import the program's main module: a script needs `if __name__ == "__main__":`.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        set_task: Callable[[Any, PyTree], None],
+        *,
+        task: PyTree,
+        name: str = "",
+        info: tuple[str, ...] = (),
+        num_workers: int | None = None,
+        max_copies: int = 64,
+        timeout: float = 30.0,
+    ):
+        if num_workers is not None:
+            check_count("num_workers", num_workers)
+        check_count("max_copies", max_copies)
+        for argument, function in (("make", make), ("set_task", set_task)):
+            if not callable(function):
+                raise ConfigError(f"{argument}={function!r} must be a function")
+        if isinstance(info, str):
+            raise ConfigError(f"info={info!r} must be a tuple of names, ({info!r},)")
+        check_number("timeout", timeout, above=0)
+        self.simulator, self._name, self.default_params = Simulator(make, set_task, tuple(info)), name, task
+        self._num_workers, self._max_copies, self._timeout = num_workers or cores(), max_copies, timeout
+        self._workers: Workers | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name or self._described[2]
+
+    def check_copies(self, num_copies: int) -> None:
+        """Raises ConfigError unless there may be as many copies as a task is played at once."""
+        if num_copies > self._max_copies:
+            raise ConfigError(f"max_copies={self._max_copies} must be at least the {num_copies} episodes of a task")
+
+    def fitting(self, num_tasks: int, num_copies: int) -> int:
+        """How many tasks can be played at once, of `num_copies` copies each; starts the processes that they need."""
+        self.check_copies(num_copies)
+        size = min(num_tasks, self._max_copies // num_copies)
+        if self._workers is None or self._workers.closed or self._workers.num_copies < size * num_copies:
+            self.close()
+            sizes = {"num_copies": size * num_copies, "num_workers": self._num_workers}
+            self._workers = Workers(self.simulator, **sizes, timeout=self._timeout)
+            self._finalizer = weakref.finalize(self, self._workers.close)
+        return size
+
+    def begin(self, tasks: PyTree, seeds: np.ndarray) -> PyTree:
+        """Begins an episode in B copies of every task [N]: observations [N, B], from seeds [N, B]."""
+        self._shape = seeds.shape
+        repeated = jax.tree.map(lambda leaf: np.repeat(leaf, seeds.shape[1], 0), jax.device_get(tasks))
+        filled = jax.tree.map(self._filled, (repeated, seeds.ravel()))
+        return self._unfilled(self.read(self._workers.reset(*filled)))
+
+    def play(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Observations, rewards, terminated, truncated and info [N, B] after `actions` [N, B]."""
+        actions = self._filled(actions.reshape(-1, *actions.shape[2:])).astype(self._described[1].dtype)
+        obs, *rest = self._workers.step(actions)
+        return self._unfilled((self.read(obs), *rest))
+
+    def read(self, obs: PyTree) -> PyTree:
+        """What agents see of one or more of the simulator's observations."""
+        return _read(self._described[0], obs)
+
+    def close(self) -> None:
+        """Ends the processes; they are started again when they are needed."""
+        if self._workers is not None:
+            self._finalizer()
+            self._workers = None
+
+    def _filled(self, leaf: np.ndarray) -> np.ndarray:
+        """As many rows as there are copies: those that nobody plays repeat the others."""
+        return leaf[np.arange(self._workers.num_copies) % len(leaf)]
+
+    def _unfilled(self, tree: PyTree) -> PyTree:
+        count = self._shape[0] * self._shape[1]
+        return jax.tree.map(lambda leaf: leaf[:count].reshape(*self._shape, *leaf.shape[1:]), tree)
+
+    def reset_env(self, key: Array, params: PyTree) -> tuple[PyTree, Array]:
+        """The observation's shape, in zeros: only the host can begin an episode."""
+        return _zeros(self.observation_space()), jnp.zeros(())
+
+    def step_env(self, key: Array, state: Array, action: Array, params: PyTree) -> tuple:
+        """Shapes, and a reward that is no number, lest they be taken for the simulator's."""
+        return _zeros(self.observation_space()), state, jnp.full((), jnp.nan), jnp.zeros((), bool), {}
+
+    def is_truncated(self, state: Array, params: PyTree) -> Array:
+        return jnp.zeros((), bool)
+
+    def action_space(self, params: PyTree | None = None) -> Any:
+        return self._actions
+
+    @cached_property
+    def _actions(self) -> Any:
+        return _actions(self._described[1], self.name)
+
+    def observation_space(self, params: PyTree | None = None) -> Any:
+        return _observations(self._described[0], self.name)
+
+    @cached_property
+    def _described(self) -> tuple[Any, Any, str]:
+        """Gymnasium's spaces, and the name, of one environment, made for that and closed."""
+        env: Any = self.simulator.make()
+        try:
+            return env.observation_space, env.action_space, env.spec.id if env.spec else type(env.unwrapped).__name__
+        finally:
+            env.close()
+
+
+def _observations(space: Any, name: str) -> Any:
+    """Gymnax's space of what `_read` makes of one of Gymnasium's; ConfigError if it makes nothing of it."""
+    from gymnax.environments import spaces  # imported when there is a simulator
+
+    kind = type(space).__name__
+    if kind == "Dict":
+        return spaces.Dict({key: _observations(part, name) for key, part in space.spaces.items()})
+    if kind == "Discrete":
+        return spaces.Box(0.0, 1.0, (int(space.n),))
+    if kind == "Box":
+        return spaces.Box(np.asarray(space.low, np.float32), np.asarray(space.high, np.float32), space.shape)
+    raise ConfigError(f"{name} has observations {space}; metajax reads a Box, Discrete, or a Dict of them")
+
+
+def _read(space: Any, obs: PyTree) -> PyTree:
+    kind = type(space).__name__
+    if kind == "Dict":
+        return {key: _read(part, obs[key]) for key, part in space.spaces.items()}
+    if kind == "Discrete":
+        return np.eye(int(space.n), dtype=np.float32)[np.asarray(obs) - space.start]
+    return np.asarray(obs, np.float32)
+
+
+def _actions(space: Any, name: str) -> Any:
+    from gymnax.environments import spaces
+
+    kind = type(space).__name__
+    if kind == "Discrete" and space.start == 0:
+        return spaces.Discrete(int(space.n))
+    if kind == "Box":
+        return spaces.Box(np.asarray(space.low, np.float32), np.asarray(space.high, np.float32), space.shape)
+    raise ConfigError(f"{name} has actions {space}; metajax takes a Box, or Discrete from 0 on")
+
+
+def _zeros(space: Any) -> PyTree:
+    if hasattr(space, "spaces"):
+        return {key: _zeros(part) for key, part in space.spaces.items()}
+    return jnp.zeros(space.shape)

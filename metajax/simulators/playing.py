@@ -1,0 +1,228 @@
+"""Trials and evaluation in environments that a simulator on the host steps.
+
+They are those of `metajax.rollouts`, from the same keys: what an agent decides and learns is compiled, and between two
+decisions its actions go to the worker processes, and what came of them comes back.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.base import Agent, Algorithm, Array, PyTree, Transition
+from metajax.evaluation import Evaluation, outcome
+from metajax.rollouts import (
+    Copies,
+    Outcome,
+    Trial,
+    choose,
+    enter,
+    first_percept,
+    follow,
+    initial_memory,
+    leading_axis,
+    to_space,
+    with_next_values,
+)
+from metajax.simulators.environment import HostEnvironment
+
+
+class _Player(NamedTuple):
+    """What is compiled of an agent that plays B copies of each of some tasks [N]."""
+
+    begin: Callable  # keys, params -> knowledge, memory, keys of the stages
+    draw: Callable  # keys of the stages, number -> keys of the rollout, keys of the adaptation
+    start: Callable  # keys of a rollout -> keys of its steps, seeds
+    choose: Callable  # keys of the steps, time, knowledge, copies, greedy -> choice, actions in the simulator's units
+    follow: Callable  # copies, choice, outcome -> copies, transition
+    finish: Callable  # knowledge, copies, transitions [N, T, B] -> transitions [N, B, T]
+    adapt: Callable  # keys, knowledge, stage -> knowledge
+
+
+@lru_cache(maxsize=8)
+def _player(agent: Agent, space: PyTree, num_copies: int) -> _Player:
+    def begin(key: Array, params: PyTree) -> tuple[PyTree, PyTree, Array]:
+        key_begin, key_stages = jax.random.split(key)
+        knowledge = agent.begin(key_begin, params)
+        return knowledge, initial_memory(agent, knowledge, num_copies), key_stages
+
+    def draw(key_stages: Array, number: Array) -> tuple[Array, Array]:
+        key_rollout, key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))
+        return key_rollout, key_adapt
+
+    def start(key_rollout: Array) -> tuple[Array, Array]:
+        key_reset, key_steps = jax.random.split(key_rollout)
+        return key_steps, jax.random.randint(key_reset, (num_copies,), 0, 2**31 - 1)
+
+    def chosen(key_steps: Array, time: Array, knowledge: PyTree, copies: Copies, greedy: bool) -> tuple:
+        key_act = jax.random.split(jax.random.fold_in(key_steps, time))[0]
+        choice = choose(key_act, partial(agent.policy, knowledge), copies, greedy=greedy)
+        return choice, to_space(space, choice.action)
+
+    def finish(knowledge: PyTree, copies: Copies, transitions: Transition) -> Transition:
+        return with_next_values(partial(agent.policy, knowledge), copies, transitions)
+
+    return _Player(
+        begin=jax.jit(jax.vmap(begin)),
+        draw=jax.jit(jax.vmap(draw, (0, None))),
+        start=jax.jit(jax.vmap(start)),
+        choose=jax.jit(jax.vmap(chosen, (0, None, 0, 0, None)), static_argnums=4),
+        follow=jax.jit(jax.vmap(follow)),
+        finish=jax.jit(jax.vmap(finish)),
+        adapt=jax.jit(jax.vmap(agent.adapt)),
+    )
+
+
+def _rollout(
+    play: _Player, keys: Array, knowledge: PyTree, copies: Copies, env: HostEnvironment, num_steps: int, greedy: bool
+) -> tuple[Copies, Transition]:
+    """One episode in each copy [N, B], begun already: the copies after it, and transitions [N, B, T]."""
+    transitions: list[Transition] = []
+    while len(transitions) < num_steps:
+        time = len(transitions)
+        choice, action = play.choose(keys, time, knowledge, copies, greedy)
+        obs, reward, terminated, truncated, info = env.play(np.asarray(action))
+        came = Outcome(obs, reward, terminated, truncated | (time == num_steps - 1), info)
+        copies, transition = play.follow(copies, choice, came)
+        transitions.append(jax.device_get(transition))
+        if not transitions[-1].valid.any():  # all are over, and every further step is as idle as this
+            transitions += transitions[-1:] * (num_steps - len(transitions))
+    experience = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *transitions)
+    return copies, jax.device_get(play.finish(knowledge, copies, experience))
+
+
+def _stages(
+    keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: dict[str, int], greedy: bool
+) -> Iterator[Trial]:
+    """The stages of trials in `tasks` [N] by parameters [N], each without the axis K."""
+    num_stages, num_copies, num_steps = (sizes[name] for name in ("num_stages", "num_copies", "num_steps"))
+    play, num_tasks = _player(agent, env.action_space(), num_copies), leading_axis(tasks)
+    knowledge, memory, key_stages = play.begin(keys, params)
+    one = jax.tree.map(lambda leaf: leaf[0], tasks)
+    percept = first_percept(env, one, num_copies)
+    percept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_tasks, *leaf.shape)), percept)
+    for number in range(num_stages):
+        key_rollout, key_adapt = play.draw(key_stages, number)
+        key_steps, seeds = play.start(key_rollout)
+        copies = enter(memory, percept, env.begin(tasks, np.asarray(seeds)))
+        after, experience = _rollout(play, key_steps, knowledge, copies, env, num_steps, greedy)
+        yield Trial(knowledge, memory, percept, experience)
+        memory, percept = after.memory, after.percept
+        if number < num_stages - 1:
+            knowledge = play.adapt(key_adapt, knowledge, experience)
+
+
+def _chunks(env: HostEnvironment, num_tasks: int, num_copies: int) -> list[slice]:
+    """Which tasks are played at once, so that all their copies have one of the simulator's."""
+    size = env.fitting(num_tasks, num_copies)
+    return [slice(first, first + size) for first in range(0, num_tasks, size)]
+
+
+def _part(tree: PyTree, chunk: slice) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[chunk], tree)
+
+
+def _repeated(params: PyTree, count: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), params)
+
+
+def trial(
+    key: Array, agent: Agent, params: PyTree, env: HostEnvironment, task: PyTree, *, greedy: bool = False, **sizes: int
+) -> Trial:
+    """`rollout.trial` on the host."""
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (params, task))
+    env.fitting(1, sizes["num_copies"])
+    stages = [jax.device_get(stage) for stage in _stages(key[None], agent, one[0], env, one[1], sizes, greedy)]
+    return jax.tree.map(lambda *leaves: np.stack([leaf[0] for leaf in leaves]), *stages)
+
+
+def collect_trials(
+    key: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, **sizes: int
+) -> Transition:
+    """`rollout.collect_trials` on the host: experience [N, K, B, T]."""
+    num_tasks = leading_axis(tasks)
+    return _experience(key, agent, _repeated(params, num_tasks), env, tasks, np.arange(num_tasks), sizes)
+
+
+def collect(
+    key: Array, algorithm: Algorithm, state: PyTree, env: HostEnvironment, tasks: PyTree, **sizes: int
+) -> Transition:
+    """`algorithm.collect` on the host, with the `sizes` that it collects."""
+    if algorithm.players is None:
+        return collect_trials(key, algorithm.agent, algorithm.params(state), env, tasks, **sizes)
+    num_tasks = leading_axis(tasks)
+    players = algorithm.players(state, num_tasks)
+    index = np.repeat(np.arange(num_tasks), leading_axis(players) // num_tasks)
+    return _experience(key, algorithm.agent, players, env, jax.tree.map(lambda leaf: leaf[index], tasks), index, sizes)
+
+
+def _experience(
+    key: Array,
+    agent: Agent,
+    params: PyTree,
+    env: HostEnvironment,
+    tasks: PyTree,
+    index: np.ndarray,
+    sizes: dict[str, int],
+) -> Transition:
+    """Of parameters [N] in tasks [N], with the keys of the tasks' `index` [N]."""
+    keys, parts = jax.vmap(partial(jax.random.fold_in, key))(index), []
+    for chunk in _chunks(env, len(index), sizes["num_copies"]):
+        played = _stages(keys[chunk], agent, _part(params, chunk), env, _part(tasks, chunk), sizes, greedy=False)
+        parts.append(jax.tree.map(lambda *leaves: np.stack(leaves, 1), *(stage.experience for stage in played)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def evaluate(
+    key: Array,
+    agent: Agent,
+    params: PyTree,
+    env: HostEnvironment,
+    tasks: PyTree,
+    *,
+    success: Callable[[PyTree, Transition], Array] | None = None,
+    success_at: str = "any",
+    **sizes: int,
+) -> Evaluation:
+    """`evaluate.evaluate` on the host, with the same draws of the agent."""
+    num_tasks = leading_axis(tasks)
+    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(jnp.arange(num_tasks))
+    parts = []
+    for chunk in _chunks(env, num_tasks, sizes["num_copies"]):
+        some = _part(tasks, chunk)
+        own = _repeated(params, leading_axis(some))
+        played = _sampled_and_greedy(keys[chunk], agent, own, env, some, sizes)
+        found = [jax.vmap(partial(outcome, success, success_at))(some, steps) for stage in played for steps in stage]
+        sampled, greedy = found[::2], found[1::2]
+        parts.append(
+            Evaluation(*(_by_stage([one[part] for one in kind]) for part in (0, 1) for kind in (sampled, greedy)))
+        )
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _by_stage(stages: list[Array | None]) -> np.ndarray | None:
+    return None if stages[0] is None else np.stack(stages, 1)
+
+
+def _sampled_and_greedy(
+    keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: dict[str, int]
+) -> Iterator[tuple[Transition, Transition]]:
+    """Experience [N, B, T] of every stage, of sampled and of the most probable actions; `keys` are [N, 2]."""
+    stages = _stages(keys[:, 0], agent, params, env, tasks, sizes, greedy=False)
+    if agent.unroll is not None:
+        sampled = [stage.experience for stage in stages]
+        again = _stages(keys[:, 1], agent, params, env, tasks, sizes, greedy=True)
+        yield from zip(sampled, (stage.experience for stage in again), strict=True)
+        return
+    play = _player(agent, env.action_space(), sizes["num_copies"])
+    key_greedy = jax.vmap(lambda key: jax.random.split(key, sizes["num_stages"]))(keys[:, 1])
+    for number, stage in enumerate(stages):
+        key_steps, seeds = play.start(key_greedy[:, number])
+        copies = enter(stage.memory, stage.percept, env.begin(tasks, np.asarray(seeds)))
+        yield (
+            stage.experience,
+            _rollout(play, key_steps, stage.knowledge, copies, env, sizes["num_steps"], greedy=True)[1],
+        )

@@ -1,0 +1,152 @@
+"""Making a market in one asset (Avellaneda and Stoikov 2008), in which the task is how prices and orders behave."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from metajax.base import Array, PyTree, TaskDistribution
+from metajax.errors import check_count, check_number
+
+SPREADS = np.array([0.5, 1.0, 2.0, 4.0])  # distances of a quote from the middle price, in ticks
+MOST = 5  # units that may be held or owed
+SIDES = np.array([1.0, -1.0])  # of an order that is bought from, and sold to
+
+
+@struct.dataclass
+class MarketState(environment.EnvState):
+    inventory: Array  # units held
+    last_move: Array  # of the middle price, in ticks
+    filled: Array  # units bought and sold in the last step, [2]
+    time: Array
+
+
+@struct.dataclass
+class MarketParams(environment.EnvParams):
+    """The task: the regime. Prices are in ticks, times in steps."""
+
+    drift: float = 0.0  # mean of a step's move
+    volatility: float = 1.0  # its standard deviation
+    arrival: float = 0.9  # probability that a quote at the middle price is taken
+    decay: float = 0.5  # by how much a tick further away lowers its logarithm
+    inventory_cost: float = 0.02  # a step, of a unit held squared
+    max_steps_in_episode: int = 50
+
+
+class MarketMaking(environment.Environment[MarketState, MarketParams]):
+    """A quote to buy and one to sell, each at one of four distances from the middle price: 16 actions.
+
+    A quote at distance d is taken with probability arrival * exp(-decay d), then the price moves. The reward is what
+    the step earned at middle prices, minus the cost of the inventory. Observed are the inventory, the last move, what
+    was filled, and the share of time that is over.
+    """
+
+    @property
+    def name(self) -> str:
+        return "MarketMaking"
+
+    @property
+    def default_params(self) -> MarketParams:
+        return MarketParams()
+
+    def reset_env(self, key: Array, params: MarketParams) -> tuple[Array, MarketState]:
+        del key
+        state = MarketState(
+            inventory=jnp.zeros(()), last_move=jnp.zeros(()), filled=jnp.zeros(2), time=jnp.zeros((), int)
+        )
+        return self._observe(state, params), state
+
+    def step_env(self, key: Array, state: MarketState, action: Array, params: MarketParams) -> tuple:
+        key_orders, key_price = jax.random.split(key)
+        distance, odds = self._quotes(params, action)
+        room = SIDES * state.inventory < MOST
+        filled = ((jax.random.uniform(key_orders, (2,)) < odds) & room).astype(float)
+        inventory = state.inventory + filled @ SIDES
+        move = params.drift + params.volatility * jax.random.normal(key_price)
+        reward = filled @ distance + inventory * move - params.inventory_cost * inventory**2
+        state = MarketState(inventory=inventory, last_move=move, filled=filled, time=state.time + 1)
+        return self._observe(state, params), state, reward, jnp.zeros((), bool), {}
+
+    def is_terminated(self, state: MarketState, params: MarketParams) -> Array:
+        return jnp.zeros((), bool)
+
+    def action_values(self, task: MarketParams, obs: Array, time: Array) -> Array:
+        """Expected earnings [A] to the end of the episode, by dynamic programming over what is held."""
+        held = jnp.arange(-MOST, MOST + 1)
+        distance, odds = jax.vmap(lambda action: self._quotes(task, action))(jnp.arange(self.num_actions))  # [A, 2]
+        filled = jnp.array([(0, 0), (1, 0), (0, 1), (1, 1)])  # [outcome, side]
+        likely = jnp.prod(jnp.where(filled[None], odds[:, None], 1 - odds[:, None]), -1)  # [A, outcome]
+
+        def values(later: Array) -> Array:
+            def of_inventory(now: Array) -> Array:
+                allowed = filled * (SIDES * now < MOST)
+                after = now + allowed @ SIDES
+                carried = after * task.drift - task.inventory_cost * after**2 + later[(after + MOST).astype(int)]
+                return jnp.sum(likely * ((allowed @ distance.T).T + carried), -1)
+
+            return jax.vmap(of_inventory)(held)
+
+        def back(step: Array, later: Array) -> Array:
+            return jnp.where(step < task.max_steps_in_episode - time - 1, values(later).max(-1), later)
+
+        later = jax.lax.fori_loop(0, task.max_steps_in_episode, back, jnp.zeros(len(held)))
+        return values(later)[jnp.round(obs[0] * MOST).astype(int) + MOST]
+
+    def _quotes(self, params: MarketParams, action: Array) -> tuple[Array, Array]:
+        """Distances of the two quotes, to buy and to sell, and the odds that they are taken, [2] each."""
+        distance = jnp.asarray(SPREADS)[jnp.stack([action // len(SPREADS), action % len(SPREADS)])]
+        return distance, params.arrival * jnp.exp(-params.decay * distance)
+
+    def _observe(self, state: MarketState, params: MarketParams) -> Array:
+        over = state.time / params.max_steps_in_episode
+        return jnp.concatenate([jnp.stack([state.inventory / MOST, state.last_move]), state.filled, over[None]])
+
+    @property
+    def num_actions(self) -> int:
+        return len(SPREADS) ** 2
+
+    def action_space(self, params: MarketParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(self.num_actions)
+
+    def observation_space(self, params: MarketParams) -> spaces.Box:
+        return spaces.Box(-jnp.inf, jnp.inf, (5,))
+
+
+# Between which the regime's parameters are drawn.
+REGIMES = {"volatility": (0.5, 2.0), "arrival": (0.3, 0.95), "decay": (0.2, 1.0)}
+# Of the default options: `python benchmarks/references.py market`.
+KNOWN = (("random", 26.07), ("regime known", 68.98))
+
+
+def market(*, drift: float = 0.5, inventory_cost: float = 0.02, horizon: int = 50) -> TaskDistribution:
+    """Market making in a regime of unknown drift, volatility and flow of orders.
+
+    Args:
+        drift: the mean move of a step is uniform within this of zero, in ticks.
+        inventory_cost: of a unit held, squared, a step.
+        horizon: steps of an episode.
+
+    >>> market().tasks(jax.random.key(0), 3).drift.shape
+    (3,)
+    """
+    check_number("drift", drift, at_least=0)
+    check_number("inventory_cost", inventory_cost, at_least=0)
+    check_count("horizon", horizon)
+    env = MarketMaking()
+    template = env.default_params.replace(inventory_cost=inventory_cost, max_steps_in_episode=horizon)
+
+    def sample(key: Array) -> PyTree:
+        key_drift, key_flow = jax.random.split(key)
+        shares = dict(zip(REGIMES, jax.random.uniform(key_flow, (len(REGIMES),)), strict=True))
+        drawn = {name: low + (high - low) * shares[name] for name, (low, high) in REGIMES.items()}
+        return template.replace(drift=jax.random.uniform(key_drift, minval=-drift, maxval=drift), **drawn)
+
+    return TaskDistribution(
+        env,
+        sample,
+        horizon=horizon,
+        references=KNOWN if (drift, inventory_cost, horizon) == (0.5, 0.02, 50) else (),
+        plane=(("inventory", 0), ("last move", 1)),
+        split="fresh regimes from the same continuous prior",
+    )

@@ -1,0 +1,1 @@
+"""Tasks of other packages' environments, one file a suite."""

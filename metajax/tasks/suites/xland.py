@@ -1,0 +1,147 @@
+"""Worlds of XLand-MiniGrid (Nikulin et al. 2023, arXiv:2312.12044), whose goal and rules are the task."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from metajax.base import Array, PyTree, TaskDistribution
+from metajax.errors import check_choice, check_count, check_flag, load
+from metajax.tasks.suites.xland_rulesets import SETTINGS, Ruleset, draw
+
+_PREFIX = "XLand-MiniGrid-"
+
+
+def _no_rules() -> Ruleset:
+    """One object, which is to be picked up."""
+    return Ruleset(
+        goal=jnp.array([1, 3, 1, 0, 0], jnp.uint8),
+        rules=jnp.zeros((1, 7), jnp.uint8),
+        init_tiles=jnp.array([[3, 1]], jnp.uint8),
+    )
+
+
+@struct.dataclass
+class XLandState(environment.EnvState):
+    world: PyTree  # XLand's own state, but without goal and rules
+
+
+@struct.dataclass
+class XLandParams(environment.EnvParams):
+    ruleset: Ruleset = struct.field(default_factory=_no_rules)
+    max_steps_in_episode: int = 243
+
+
+class XLand(environment.Environment[XLandState, XLandParams]):
+    """Objects lie about in rooms; rules, which are not observed, make others of them, and the goal ends the episode.
+
+    Reaching it pays 1 - 0.9 t / max_steps_in_episode at step t. Where things lie is drawn for every episode. Observed
+    are the view_size x view_size cells before the agent, the kind of tile (13) and its colour (12); networks read them
+    one-hot.
+    """
+
+    def __init__(self, world: str = "R1-9x9", view_size: int = 5):
+        super().__init__()
+        package = load("xminigrid", extra="envs", needed_by="xland")
+        known = [name.removeprefix(_PREFIX) for name in package.registered_environments() if name.startswith(_PREFIX)]
+        check_choice("world", world, known)
+        check_count("view_size", view_size, at_least=3)
+        self.world, self.view_size = world, view_size
+        self.xland, self.settings = package.make(f"{_PREFIX}{world}", view_size=view_size)
+        self._types = load("xminigrid.types", extra="envs", needed_by="xland")
+
+    @property
+    def name(self) -> str:
+        return f"XLand-{self.world}"
+
+    @property
+    def default_params(self) -> XLandParams:
+        return XLandParams(max_steps_in_episode=self.settings.max_steps)
+
+    def reset_env(self, key: Array, params: XLandParams) -> tuple[Array, XLandState]:
+        first = self.xland.reset(self._with(params), key)
+        return first.observation, XLandState(world=_stripped(first.state), time=jnp.zeros((), int))
+
+    def step_env(self, key: Array, state: XLandState, action: Array, params: XLandParams) -> tuple:
+        del key
+        rules = params.ruleset
+        world = state.world.replace(step_num=state.time, goal_encoding=rules.goal, rule_encoding=rules.rules)
+        before = self._types.TimeStep(state=world, step_type=None, reward=None, discount=None, observation=None)
+        after = self.xland.step(self._with(params), before, action)
+        state = XLandState(world=_stripped(after.state), time=state.time + 1)
+        return after.observation, state, after.reward, after.discount == 0, {}
+
+    def _with(self, params: XLandParams) -> Any:
+        """XLand's own parameters in a task."""
+        return self.settings.replace(ruleset=params.ruleset, max_steps=params.max_steps_in_episode)
+
+    @property
+    def num_actions(self) -> int:
+        return self.xland.num_actions(self.settings)
+
+    def action_space(self, params: XLandParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(self.num_actions)
+
+    def observation_space(self, params: XLandParams) -> spaces.Box:
+        return spaces.Box(0, 255, (self.view_size, self.view_size, 2), jnp.uint8)
+
+    def features(self, obs: Array) -> Array:
+        """Kinds and colours one-hot, [..., 25] for observations [..., 2]."""
+        return one_hot(obs, (_NUM_KINDS, _NUM_COLOURS))
+
+
+_NUM_KINDS, _NUM_COLOURS = 13, 12
+
+
+def one_hot(cells: Array, sizes: Sequence[int]) -> Array:
+    """Categories [..., P], of which there are so many each, one-hot in a row [..., sum of the sizes]."""
+    return jnp.concatenate([jax.nn.one_hot(cells[..., part], size) for part, size in enumerate(sizes)], axis=-1)
+
+
+def _stripped(state: PyTree) -> PyTree:
+    """XLand's state without the task, the time and the key, of which a step takes no notice."""
+    return state.replace(key=None, step_num=None, goal_encoding=None, rule_encoding=None)
+
+
+def xland(
+    *,
+    rulesets: str = "trivial",
+    world: str = "R1-9x9",
+    view_size: int = 5,
+    new_goals: bool = False,
+    horizon: int | None = None,
+) -> TaskDistribution:
+    """Worlds whose goal and rules are to be found out (Nikulin et al. 2023, arXiv:2312.12044), best over some episodes.
+
+    Rulesets are drawn by the law of the published benchmarks.
+
+    Args:
+        rulesets: trivial (a goal and objects), small, medium or high (trees of one, two or three rules).
+        world: rooms and size, such as R1-9x9, R4-13x13 or R9-25x25.
+        view_size: cells along a side of what is seen.
+        new_goals: held-out goals speak first of a red or green object, those of training never do.
+        horizon: steps of an episode; by default three times the world's cells, as XLand has it.
+    """
+    check_choice("rulesets", rulesets, SETTINGS)
+    check_flag("new_goals", new_goals)
+    env = XLand(world, view_size)
+    template = env.default_params
+    if horizon is not None:
+        check_count("horizon", horizon)
+        template = template.replace(max_steps_in_episode=horizon)
+
+    def sample(key: Array, held_out: bool) -> PyTree:
+        part = held_out if new_goals else None
+        return template.replace(ruleset=draw(key, SETTINGS[rulesets], held_out=part))
+
+    return TaskDistribution(
+        env,
+        lambda key: sample(key, held_out=False),
+        held_out=lambda key: sample(key, held_out=True),
+        horizon=template.max_steps_in_episode,
+        split="goals of other objects" if new_goals else "fresh rulesets of the same law",
+        success=lambda task, steps: steps.terminated,
+    )

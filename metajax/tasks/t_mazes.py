@@ -1,0 +1,119 @@
+"""T-maze: a cue at the beginning says which way to turn at the end of a corridor (Bakker 2001; Ni et al. 2023,
+arXiv:2307.03864)."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from metajax.base import Array, PyTree, TaskDistribution
+from metajax.errors import check_count, check_flag
+
+
+@struct.dataclass
+class TMazeState(environment.EnvState):
+    place: Array
+    time: Array
+
+
+@struct.dataclass
+class TMazeParams(environment.EnvParams):
+    """The task: the arm, 0 or 1, where the reward is."""
+
+    arm: Array = struct.field(default_factory=lambda: jnp.zeros((), int))
+    max_steps_in_episode: int = 13
+
+
+class TMaze(environment.Environment[TMazeState, TMazeParams]):
+    """A corridor of `length` steps from the start to the junction, where arm 0 or 1 is chosen and the episode ends.
+
+    The right arm pays 1. Actions are left, right and the two arms, which elsewhere are no move. Observed are the cue
+    (-1 or 1 where it is, else 0) and whether this is the junction. The cue is seen on the first step, or with `active`
+    one step to the left of the start. A step that gets no nearer to the junction costs 1 / length (the first one to
+    the left does not if the cue is there), so the corridor is walked whatever the cue; what memory earns is the choice.
+    """
+
+    def __init__(self, length: int = 10, active: bool = False):
+        super().__init__()
+        check_count("length", length)
+        check_flag("active", active)
+        self.length, self.active = length, active
+
+    @property
+    def name(self) -> str:
+        return "ActiveTMaze" if self.active else "TMaze"
+
+    @property
+    def default_params(self) -> TMazeParams:
+        return TMazeParams(max_steps_in_episode=self.num_steps)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an episode: those of the shortest way, the choice included, and a few more to find it."""
+        return self.length + 1 + 2 * self.active + max(2, self.length // 10)
+
+    def reset_env(self, key: Array, params: TMazeParams) -> tuple[Array, TMazeState]:
+        del key
+        state = TMazeState(place=jnp.zeros((), int), time=jnp.zeros((), int))
+        return self._observe(state, params), state
+
+    def step_env(self, key: Array, state: TMazeState, action: Array, params: TMazeParams) -> tuple:
+        del key
+        chooses = (state.place == self.length) & (action >= 2)
+        right = chooses & (action - 2 == params.arm)
+        move = jnp.where(action == 0, -1, jnp.where(action == 1, 1, 0))
+        place = jnp.clip(state.place + move, -int(self.active), self.length)
+        looks = (state.time == 0) & (place < 0)
+        wasted = (place <= state.place) & ~chooses & ~looks
+        state = TMazeState(place=place, time=state.time + 1)
+        return self._observe(state, params), state, right - wasted / self.length, chooses, {}
+
+    def is_terminated(self, state: TMazeState, params: TMazeParams) -> Array:
+        return jnp.zeros((), bool)
+
+    def action_values(self, task: TMazeParams, obs: Array, time: Array) -> Array:
+        """One for walking to the junction and for the right arm there, zero for the other actions, [A]."""
+        del time
+        return jnp.where(obs[1] > 0, jax.nn.one_hot(2 + task.arm, 4), jax.nn.one_hot(1, 4))
+
+    def _observe(self, state: TMazeState, params: TMazeParams) -> Array:
+        cue = jnp.where(state.place == -int(self.active), 2.0 * params.arm - 1.0, 0.0)
+        if not self.active:
+            cue = jnp.where(state.time == 0, cue, 0.0)
+        return jnp.stack([cue, (state.place == self.length).astype(float)])
+
+    @property
+    def num_actions(self) -> int:
+        return 4
+
+    def action_space(self, params: TMazeParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(4)
+
+    def observation_space(self, params: TMazeParams) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (2,))
+
+
+def t_maze(*, length: int = 10, active: bool = False) -> TaskDistribution:
+    """The T-maze: the cue is seen at the beginning, or found there, and needed at the end of the corridor.
+
+    Args:
+        length: steps from the start to the junction.
+        active: the cue is a step behind the start, and has to be looked for.
+
+    >>> t_maze(length=100).num_steps
+    111
+    """
+    env = TMaze(length, active)
+    template = env.default_params
+
+    def sample(key: Array) -> PyTree:
+        return template.replace(arm=jax.random.bernoulli(key).astype(int))
+
+    return TaskDistribution(
+        env,
+        sample,
+        horizon=env.num_steps,
+        references=(("without memory", 0.5), ("optimal", 1.0)),
+        split="the same two arms",
+        success=lambda task, steps: steps.reward > 0.5,
+    )

@@ -1,0 +1,178 @@
+"""The battery that every algorithm goes through."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance import NUM_TASKS, ROWS
+
+import metajax.algorithms
+from metajax.base import Agent
+from metajax.evaluation import evaluate
+from metajax.rollouts import trial
+from metajax.running import checkpoint
+from metajax.running.training import compile_program, meta_iteration, new_learner, train
+
+LEARNERS = {name: row for name, row in ROWS.items() if not isinstance(row.make(), Agent)}
+PLAYERS = {name: row for name, row in LEARNERS.items() if not row.plays_as}
+learners = pytest.mark.parametrize("row", LEARNERS.values(), ids=LEARNERS)
+everyone = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+
+
+def leaves_close(one, other, rtol=1e-4, atol=1e-5):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+def leaves_equal(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def meta_step(row, algorithm, state):
+    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS)
+    experience = algorithm.collect(jax.random.key(2), state, tasks)
+    return algorithm.update(jax.random.key(3), state, experience)
+
+
+def test_every_exported_factory_has_a_row():
+    assert set(metajax.algorithms.__all__) <= set(ROWS)
+
+
+@everyone
+def test_trial_and_evaluate_run_every_agent(row):
+    made = row.make()
+    agent = made if isinstance(made, Agent) else made.agent
+    params = () if isinstance(made, Agent) else made.params(made.init(jax.random.key(0)))
+    stages, copies, steps = row.sizes
+    sizes = {"num_stages": stages, "num_copies": copies, "num_steps": steps}
+
+    @jax.jit
+    def play(key, tasks, params):
+        first = jax.tree.map(lambda leaf: leaf[0], tasks)
+        key_trial, key_evaluate = jax.random.split(key)
+        played = trial(key_trial, agent, params, row.tasks.env, first, **sizes)
+        return played.experience, evaluate(key_evaluate, agent, params, row.tasks.env, tasks, **sizes)
+
+    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS, held_out=True)
+    experience, evaluation = play(jax.random.key(2), tasks, params)
+    assert experience.reward.shape == row.sizes
+    for returns in (evaluation.sampled, evaluation.greedy):
+        assert returns.shape == (NUM_TASKS, stages, copies)
+        assert jnp.isfinite(returns).all()
+        assert returns.std() > 0
+
+
+@learners
+def test_state_keeps_its_structure_shapes_and_dtypes(row):
+    algorithm = row.make()
+    before = jax.eval_shape(algorithm.init, jax.random.key(0))
+    after, metrics = jax.eval_shape(lambda state: meta_step(row, algorithm, state), before)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(before)] == [(x.shape, x.dtype) for x in jax.tree.leaves(after)]
+    assert all(value.shape == () for value in metrics.values())
+    assert {"return_before", "return_after"} <= metrics.keys()
+
+
+@learners
+def test_parameters_have_the_names_declared(row):
+    algorithm = row.make()
+    params = jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))
+    assert tuple(sorted(params)) == row.params
+
+
+@pytest.mark.parametrize("row", PLAYERS.values(), ids=PLAYERS)
+def test_compiled_equals_eager(row):
+    algorithm = row.make()
+    state = algorithm.init(jax.random.key(0))
+    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS)
+    compiled = jax.jit(algorithm.collect)(jax.random.key(2), state, tasks)
+    with jax.disable_jit():
+        eager = algorithm.collect(jax.random.key(2), state, tasks)
+    leaves_close(compiled, eager, rtol=2e-3, atol=2e-3)
+
+
+@learners
+def test_vmapped_seeds_and_hyper_parameters_equal_single_runs(row):
+    def run(seed, rate):
+        algorithm = row.make(**{row.rate: rate})
+        learner = new_learner(algorithm, jax.random.key(seed))
+        return meta_iteration(algorithm, row.tasks, NUM_TASKS)(learner)
+
+    seeds, rates = jnp.array([0, 1, 1]), jnp.array([0.2, 0.2, 0.8])
+    together, single = jax.jit(jax.vmap(run))(seeds, rates), jax.jit(run)
+    for index, (seed, rate) in enumerate(zip(seeds, rates, strict=True)):
+        one = jax.tree.map(lambda leaf, index=index: leaf[index], together)
+        leaves_close(_numbers(one), _numbers(single(seed, rate)), 2e-3, 2e-4)
+    states = [
+        jax.tree.leaves(jax.tree.map(lambda leaf, index=index: leaf[index], together[0].state)) for index in range(3)
+    ]
+    for one, other in ((0, 1), (1, 2)):  # another seed, another rate
+        assert not all(np.allclose(a, b, atol=1e-6) for a, b in zip(states[one], states[other], strict=True))
+
+
+@learners
+def test_it_learns_deterministically_and_is_traced_once_whatever_the_seed_and_however_long(row):
+    traces = []
+    algorithm = row.make()
+
+    def counted(key, state, experience):
+        traces.append(1)
+        return algorithm.update(key, state, experience)
+
+    program = compile_program(algorithm._replace(update=counted), row.tasks, num_tasks=NUM_TASKS)
+    once = len(traces)
+    states = [learn(program, new_learner(algorithm, jax.random.key(seed)), 3 + seed).state for seed in (0, 0, 1)]
+    assert len(traces) == once
+    leaves_equal(states[0], states[1])
+    start = algorithm.init(jax.random.split(jax.random.key(0))[0])
+    before, after = (jax.tree.leaves(algorithm.params(state)) for state in (start, states[0]))
+    assert not all(np.allclose(a, b, atol=1e-6) for a, b in zip(before, after, strict=True))
+
+
+def learn(program, learner, num_iterations):
+    *_, last = train(program, learner, num_iterations=num_iterations, log_every=3)
+    return last.learner
+
+
+def learn_more(folder, num_iterations):
+    """Goes on with the learner of the row that a folder is named after."""
+    row = ROWS[folder.name]
+    algorithm = row.make()
+    learner = checkpoint.restore(checkpoint.newest(folder), new_learner(algorithm, jax.random.key(1)))
+    program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
+    checkpoint.save(folder, learn(program, learner, num_iterations), {})
+
+
+def test_in_another_process_every_learner_goes_on_bit_for_bit(tmp_path):
+    whole = {}
+    for name, row in LEARNERS.items():
+        algorithm = row.make()
+        program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
+        half = learn(program, new_learner(algorithm, jax.random.key(0)), 2)
+        checkpoint.save(tmp_path / name, half, {})
+        whole[name] = learn(program, new_learner(algorithm, jax.random.key(0)), 4)
+    script = (
+        "import sys, pathlib, jax; jax.config.update('jax_disable_most_optimizations', True)\n"
+        "import test_conformance as t; [t.learn_more(f, 4) for f in pathlib.Path(sys.argv[1]).iterdir()]"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=env, check=True)
+    for name, expected in whole.items():
+        saved = checkpoint.newest(tmp_path / name)
+        assert saved.iteration == 4
+        leaves_equal(_numbers(checkpoint.restore(saved, expected)), _numbers(expected))
+
+
+def _numbers(tree):
+    """The leaves as numbers, keys too."""
+
+    def data(leaf):
+        return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    return jax.tree.map(data, tree)

@@ -1,0 +1,293 @@
+"""The command line as a user meets it."""
+
+import inspect
+import json
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from metajax import MetaAgent
+from metajax.cli import launch
+from metajax.cli.commands import main
+from metajax.devices import hardware
+from metajax.running import report, run_folder, sweep
+from metajax.running.recipes import ALGORITHMS
+from metajax.tasks import TASKS
+
+TINY = ["--num-tasks", "2", "--num-episodes", "2", "--horizon", "4", "--eval-tasks", "3", "--hidden", "4"]
+TINY += ["--outer", "gradient"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
+    assert main(["train", "maml", "point", *TINY, "--num-iterations", "3", "--log-every", "2", "--lambda", "0.9"]) == 0
+    printed = capsys.readouterr().out
+    folder = tmp_path / "runs" / "maml-point-0"
+    kept = {path.name for path in folder.iterdir()}
+    assert kept == {
+        "config.json",
+        "metrics.jsonl",
+        "evaluation.json",
+        "evaluation.npz",
+        "adaptation.png",
+        "histogram.png",
+        "training.png",
+        "animation.gif",
+        "report.html",
+        "checkpoints",
+        "lock",
+    }
+    for text in ("device", "parameters", "32 environment steps", "compiled in", "MiB", "steps/s"):
+        assert text in printed
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"] == {"lambda_": 0.9, "num_episodes": 2, "horizon": 4, "hidden": [4], "outer": "gradient"}
+    assert config["run"]["num_iterations"] == 3
+    assert config["device"]["platform"] == "cpu"
+    assert np.load(folder / "evaluation.npz")["sampled"].shape == (3, 6, 2)
+    assert {"jax", "metajax"} <= config["versions"].keys()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [2, 3]
+    assert all(np.isfinite(line["return_after"]) for line in lines)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert len(evaluation["sampled"]["mean"]) == 6
+    assert Image.open(folder / "animation.gif").n_frames == 4  # equal frames are joined: one a step
+    pixels = np.asarray(Image.open(folder / "adaptation.png").convert("L"))
+    assert pixels.std() > 10
+    loaded = MetaAgent.load(folder)
+    assert loaded.iteration == 3
+    np.testing.assert_allclose(loaded.evaluate(3).sampled.mean((0, 2)), evaluation["sampled"]["mean"], rtol=1e-4)
+
+
+def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    command = [
+        "train",
+        "rl2",
+        "bandit",
+        "--num-tasks",
+        "4",
+        "--num-iterations",
+        "1",
+        "--eval-tasks",
+        "2",
+        "--width",
+        "3",
+    ]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"rl2-bandit-0", "rl2-bandit-1"}
+
+
+def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    for seed in ("0", "1"):
+        run = ["train", *TINY, "--num-iterations", "1", "--seed", seed, "--folder", f"run-{seed}"]
+        assert main(run) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run-0", "--eval-tasks", "4", "--success-at", "end"]) == 0
+    assert "4 held-out tasks, 5 adaptations" in capsys.readouterr().out
+    assert np.load("run-0/evaluation.npz")["sampled_success"].shape == (4, 6, 2)
+    assert json.loads((tmp_path / "run-0" / "evaluation.json").read_text())["protocol"]["success_at"] == "end"
+    assert main(["table", "run-0", "run-1"]) == 2
+    assert "differ in the protocol of point" in capsys.readouterr().err
+    assert main(["evaluate", "run-1", "--eval-tasks", "4", "--success-at", "end"]) == 0
+    assert main(["table", "run-0", "run-1", "--format", "csv"]) == 0
+    assert "point horizon=4," in capsys.readouterr().out
+    assert main(["report", "run-0"]) == 0
+    assert (tmp_path / "run-0" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    common = ["train", "maml", "point", *TINY, "--num-iterations", "2", "--seed", "3"]
+    assert main([*common, "--seeds", "2", "--sweep", "inner_lr=0.1:0.4:2", "--folder", "many"]) == 0
+    assert "4 at once" in capsys.readouterr().out
+    names = [f"inner_lr-{value}-seed-{seed}" for value in (0.1, 0.4) for seed in (3, 4)]
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == names
+    assert main([*common, "--inner-lr", "0.4", "--folder", "one"]) == 0
+    one, many = (MetaAgent.load(tmp_path / folder) for folder in ("one", "many/inner_lr-0.4-seed-3"))
+    for single, vmapped in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+        np.testing.assert_allclose(single, vmapped, rtol=1e-4, atol=1e-5)
+    returns = [np.load(tmp_path / folder / "evaluation.npz")["sampled"] for folder in ("one", f"many/{names[2]}")]
+    np.testing.assert_allclose(*returns, rtol=1e-3, atol=1e-3)
+    assert main(["resume", f"many/{names[1]}", "--num-iterations", "3"]) == 0
+    assert main(["table", *(f"many/{name}" for name in names if name != names[1])]) == 0
+
+
+def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
+    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(sweep, "peak_memory", lambda compiled, num_devices: 1000)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 400)
+    assert main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "none"]) == 2
+    assert "a run needs 0 MiB of memory" in capsys.readouterr().err  # 500 bytes of the thousand
+    monkeypatch.setattr(hardware, "free_memory", lambda: 1000)
+    assert main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "two"]) == 0
+    assert capsys.readouterr().out.count("1 at once") == 2
+    assert [MetaAgent.load(f"two/seed-{seed}").iteration for seed in (0, 1)] == [1, 1]
+
+
+def test_a_member_that_diverges_does_not_stop_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(sweep, "MAX_SKIPPED", 2)
+    command = ["train", *TINY, "--num-iterations", "4", "--log-every", "1", "--folder", "two"]
+    command += ["--sweep", "learning_rate=1e-3,1e30"]
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert "numbers were not finite in seed 0" in captured.err
+    assert "1e+30" in captured.err
+    assert captured.err.count("saved in") == 1
+    assert "learning_rate-0.001" not in captured.err  # which goes on, and is finite to the end
+    last = [line for line in captured.out.splitlines() if "4/4" in line][-1]
+    assert "updates skipped  1 stopped" in last
+    assert "nan" not in last
+    assert len(run_folder.metrics(Path("two/learning_rate-0.001-seed-0"))) == 4
+    assert len(run_folder.metrics(Path("two/learning_rate-1e+30-seed-0"))) == 2
+    assert os.path.exists("two/learning_rate-0.001-seed-0/evaluation.json")
+    assert not os.path.exists("two/learning_rate-1e+30-seed-0/evaluation.json")
+    assert MetaAgent.load("two/learning_rate-1e+30-seed-0").iteration < 4
+
+
+def test_memory_that_runs_out_is_one_message(monkeypatch, capsys):
+    def runs_out(*arguments, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
+
+    monkeypatch.setattr(launch, "train_and_evaluate", runs_out)
+    assert main(["train", *TINY]) == 2
+    said = "error: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes; fewer --num-tasks"
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_bench_doctor_and_debug_say_what_they_found(capsys):
+    tiny = [*TINY[:6], *TINY[8:]]
+    assert main(["bench", "maml", "point", *tiny, "--repeats", "2", "--iterations", "1"]) == 0
+    assert "environment steps/s" in capsys.readouterr().out
+    assert main(["train", "maml", "point", *TINY, "--debug"]) == 0
+    assert "all numbers, divisions, indices were right" in capsys.readouterr().out
+    recurrent = ["--num-episodes", "1", "--horizon", "4", "--width", "4", "--num-tasks", "6", "--minibatches", "3"]
+    assert main(["train", "rl2", "bandit", *recurrent, "--debug"]) == 0
+    assert "were right" in capsys.readouterr().out
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("jax", "device", "cache of compiled programs", "GFLOP/s", "steps/s"):
+        assert text in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train"),
+        (["train", "mamml"], "unknown algorithm 'mamml'; did you mean maml"),
+        (["train", "maml", "pont"], "unknown tasks 'pont'; did you mean point"),
+        (["train", "maml", "point", "extra"], "what is 'extra'"),
+        (["train", "maml", "point", "--inner-lr", "-0.1"], "inner_lr=-0.1 must be a finite number >= 0"),
+        (["train", "maml", "point", "--num-tasks", "0"], "num_tasks=0 must be a whole number of at least 1"),
+        (["train", "maml", "point", "--outer", "trop"], "unknown outer 'trop'; did you mean trpo"),
+        (["train", "maml", "point", "--seed", "-1"], "seed=-1 must be a whole number from 0"),
+        (["train", "maml", "point", "--seed", "4294967296"], "seed=4294967296 must be a whole number from 0"),
+        (["train", "maml", "point", "--num-iterations", "0"], "num_iterations=0"),
+        (["train", "maml", "point", "--device", "gpu"], "finds no gpu here; install metajax[cuda12]"),
+        (["train", "maml", "point", "--device", "gpuu"], "unknown device 'gpuu'; did you mean gpu"),
+        (["tasks", "point"], "takes no arguments"),
+        (["resume"], "resume takes one run folder"),
+        (["resume", "nowhere"], "nowhere is not a metajax run"),
+        (["evaluate", "nowhere"], "nowhere is not a metajax run"),
+        (["report", "nowhere"], "nowhere holds no evaluation"),
+        (["table", "nowhere"], "nowhere holds no evaluation"),
+        (["table"], "at least one run folder"),
+        (["train", "--sweep", "inner_lr"], "must read name=0.1,0.3"),
+        (["train", "--sweep", "inner_lrr=0.1,0.2"], "unknown hyper-parameter 'inner_lrr'; did you mean inner_lr"),
+        (["train", "--sweep", "inner_lr=0.1", "--inner-lr", "0.2"], "inner_lr is given twice"),
+        (["train", "--sweep", "inner_lr=0.1", "inner_lr=0.2"], "inner_lr is given twice"),
+        (["train", "--sweep", "inner_lr=0.1,0.1"], "the values of inner_lr are not different"),
+        (["train", "--sweep", "inner_lr=0.1:1:0"], "must read name=0.1,0.3"),
+        (["train", "--sweep", "goal_range=0.1,0.2"], "unknown hyper-parameter 'goal_range'"),
+        (["train", "--sweep", "fisher_fraction=0.1,0.2"], "unknown hyper-parameter 'fisher_fraction'"),
+        (["train", "--seeds", "0"], "seeds=0 must be a whole number of at least 1"),
+        (["train", "--keep", "0"], "keep=0 must be a whole number of at least 1"),
+        (["train", "--save-every", "-1"], "save_every=-1.0 must be a finite number >= 0"),
+        (["train", "--log-to", "tensorbored"], "unknown log_to 'tensorbored'; did you mean tensorboard"),
+        (["train", "--success-at", "start"], "unknown success_at 'start'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_a_failure(command, message, capsys):
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert not os.path.exists("runs")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--inner-lrr", "0.1"], "--inner-lr"), (["--inner-lr", "fast"], "fast")]
+)
+def test_a_misspelt_option_or_a_value_of_the_wrong_type_is_shown(options, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "maml", "point", *options])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_in_use_or_not_writable_is_refused_before_compiling(tmp_path, capsys, monkeypatch):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "results.txt").write_text("mine")
+    assert main(["train", *TINY, "--folder", "used"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["train", *TINY, "--folder", "file/run"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+        assert main(["train", *TINY, "--folder", "locked/run"]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
+def test_lists_name_everything(capsys):
+    assert main(["tasks"]) == 0
+    assert main(["algorithms"]) == 0
+    printed = capsys.readouterr().out
+    for name in (*ALGORITHMS, *TASKS, "trpo"):
+        assert name in printed
+    about = [inspect.getdoc(recipe.algorithm).splitlines()[0] for recipe in ALGORITHMS.values()]
+    assert len(set(about)) == len(about)
+    assert main(["tasks", "--help"]) == 0
+    assert main(["--version"]) == 0
+    assert main([]) == 0
+    assert "usage: metajax" in capsys.readouterr().out
+
+
+def test_tasks_whose_extra_is_missing_are_listed_with_it(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    extras = {"brax": "physics", "xminigrid": "envs", "jumanji": "envs", "navix": "envs", "craftax": "envs"}
+    for package in extras:
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(["tasks"]) == 0
+    printed = capsys.readouterr().out
+    for package, extra in extras.items():
+        assert re.search(rf"metajax\[{extra}\] .* needs {package}", printed)
+    rows = {
+        cells[1].strip(): list(map(str.strip, cells)) for line in printed.splitlines() if (cells := line.split("│"))[2:]
+    }
+    assert rows["pendulum"][2:8] == ["gymnax", "Pendulum-v1", "3 in -8 to 8", "1 in -2 to 2", "200", "g, m, l"]
+    assert rows["bandit"][5:9] == ["one of 5", "10", "means", "fresh probabilities from the same continuous prior"]
+    assert rows["point"][9] == "goal known -0.506, goal unknown -38.26"
+
+
+def test_help_shows_the_options_of_the_outer_loop_chosen(capsys):
+    for outer, option in (("trpo", "--max-kl"), ("ppo", "--clip")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "maml", "point", "--outer", outer, "--help"])
+        assert stopped.value.code == 0
+        assert option in capsys.readouterr().out

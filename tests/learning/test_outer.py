@@ -1,0 +1,169 @@
+"""The Fisher product against a dense Hessian, and the outer loops against each other."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from metajax.algorithms import maml, rl2
+from metajax.errors import ConfigError
+from metajax.learning import outer
+from metajax.learning.outer import Batch, policy_gradient, ppo, trust_region
+from metajax.networks import memory_policy, mlp
+from metajax.rollouts import replay
+from metajax.tasks import bandit, point
+
+
+def setting(algorithm, tasks, last_only):
+    """The replay, the batch of four tasks, and flat parameters of an algorithm in double precision."""
+    state = jax.tree.map(lambda leaf: leaf.astype(float), jax.jit(algorithm.init)(jax.random.key(0)))
+    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.tasks(jax.random.key(2), 4))
+    shape = (4, 1 if last_only else experience.reward.shape[1], *experience.reward.shape[2:])
+    weight = jnp.full(shape, 1 / np.prod(shape))
+    advantage = jax.random.normal(jax.random.key(3), shape)
+    batch = Batch(experience, advantage, None, weight, jnp.zeros(shape))
+
+    def replayed(params, task):
+        return replay(jax.random.key(4), algorithm.agent, params, task, last_only=last_only)
+
+    return replayed, batch, *ravel_pytree(algorithm.params(state))
+
+
+def gradient_based():
+    tasks = point(horizon=4)
+    return setting(maml(tasks.env, mlp(tasks.env, hidden=(3,)), num_steps=4, num_episodes=2), tasks, last_only=True)
+
+
+def in_context():
+    tasks = bandit(num_arms=3, horizon=4)
+    algorithm = rl2(tasks.env, memory_policy(tasks.env, width=3), num_steps=4, num_episodes=2)
+    return setting(algorithm, tasks, last_only=False)
+
+
+@pytest.mark.parametrize(("steps", "micro_batch", "size"), [(40, None, 2), (1, None, 1), (1, 3, 2), (1, 9, 4)])
+def test_tasks_are_differentiated_in_parts_that_fit(steps, micro_batch, size, monkeypatch):
+    """Four tasks of 16 steps each."""
+    monkeypatch.setattr(sys.modules[replay.__module__], "CPU_STEPS", steps)
+    assert outer._chunks(gradient_based()[1], micro_batch).weight.shape[:2] == (4 // size, size)
+
+
+@pytest.mark.parametrize("make", [gradient_based, in_context])
+@pytest.mark.parametrize("micro_batch", [1, 3, None])
+def test_fisher_product_is_the_hessian_of_the_divergence(make, micro_batch):
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = make()
+
+        def divergence(flat):
+            decisions = jax.vmap(replayed, (None, 0))(unravel(flat), batch.experience)
+            old = jax.lax.stop_gradient(jax.vmap(replayed, (None, 0))(unravel(start), batch.experience))
+            return jnp.sum(batch.weight * old.distribution.kl(decisions.distribution))
+
+        start = flat
+        dense = jax.jit(jax.hessian(divergence))(flat)
+        product = jax.jit(lambda v: outer._fisher(replayed, unravel, flat, batch, micro_batch)(v))
+        assert np.linalg.norm(dense) > 1e-3
+        for seed in range(3):
+            v = jax.random.normal(jax.random.key(seed), flat.shape)
+            np.testing.assert_allclose(product(v), dense @ v, rtol=1e-8, atol=1e-10)
+
+
+def test_a_share_of_the_tasks_weighs_as_much_as_all():
+    with jax.enable_x64(True):
+        _, batch, _, _ = gradient_based()
+        share = outer._share(batch, 0.5)
+        assert share.experience.reward.shape[0] == 2
+        np.testing.assert_allclose(share.weight.sum(), 1)
+
+
+def objective(replayed, batch, params):
+    decisions = jax.vmap(replayed, (None, 0))(params, batch.experience)
+    steps = jax.tree.map(lambda leaf: leaf[:, -batch.weight.shape[1] :], batch.experience)
+    ratio = decisions.distribution.log_prob(steps.action) - steps.decision.distribution.log_prob(steps.action)
+    kl = steps.decision.distribution.kl(decisions.distribution)
+    return jnp.sum(batch.weight * jnp.exp(ratio) * batch.advantage), jnp.sum(batch.weight * kl)
+
+
+@pytest.mark.parametrize("make", [gradient_based, in_context])
+def test_trust_region_improves_within_the_region(make):
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = make()
+        loop = trust_region(max_kl=0.01, fisher_fraction=1.0)
+        params = unravel(flat)
+        after, _, metrics = jax.jit(lambda p, b: loop.step(jax.random.key(0), p, loop.init(p), replayed, b))(
+            params, batch
+        )
+        (before, _), (value, kl) = objective(replayed, batch, params), objective(replayed, batch, after)
+    np.testing.assert_allclose([metrics["surrogate_gain"], metrics["kl"]], [value - before, kl], rtol=1e-6)
+    assert value > before
+    assert 0.001 < kl <= 0.01
+
+
+def test_policy_gradient_is_the_gradient_of_the_surrogate():
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = gradient_based()
+        loop = policy_gradient(learning_rate=0.5, optimizer=optax.sgd)
+        params = unravel(flat)
+        after = jax.jit(lambda p, b: loop.step(jax.random.key(0), p, loop.init(p), replayed, b)[0])(params, batch)
+        gradient = jax.grad(lambda p: objective(replayed, batch, p)[0])(params)
+    np.testing.assert_allclose(ravel_pytree(after)[0], flat + 0.5 * ravel_pytree(gradient)[0], rtol=1e-8, atol=1e-10)
+
+
+def test_gradients_accumulated_over_parts_are_that_of_all_tasks():
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = gradient_based()
+        params = unravel(flat)
+        whole = policy_gradient(learning_rate=0.5, optimizer=optax.sgd)
+        expected = whole.step(jax.random.key(0), params, whole.init(params), replayed, batch)[0]
+        parts = policy_gradient(learning_rate=0.5, optimizer=optax.sgd, accumulate=2)
+        state, here = parts.init(params), params
+        for half in (slice(0, 2), slice(2, 4)):
+            assert (ravel_pytree(here)[0] == flat).all()  # until all parts have been seen
+            part = jax.tree.map(lambda leaf, half=half: leaf[half], batch)
+            part = part._replace(weight=part.weight * 2, kl_weight=part.kl_weight * 2)  # each as if it were all
+            here, state, _ = parts.step(jax.random.key(0), here, state, replayed, part)
+    np.testing.assert_allclose(ravel_pytree(here)[0], ravel_pytree(expected)[0], rtol=1e-6, atol=1e-8)
+
+
+def test_ppo_climbs_but_stops_at_the_clip_and_takes_minibatches():
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = in_context()
+        params = unravel(flat)
+        far = {}
+        for clip in (0.05, 10.0):
+            loop = ppo(epochs=60, learning_rate=0.03, clip=clip, minibatches=2)
+            step = jax.jit(lambda p, b, loop=loop: loop.step(jax.random.key(0), p, loop.init(p), replayed, b)[0])
+            after = step(params, batch)
+            far[clip] = objective(replayed, batch, after)
+        start = objective(replayed, batch, params)[0]
+    assert far[0.05][0] > start
+    assert far[10.0][0] > far[0.05][0]
+    assert far[10.0][1] > 5 * far[0.05][1]
+
+
+def test_minibatches_that_do_not_divide_the_tasks_are_refused():
+    replayed, batch, flat, unravel = gradient_based()
+    loop, params = ppo(minibatches=5), unravel(flat)
+    with pytest.raises(ConfigError, match=r"minibatches=5 must divide the 4 tasks of a device; use one of \[1, 2, 4\]"):
+        loop.step(jax.random.key(0), params, loop.init(params), replayed, batch)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: trust_region(max_kl=0.0), r"max_kl=0\.0 must be a finite number > 0"),
+        (lambda: trust_region(fisher_fraction=1.5), r"fisher_fraction=1\.5"),
+        (lambda: trust_region(cg_steps=0), "cg_steps=0"),
+        (lambda: trust_region(micro_batch=0), "micro_batch=0"),
+        (lambda: ppo(clip=-1), "clip=-1"),
+        (lambda: ppo(epochs=0), "epochs=0"),
+        (lambda: policy_gradient(learning_rate=0), "learning_rate=0"),
+        (lambda: policy_gradient(accumulate=0), "accumulate=0"),
+    ],
+)
+def test_wrong_arguments_are_named(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -1,0 +1,65 @@
+import re
+
+import jax
+import pytest
+
+from metajax import ConfigError
+from metajax.running.recipes import ALGORITHMS, build, options
+from metajax.tasks import TASKS, bandit, point
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_option_of_every_combination_has_a_help(algorithm):
+    for tasks in TASKS:
+        for outer in ALGORITHMS[algorithm].outers or [None]:
+            known = options(algorithm, tasks, outer)
+            assert known.keys() & {"horizon", "length", "num_rounds"}
+            assert [name for name, option in known.items() if not option.help] == []
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("tasks", ["point", "pendulum", "acrobot", "bandit"])
+def test_algorithms_fit_tasks_of_every_kind(algorithm, tasks):
+    built = build(algorithm, tasks, {})
+    assert jax.eval_shape(built.algorithm.init, jax.random.key(0))
+
+
+def test_options_reach_their_factories():
+    built = build("maml", "point", {"horizon": 7, "hidden": (3,), "num_episodes": 2, "outer": "ppo", "epochs": 1})
+    state = jax.eval_shape(built.algorithm.init, jax.random.key(0))
+    assert state.params["policy_0"]["kernel"].shape == (2, 3)
+    tasks = jax.eval_shape(lambda: built.tasks.tasks(jax.random.key(0), 4))
+    experience = jax.eval_shape(built.algorithm.collect, jax.random.key(0), state, tasks)
+    assert experience.reward.shape == (4, 2, 2, 7)
+    assert "clip" in options("maml", "point", "ppo")
+    assert "clip" not in options("maml", "point", "trpo")
+    assert "entropy_coef" in options("maml", "point", "ppo")
+
+
+def test_a_task_distribution_stands_in_for_a_name():
+    tasks = point(horizon=3)
+    assert build("maml", tasks, {}).tasks is tasks
+    with pytest.raises(ConfigError, match="unknown option 'horizon'"):
+        build("maml", tasks, {"horizon": 4})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tasks", "given", "message"),
+    [
+        ("mamml", "point", {}, "unknown algorithm 'mamml'; did you mean maml"),
+        ("maml", "pont", {}, "unknown tasks 'pont'; did you mean point"),
+        ("maml", "point", {"inner_lrr": 1}, "unknown option 'inner_lrr'; did you mean inner_lr"),
+        ("maml", "point", {"outer": "trop"}, "unknown outer 'trop'; did you mean trpo"),
+        ("maml", "point", {"outer": "ppo", "max_kl": 1.0}, "unknown option 'max_kl'"),
+        ("reptile", "point", {"outer": "ppo"}, "reptile has one outer loop"),
+        ("maml", "point", {"inner_lr": -1.0}, re.escape("inner_lr=-1.0 must be a finite number >= 0")),
+    ],
+)
+def test_wrong_names_get_the_nearest(algorithm, tasks, given, message):
+    with pytest.raises(ConfigError, match=message):
+        build(algorithm, tasks, given)
+
+
+def test_known_returns_are_there_for_the_bandits_that_have_one():
+    assert dict(bandit(num_arms=2, horizon=10).references)["Bayes-optimal in one episode"] == 6.0218
+    assert "Bayes-optimal in one episode" not in dict(bandit(num_arms=7, horizon=10).references)

@@ -1,0 +1,254 @@
+"""Runs that are stopped, killed, resumed, held by two, or lose a sink."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax import ConfigError, MetaAgent, NonFiniteError
+from metajax.cli import commands
+from metajax.running import checkpoint, record, run_folder
+from metajax.running.training import Progress
+
+OPTIONS = {"num_tasks": 2, "num_episodes": 2, "horizon": 4, "hidden": (4,), "outer": "gradient"}
+FLAGS = ["--num-tasks", "2", "--num-episodes", "2", "--horizon", "4", "--hidden", "4", "--outer", "gradient"]
+QUICK = [*FLAGS, "--log-every", "1", "--eval-tasks", "2", "--num-iterations"]
+SAVING = {"save_every": 0.0, "keep": 3, "keep_every": 0, "log_to": (), "show": lambda progress: None}
+
+
+def small():
+    return MetaAgent("maml", "point", **OPTIONS)
+
+
+def assert_same(one, other):
+    for a, b in zip(jax.tree.leaves(one.learner), jax.tree.leaves(other.learner), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    monkeypatch.setattr(commands.report, "draw", lambda agent, evaluation, folder: None)
+
+
+# Programs that are optimised otherwise than those of the tests round otherwise.
+AS_IN_TESTS = "import jax; jax.config.update('jax_disable_most_optimizations', True)\n"
+MAIN = AS_IN_TESTS + "from metajax.cli.commands import main; raise SystemExit(main())"
+
+
+def start(folder, *flags):
+    """A process that trains for ever, once it has written some metrics."""
+    command = [sys.executable, "-c", MAIN, "train", "maml", "point", *QUICK, "10000000", "--folder", str(folder)]
+    # As in the tests: programs that optimise otherwise round otherwise.
+    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    process = subprocess.Popen(
+        [*command, *flags], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_sigterm_saves_and_a_resumed_run_equals_one_that_never_stopped(tmp_path, capsys):
+    folder = tmp_path / "run"
+    process = start(folder, "--save-every", "1000")
+    assert checkpoint.newest(folder).iteration == 0  # so that a kill before the first interval leaves a run too
+    assert commands.main(["train", "--folder", str(folder)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert "SIGTERM: what was learned is saved; metajax resume goes on" in process.stderr.read()
+    done = checkpoint.newest(folder).iteration
+    assert [line["iteration"] for line in run_folder.metrics(folder)] == list(range(1, done + 1))
+    assert commands.main(["resume", str(folder), "--num-iterations", str(done + 2)]) == 0
+    assert_same(MetaAgent.load(folder), small().learn(done + 2))
+    assert [line["iteration"] for line in run_folder.metrics(folder)] == list(range(1, done + 3))
+
+
+def test_ctrl_c_saves_and_only_one_process_writes(tmp_path, capsys):
+    folder = tmp_path / "run"
+    process = start(folder, "--save-every", "0")
+    assert commands.main(["resume", str(folder)]) == 2
+    assert f"is being written by process {process.pid}" in capsys.readouterr().err
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert checkpoint.newest(folder).iteration >= 2
+
+
+@pytest.mark.parametrize(
+    ("context", "number"), [("runs.signals()", signal.SIGTERM), ("hosts.notices()", signal.SIGINT)]
+)
+def test_a_second_signal_ends_at_once_even_while_a_program_runs(context, number):
+    script = f"""
+import os, signal, threading
+import jax, jax.numpy as jnp
+from metajax.running import processes, run_folder
+signal.signal(signal.SIGTERM, lambda *_: None)  # as several processes have it, which take it for a notice
+with {context}:
+    for seconds in (2.0, 2.2):
+        threading.Timer(seconds, lambda: os.kill(os.getpid(), {number:d})).start()
+    jax.jit(lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x + 1 - 1, x))(jnp.ones(())).block_until_ready()
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=100).returncode == 128 + number
+
+
+class SlowToSave:
+    iteration = 0
+
+    def __init__(self, clock):
+        self.clock, self.times = clock, []
+
+    def save(self, folder, **how):
+        self.times.append(self.clock[0])
+        self.clock[0] += 2
+
+
+def test_saving_takes_no_more_than_a_tenth_of_the_time(tmp_path, monkeypatch):
+    clock = [0]
+    monkeypatch.setattr(run_folder, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def learning():
+        for number in range(1, 41):
+            clock[0] += 1
+            yield [Progress(None, number, {})]
+
+    agent = SlowToSave(clock)
+    run_folder.learn({tmp_path: agent}, learning(), **SAVING | {"save_every": 3.0})
+    assert agent.times == [3, 23, 43, 46]  # at first when asked to, 18 seconds after the end of one, and at the end
+
+
+# Goes on from what is there, saving at every meta-iteration.
+TRAIN_AND_SAVE = """
+import sys
+from pathlib import Path
+from metajax import MetaAgent
+from metajax.running import run_folder
+folder = Path(sys.argv[1])
+with run_folder.writing(folder, new=False):
+    agent = MetaAgent.load(folder)
+    learning = ([progress] for progress in agent.learning(10**6, log_every=1))
+    how = {"save_every": 0.0, "keep": 3, "keep_every": 0, "log_to": (), "show": lambda progress: None}
+    run_folder.learn({folder: agent}, learning, **how)
+"""
+
+
+def test_no_kill_loses_more_than_the_step_it_interrupts(tmp_path):
+    agent, chance = small(), random.Random(0)
+    agent.learn(1).save(tmp_path)
+    for _ in range(20):
+        before = checkpoint.newest(tmp_path).iteration
+        process = subprocess.Popen([sys.executable, "-c", AS_IN_TESTS + TRAIN_AND_SAVE, str(tmp_path)])
+        deadline = time.monotonic() + 100
+        while len(run_folder.metrics(tmp_path)) < before + 1:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        process.wait()
+        logged = (tmp_path / "metrics.jsonl").read_text().count("\n")
+        saved = checkpoint.newest(tmp_path).iteration
+        assert saved >= max(before, logged - 1)
+    loaded = MetaAgent.load(tmp_path)
+    assert loaded.iteration > 20
+    assert_same(loaded, small().learn(loaded.iteration))
+
+
+def test_changed_hyper_parameters_are_refused_and_can_be_overridden(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert commands.main(["train", *QUICK, "1", "--folder", folder]) == 0
+    command = ["resume", folder, "--num-iterations", "2"]
+    assert commands.main([*command, "--inner-lr", "0.2", "--num-tasks", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "inner_lr was the default, is 0.2" in error
+    assert "num_tasks was 2, is 3" in error
+    assert commands.main([*command, "--hidden", "5", "--override"]) == 2
+    assert "at state/params" in capsys.readouterr().err
+    assert commands.main([*command, "--inner-lr", "0.2", "--override"]) == 0
+    assert MetaAgent.load(folder).config["options"]["inner_lr"] == 0.2
+    assert commands.main(["resume", folder]) == 2
+    assert "has done its 2 meta-iterations; --num-iterations N goes on to N" in capsys.readouterr().err
+
+
+def test_a_lock_is_held_by_the_living_only(tmp_path):
+    with (
+        run_folder.writing(tmp_path, new=False),
+        pytest.raises(ConfigError, match=f"being written by process {os.getpid()}"),
+        run_folder.writing(tmp_path, new=False),
+    ):
+        pass
+    (tmp_path / "lock").write_text("4000000")  # of a process that died
+    with run_folder.writing(tmp_path, new=True):
+        assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+def test_numbers_that_are_not_finite_name_the_checkpoint_that_is_left(tmp_path):
+    agent = small()
+
+    def learning():
+        for progress in agent.learning(1):
+            yield [progress]
+        raise NonFiniteError("a reward of task 1 is not finite")
+
+    with pytest.raises(NonFiniteError, match=f"a reward of task 1 is not finite; saved in {tmp_path / 'checkpoints'}"):
+        run_folder.learn({tmp_path: agent}, learning(), **SAVING)
+    assert_same(MetaAgent.load(tmp_path), agent)
+
+
+def test_a_sink_that_fails_never_stops_training(tmp_path, monkeypatch):
+    written = []
+
+    def failing(folder):
+        def write(metrics):
+            written.append(metrics["iteration"])
+            raise OSError("the server is gone")
+
+        return write
+
+    monkeypatch.setitem(record.SINKS, "tensorboard", failing)
+    monkeypatch.setitem(record.SINKS, "wandb", lambda folder: 1 / 0)
+    agent = small()
+    learning = ([progress] for progress in agent.learning(3, log_every=1))
+    with pytest.warns(UserWarning, match="metrics") as warned:
+        run_folder.learn({tmp_path: agent}, learning, **SAVING | {"log_to": ("tensorboard", "wandb")})
+    assert written == [1]
+    messages = [str(warning.message) for warning in warned]
+    assert messages == [
+        "metrics do not go to wandb: division by zero",
+        "metrics no longer go to tensorboard: the server is gone",
+    ]
+    assert [line["iteration"] for line in run_folder.metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_lines_that_were_not_saved_are_written_again(tmp_path):
+    agent = small().learn(1)
+    agent.save(tmp_path)
+    lines = [{"iteration": 1, "seconds": 2.5}, {"iteration": 2, "seconds": 3.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iterat')
+    progress = Progress(agent.learner, 2, {"return_after": float("nan")})
+    run_folder.learn({tmp_path: agent}, iter([[progress]]), **SAVING)
+    first, second = run_folder.metrics(tmp_path)
+    assert first == lines[0]
+    assert second["return_after"] is None
+    assert 2.5 < second["seconds"] < 60
+
+
+def test_a_disk_too_small_is_seen_before_compiling(tmp_path, monkeypatch, capsys):
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: usage)
+    assert commands.main(["train", *QUICK, "1", "--folder", str(tmp_path / "run")]) == 2
+    assert "has 10 bytes free; two checkpoints need" in capsys.readouterr().err

@@ -1,0 +1,113 @@
+"""Tables of runs, and what may not stand in one."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from metajax import CheckpointError, ConfigError, MetaAgent
+from metajax.evaluation import Evaluation
+from metajax.running import run_folder
+from metajax.running.stats import interquartile_mean, probability_of_improvement
+from metajax.running.table import read, table
+
+PROTOCOL = {"num_stages": 2, "num_copies": 2}
+
+
+def write_run(folder, *, seed=0, shift=0.0, num_tasks=8, success_at="any", tasks="point", version=1, **options):
+    """An evaluated run, without its training."""
+    folder.mkdir()
+    agent = MetaAgent("maml", tasks, seed=seed, **options)
+    agent.config |= {"tasks_version": version, "run": {"command": ["metajax", "train", f"--seed={seed}"]}}
+    protocol = agent.protocol(num_tasks, success_at=success_at)._replace(**PROTOCOL)
+    draws = np.random.default_rng(seed).normal(size=(num_tasks, 2, 2)) + np.array([0, 1 + shift])[:, None]
+    run_folder.write_evaluation(agent, Evaluation(draws, None, draws > 0), protocol, folder)
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    plain = [write_run(tmp_path / f"plain-{seed}", seed=seed) for seed in range(3)]
+    return [*plain, write_run(tmp_path / "other", shift=2.0, inner_lr=0.3)]
+
+
+def returns(folders):
+    return np.stack([np.load(folder / "evaluation.npz")["sampled"].mean(-1) for folder in folders])
+
+
+def test_a_row_has_the_interquartile_mean_of_its_seeds_and_an_interval(folders):
+    text = table(folders, form="csv")
+    rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
+    header, plain, other = (row for row in rows)
+    cells = dict(zip(header, plain, strict=True))
+    assert (cells["tasks"], cells["method"], cells["seeds"]) == ("point", "maml iterations=0 num_tasks=20", "3")
+    last, low, high = (float(part.strip("[], ")) for part in cells["last"].split(" "))
+    assert last == pytest.approx(interquartile_mean(returns(folders[:3])[..., 1]), abs=0.01)
+    assert low < last < high
+    assert 0 < float(cells["success at last"]) < 1
+    cells = dict(zip(header, other, strict=True))
+    assert cells["method"] == "maml inner_lr=0.3 iterations=0 num_tasks=20"
+    assert "[" not in cells["last"]  # one seed has no interval
+    better = probability_of_improvement(returns(folders[3:])[..., 1], returns(folders[:3])[..., 1])
+    assert float(cells["P(better than the first)"]) == pytest.approx(better, abs=0.01)
+
+
+def test_every_form_has_protocol_hardware_versions_and_commands(folders):
+    for form, mark in (("markdown", "| --- |"), ("latex", r"\begin{tabular}"), ("csv", "tasks,method")):
+        text = table(folders, form=form)
+        assert mark in text
+        for part in ("8 held-out tasks", f"{jax.device_count()} x cpu", "jax 0.", "metajax train --seed=2"):
+            assert part in text
+    assert r"inner\_lr" in table(folders, form="latex")
+
+
+def test_the_same_seed_twice_is_refused(folders, tmp_path):
+    again = write_run(tmp_path / "again", seed=1)
+    with pytest.raises(ConfigError, match=r"plain-1 and .*again are both seed 1 of maml"):
+        table([*folders, again])
+
+
+def test_an_option_at_its_default_makes_no_other_method(folders, tmp_path):
+    again = write_run(tmp_path / "again", seed=1, inner_lr=0.1)
+    with pytest.raises(ConfigError, match="are both seed 1"):
+        table([*folders, again])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"num_tasks": 9}, "protocol"), ({"success_at": "end"}, "protocol"), ({"version": 2}, "version")],
+)
+def test_other_protocols_and_versions_are_refused(folders, tmp_path, changes, field):
+    with pytest.raises(ConfigError, match=f"differ in the .*{field}"):
+        table([*folders, write_run(tmp_path / "other-way", seed=7, **changes)])
+
+
+def test_other_tasks_are_another_section(folders, tmp_path):
+    text = table([*folders, write_run(tmp_path / "short", seed=1, horizon=5)])
+    assert "| point horizon=5 | maml" in text
+
+
+def test_a_folder_without_evaluation_or_with_a_foreign_one_is_refused(folders, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no evaluation; call metajax evaluate"):
+        table([tmp_path])
+    with pytest.raises(ConfigError, match="at least one run folder"):
+        table([])
+    about = json.loads((folders[0] / "evaluation.json").read_text())
+    about["sampled"]["mean"][0] += 1
+    (folders[0] / "evaluation.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="is not that of its evaluation"):
+        read(folders[0])
+    lacking = {name: value for name, value in about.items() if name != "device"}
+    (folders[2] / "evaluation.json").write_text(json.dumps(lacking))
+    with pytest.raises(CheckpointError, match="holds no evaluation of metajax: KeyError"):
+        read(folders[2])
+    arrays = dict(np.load(folders[3] / "evaluation.npz"))
+    np.savez(folders[3] / "evaluation.npz", **arrays | {"sampled_success": ~arrays["sampled_success"]})
+    with pytest.raises(CheckpointError, match="is not that of its evaluation"):
+        read(folders[3])
+    for name, content in (("evaluation.npz", b"\x80\x04N."), ("evaluation.json", b"{}")):
+        (folders[1] / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match="holds no evaluation of metajax"):
+            read(folders[1])
