@@ -112,11 +112,11 @@ def adapted(env: Environment, key: Array, task: PyTree) -> tuple[PyTree, Step]:
     return env.reset_env(key, task)[1], step
 
 
-def compile_one(suite: Suite) -> dict[str, timing.Part]:
+def compile_one(suite: Suite) -> dict[str, timing.CompiledFunction]:
     """The steps of all copies, through the adapter and bare."""
     parts = {}
     tasks = suite.tasks()
-    batch = tasks.tasks(jax.random.key(0), suite.num_copies)
+    batch = tasks.batch(jax.random.key(0), suite.num_copies)
     keys = jax.random.split(jax.random.key(1), suite.num_copies)
     sample = tasks.env.action_space(tasks.env.default_params).sample
     actions = jax.vmap(jax.vmap(sample))(jax.random.split(jax.random.key(2), (suite.num_copies, suite.num_steps)))
@@ -136,7 +136,7 @@ def compile_one(suite: Suite) -> dict[str, timing.Part]:
             return jax.lax.scan(scanned, state, (jnp.arange(suite.num_steps), actions))[1]
 
         states = jax.jit(jax.vmap(first))(keys, batch)
-        parts[how] = timing.compile_part(jax.vmap(play), keys, batch, states, actions)
+        parts[how] = timing.compile_function(jax.vmap(play), keys, batch, states, actions)
     return parts
 
 

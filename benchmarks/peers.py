@@ -124,7 +124,7 @@ def our_ppo(tasks: str, **options: Any) -> tuple[int, Callable]:
     of_ppo = {"outer": "ppo", "epochs": 4, "minibatches": 4, "value": True, "baseline": "learned", "lambda_": 0.95}
     sizes = {"num_episodes": 1, "horizon": HORIZON}
     built = build("multi_task", tasks, of_ppo | sizes | options)
-    batch = built.tasks.tasks(jax.random.key(0), COPIES)
+    batch = built.tasks.batch(jax.random.key(0), COPIES)
     iterate = jax.jit(programs.iteration(built.algorithm))
 
     def step(carry: tuple) -> tuple:

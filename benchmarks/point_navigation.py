@@ -27,7 +27,7 @@ from metajax import MetaAgent
 from metajax.base import TaskDistribution
 from metajax.cli.launch import enable_compilation_cache
 from metajax.envs.revealed import reveal
-from metajax.evaluation import Protocol
+from metajax.evaluation import EvaluationProtocol
 from metajax.running import record
 from metajax.running.acting import compile_evaluation
 from metajax.running.stats import bootstrap_interval, interquartile_mean
@@ -92,12 +92,12 @@ def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[
     sizes = agents[0].sizes
     steps = int(np.prod(sizes)) * method.num_tasks * (2 if method.algorithm == "es_maml" else 1)
 
-    def returns(protocol: Protocol) -> dict[str, np.ndarray]:
+    def returns(protocol: EvaluationProtocol) -> dict[str, np.ndarray]:
         """Of every seed, task and stage, [S, N, K], of sampled and of the most probable actions."""
         found = [jax.device_get(evaluate(agent.params, protocol)) for agent in agents]
         return {kind: np.stack([getattr(one, kind).mean(-1) for one in found]) for kind in ("sampled", "greedy")}
 
-    check = Protocol(num_checked, 2, *sizes[1:], "any", CHECK)
+    check = EvaluationProtocol(num_checked, 2, *sizes[1:], "any", CHECK)
     curve, reached, seconds = [], [None] * seeds, 0.0
     if method.num_iterations:
         learning = learn_together(
@@ -116,7 +116,7 @@ def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[
             curve.append({"iteration": iteration, **here, "after_one": after.round(2).tolist()})
             print(method.algorithm, options, iteration, f"{seconds:.0f} s", after.round(1).tolist(), flush=True)
             start = time.perf_counter()
-    final, protocol = {}, Protocol(num_tasks, 6, *sizes[1:], "any", FINAL)
+    final, protocol = {}, EvaluationProtocol(num_tasks, 6, *sizes[1:], "any", FINAL)
     for kind, found in returns(protocol).items():
         final[kind] = {
             "mean": found.mean(1).round(3).tolist(),

@@ -38,7 +38,7 @@ def returns(
 ) -> np.ndarray:
     """Of all episodes in each of `num_tasks` tasks, [N]."""
     key_tasks, key_play = jax.random.split(key)
-    batch = tasks.tasks(key_tasks, num_tasks, held_out=True)
+    batch = tasks.batch(key_tasks, num_tasks, held_out=True)
     sizes = {"num_stages": num_episodes, "num_copies": 1, "num_steps": tasks.num_steps}
     run = partial(evaluate, agent=agent, params=(), env=tasks.env, **sizes, greedy=False, task_batch=task_batch)
     return np.asarray(jax.jit(lambda key, batch: run(key, tasks=batch).sampled)(key_play, batch)).sum((1, 2))
@@ -46,7 +46,7 @@ def returns(
 
 def expected(key: Array, tasks: TaskDistribution, num_tasks: int, value: Callable[[PyTree], Array]) -> np.ndarray:
     """The `value` [N] of tasks."""
-    batch = tasks.tasks(key, num_tasks, held_out=True)
+    batch = tasks.batch(key, num_tasks, held_out=True)
     return np.asarray(jax.jit(lambda batch: jax.lax.map(value, batch, batch_size=1000))(batch))
 
 
@@ -59,7 +59,7 @@ def planned(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
         obs, _ = tasks.env.reset_env(key_reset, task)
         return tasks.env.action_values(task, obs, jnp.zeros((), int)).max()
 
-    inputs = jax.random.split(key_resets, num_tasks), tasks.tasks(key_tasks, num_tasks, held_out=True)
+    inputs = jax.random.split(key_resets, num_tasks), tasks.batch(key_tasks, num_tasks, held_out=True)
 
     return np.asarray(jax.jit(lambda inputs: jax.lax.map(one, inputs, batch_size=50))(inputs))
 

@@ -211,7 +211,7 @@ def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
     @partial(jax.jit, static_argnums=(2, 3))
     def returns(learner: PyTree, key: Array, num_tasks: int, greedy: bool) -> Array:
         key_tasks, key_play = jax.random.split(key)
-        tasks = built.tasks.tasks(key_tasks, num_tasks, held_out=True)
+        tasks = built.tasks.batch(key_tasks, num_tasks, held_out=True)
 
         def one(state: PyTree) -> Array:
             params = built.algorithm.params(state)
@@ -316,7 +316,7 @@ def hand_written(name: str, num_tasks: int) -> dict[str, dict[str, float]]:
             return evaluate(key, agent, (), where.env, batch, **sizes, task_batch=500, greedy=False).sampled
 
         key_tasks, key_play = jax.random.split(jax.random.key(2**31 - 1))
-        returns = np.asarray(play(key_play, where.tasks(key_tasks, num_tasks, held_out=True))).sum((1, 2))
+        returns = np.asarray(play(key_play, where.batch(key_tasks, num_tasks, held_out=True))).sum((1, 2))
         error = returns.std(ddof=1) / np.sqrt(num_tasks)
         kept[agent_name] = {"return": round(float(returns.mean()), 4), "error": round(float(error), 4)}
         print(f"{name} {agent_name}: {kept[agent_name]}", flush=True)

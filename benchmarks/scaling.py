@@ -45,10 +45,10 @@ def job_of(sizes: dict[str, int]) -> programs.Job:
     return job if sizes["devices"] == 1 else job.shared(meshes.mesh(sizes["devices"]))
 
 
-def compiled(sizes: dict[str, int]) -> timing.Part:
+def compiled(sizes: dict[str, int]) -> timing.CompiledFunction:
     """That meta-iteration compiled, with the memory that one device needs."""
     job = job_of(sizes)
-    return timing.compile_part(job.function, *job.arguments)
+    return timing.compile_function(job.function, *job.arguments)
 
 
 def exponent(sizes: np.ndarray, values: np.ndarray) -> float:

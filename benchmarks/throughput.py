@@ -27,9 +27,9 @@ from metajax.running.recipes import build
 SHOWN = ("collect", "one outer gradient", "update")
 
 
-def of_memories() -> dict[str, timing.Part]:
+def of_memories() -> dict[str, timing.CompiledFunction]:
     """Compiled parts by name: the environment alone, and what each memory does."""
-    parts, over = {}, meshes.mesh(hardware.most(64))  # each minibatch has so many trials
+    parts, over = {}, meshes.mesh(hardware.max_even_devices(64))  # each minibatch has so many trials
     for memory in MEMORIES:
         reference = programs.REFERENCES["rl2-gru"]
         reference = reference._replace(options=reference.options | {"memory": memory})
@@ -43,7 +43,7 @@ def of_memories() -> dict[str, timing.Part]:
     return parts | of_a_long_cache(over)
 
 
-def of_a_long_cache(over: Mesh) -> dict[str, timing.Part]:
+def of_a_long_cache(over: Mesh) -> dict[str, timing.CompiledFunction]:
     """A transformer acting for 50 and 200 steps with the same cache: a cost a step that grew would show."""
     parts = {}
     for horizon in (50, 200):
@@ -73,7 +73,7 @@ def memory_ratio() -> float:
     for options in ({"inner_steps": 1}, {"inner_steps": 10, "remat": True}):
         built = build("maml", "point", {"outer": "gradient", "micro_batch": 20} | options)
         state = jax.eval_shape(built.algorithm.init, jax.random.key(0))
-        batch = jax.eval_shape(lambda built=built: built.tasks.tasks(jax.random.key(0), 20))
+        batch = jax.eval_shape(lambda built=built: built.tasks.batch(jax.random.key(0), 20))
         experience = jax.eval_shape(built.algorithm.collect, jax.random.key(0), state, batch)
         compiled = jax.jit(built.algorithm.update).lower(jax.random.key(0), state, experience).compile()
         used.append(compiled.memory_analysis().temp_size_in_bytes)

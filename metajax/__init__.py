@@ -35,7 +35,7 @@ from metajax.base import (
 )
 from metajax.envs.contract import check_env, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
-from metajax.evaluation import Evaluation, Protocol, Score, evaluate, interval, score
+from metajax.evaluation import Evaluation, EvaluationProtocol, Score, evaluate, interval, score
 from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
 from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.learning.outer import Batch, Outer, policy_gradient, ppo, trust_region
@@ -70,6 +70,7 @@ __all__ = [
     "Distribution",
     "Environment",
     "Evaluation",
+    "EvaluationProtocol",
     "HostEnvironment",
     "Learner",
     "MetaAgent",
@@ -80,7 +81,6 @@ __all__ = [
     "Percept",
     "Program",
     "Progress",
-    "Protocol",
     "Score",
     "ShapeError",
     "TanhNormal",

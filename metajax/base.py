@@ -120,8 +120,8 @@ class Algorithm(NamedTuple):
     `init(key) -> state`; `collect(key, state, tasks) -> experience`, a `Transition` with axes [N, K, B, T], or [M N, …]
     if every task is played M times, a task's next to each other;
     `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given. An algorithm whose
-    tasks are played by others says by which: `players(state, num_tasks) -> params` [M N]. `tolerates_lag` says that
-    it may learn from what the parameters before the last update did, so that a simulator on the host need not wait.
+    tasks are played by others says by which: `per_task_params(state, num_tasks) -> params` [M N].
+    `allows_stale_params` says that it may learn from experience of the parameters before the last update.
     `together`, unless it is 0, says that devices may share its tasks, of which so many neighbours (1 as a rule) stay
     together: that whatever it sums over tasks goes through `metajax.devices`, so that every device comes to the same
     state.
@@ -132,9 +132,9 @@ class Algorithm(NamedTuple):
     update: Callable[[Array, PyTree, Transition], tuple[PyTree, dict[str, Array]]]
     params: Callable[[PyTree], PyTree]
     agent: Agent
-    players: Callable[[PyTree, int], PyTree] | None = None
-    tolerates_lag: bool = False
-    together: int = 0
+    per_task_params: Callable[[PyTree, int], PyTree] | None = None
+    allows_stale_params: bool = False
+    task_group: int | None = None
 
 
 class TaskDistribution(NamedTuple):
@@ -142,7 +142,7 @@ class TaskDistribution(NamedTuple):
 
     `sample(key) -> task` draws a training task, `held_out(key) -> task` a test task (the same distribution unless
     given: with a continuous prior a fresh draw is a task never seen). Where the test tasks are finitely many,
-    `held_out_set` [M] has them all instead, and they take turns, so that each counts the same. `horizon` is an
+    `test_tasks` [M] has them all instead, and they take turns, so that each counts the same. `horizon` is an
     episode's length in steps (by default the environment's own limit). `references` are known returns (name, return)
     of policies; `plane` names the two entries of the observation that a path is drawn in, ((name, index), (name,
     index)). `success(task, steps)` says which steps [..., T] of a `Transition` succeed. `version` goes up when the same
@@ -158,7 +158,7 @@ class TaskDistribution(NamedTuple):
     split: str = "fresh draws from the training distribution, which is continuous"
     success: Callable[[PyTree, Transition], Array] | None = None
     version: int = 1
-    held_out_set: PyTree | None = None
+    test_tasks: PyTree | None = None
 
     @property
     def num_steps(self) -> int:
@@ -168,13 +168,13 @@ class TaskDistribution(NamedTuple):
     @property
     def num_held_out(self) -> int | None:
         """How many test tasks there are, None where they are drawn."""
-        return None if self.held_out_set is None else len(jax.tree.leaves(self.held_out_set)[0])
+        return None if self.test_tasks is None else len(jax.tree.leaves(self.test_tasks)[0])
 
-    def tasks(self, key: Array, num_tasks: int, *, held_out: bool = False, first: Array | int = 0) -> PyTree:
+    def batch(self, key: Array, num_tasks: int, *, held_out: bool = False, first: Array | int = 0) -> PyTree:
         """Tasks [N] from number `first` on; a task depends on its number alone, not on how many there are."""
         numbers = first + jax.numpy.arange(num_tasks)
-        if held_out and self.held_out_set is not None:
+        if held_out and self.test_tasks is not None:
             turn = numbers % self.num_held_out
-            return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[turn], self.held_out_set)
+            return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[turn], self.test_tasks)
         sample = self.held_out if held_out and self.held_out else self.sample
         return jax.vmap(lambda number: sample(jax.random.fold_in(key, number)))(numbers)

@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
     greedy_success: Array | None = None
 
 
-class Protocol(NamedTuple):
+class EvaluationProtocol(NamedTuple):
     """How numbers come about; those of two protocols are not comparable."""
 
     num_tasks: int  # held out

@@ -82,17 +82,19 @@ def rollout(
     def step(carry, time):
         env_state, copies = carry
         key_act, key_env = jax.random.split(jax.random.fold_in(key_steps, time))
-        choice = choose(key_act, policy, copies, greedy=greedy)
+        choice = select_action(key_act, policy, copies, greedy=greedy)
         keys = jax.random.split(key_env, num_copies)
         obs, next_env_state, reward, terminated, _ = jax.vmap(env.step_env, (0, 0, 0, None))(
             keys, env_state, to_space(space, choice.action), task
         )
         time_is_up = jax.vmap(env.is_truncated, (0, None))(next_env_state, task)
-        outcome = Outcome(obs, reward, terminated, time_is_up | (time == num_steps - 1))
-        next_copies, transition = follow(copies, choice, outcome)
+        outcome = StepResult(obs, reward, terminated, time_is_up | (time == num_steps - 1))
+        next_copies, transition = advance(copies, choice, outcome)
         return (_where(copies.alive, next_env_state, env_state), next_copies), transition
 
-    (_, copies), transitions = jax.lax.scan(step, (env_state, enter(memory, percept, obs)), jnp.arange(num_steps))
+    (_, copies), transitions = jax.lax.scan(
+        step, (env_state, begin_episode(memory, percept, obs)), jnp.arange(num_steps)
+    )
     return copies.memory, copies.percept, with_next_values(policy, copies, transitions)
 
 
@@ -112,7 +114,7 @@ class Choice(NamedTuple):
     action: Array
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What came of it in each copy [B]; `info` is what a host's simulator tells beside."""
 
     obs: PyTree
@@ -122,20 +124,20 @@ class Outcome(NamedTuple):
     info: PyTree = ()
 
 
-def enter(memory: PyTree, percept: Percept, obs: PyTree) -> Copies:
+def begin_episode(memory: PyTree, percept: Percept, obs: PyTree) -> Copies:
     """The copies at the first step of an episode that begins with `obs` [B]."""
     start = jnp.ones_like(percept.start)
     return Copies(memory, percept._replace(obs=obs, start=start, time=jnp.zeros_like(percept.time)), start)
 
 
-def choose(key: Array, policy: Policy, copies: Copies, *, greedy: bool = False) -> Choice:
+def select_action(key: Array, policy: Policy, copies: Copies, *, greedy: bool = False) -> Choice:
     """What `policy` does in each copy, sampled or with `greedy` the most probable."""
     memory, decision = jax.vmap(policy)(copies.memory, copies.percept)
     action = decision.distribution.mode() if greedy else decision.distribution.sample(key)
     return Choice(memory, decision, action)
 
 
-def follow(copies: Copies, choice: Choice, outcome: Outcome) -> tuple[Copies, Transition]:
+def advance(copies: Copies, choice: Choice, outcome: StepResult) -> tuple[Copies, Transition]:
     """The copies after a step, those whose episode was over as they were, and the transition [B]."""
     percept, alive = copies.percept, copies.alive
     reward = jnp.where(alive, outcome.reward, 0.0).astype(percept.reward.dtype)
@@ -225,7 +227,7 @@ def trials(
         if agent.unroll is None:
             adapted = jax.lax.cond(
                 number < num_stages - 1,
-                lambda: in_parts(agent.adapt, num_copies * num_steps, key_adapt, knowledge, experience),
+                lambda: vmap_in_chunks(agent.adapt, num_copies * num_steps, key_adapt, knowledge, experience),
                 lambda: knowledge,
             )
         return (adapted, next_memory, next_percept), Trial(knowledge, memory, percept, experience)
@@ -240,15 +242,15 @@ def trials(
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), stages)
 
 
-def in_parts(function: Callable[..., PyTree], steps: int, *inputs: PyTree) -> PyTree:
+def vmap_in_chunks(function: Callable[..., PyTree], steps: int, *inputs: PyTree) -> PyTree:
     """`jax.vmap(function)(*inputs)` for inputs [N] of so many environment steps each, as many at once as fit."""
-    size = part_size(leading_axis(inputs), steps)
+    size = chunk_size(leading_axis(inputs), steps)
     if size == leading_axis(inputs):
         return jax.vmap(function)(*inputs)
     return jax.lax.map(lambda one: function(*one), inputs, batch_size=size)
 
 
-def part_size(num_tasks: int, steps: int) -> int:
+def chunk_size(num_tasks: int, steps: int) -> int:
     """How many tasks of so many environment steps each are adapted to or differentiated at once: a divisor of all.
 
     As many as fit or, where that is no more than a quarter of what would, the fewest beyond.

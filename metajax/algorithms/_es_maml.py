@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms._maml import OF_THE_GRADIENT, maml
+from metajax.algorithms._maml import META_GRADIENT_OPTIONS, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_number, load
@@ -29,7 +29,7 @@ class ESState(NamedTuple):
     noise: Array  # the data of the key of the population that is out: collected from and, again, learned from
 
 
-@options_of(maml, without=OF_THE_GRADIENT)
+@options_of(maml, without=META_GRADIENT_OPTIONS)
 def es_maml(
     env: Environment,
     network: Network,
@@ -102,7 +102,7 @@ def es_maml(
         es = strategy(num_tasks)
         return es.ask(jax.random.wrap_key_data(state.noise), state.strategy, es.default_params)[0]
 
-    def players(state: ESState, num_tasks: int) -> PyTree:
+    def per_task_params(state: ESState, num_tasks: int) -> PyTree:
         """Those of a task next to each other, the plus sign first."""
         by_sign = population(state, num_tasks * collectives.num_devices())
         pairs = jax.tree.map(
@@ -116,7 +116,7 @@ def es_maml(
         index = jnp.repeat(jnp.arange(num_tasks), 2)
         keys = jax.vmap(partial(jax.random.fold_in, key))(collectives.first_task(num_tasks) + index)
         twice = jax.tree.map(lambda leaf: leaf[index], tasks)
-        played = trials(keys, base.agent, players(state, num_tasks), env, twice, **sizes, params_axis=0)
+        played = trials(keys, base.agent, per_task_params(state, num_tasks), env, twice, **sizes, params_axis=0)
         return played.experience
 
     def update(key: Array, state: ESState, experience: Transition) -> tuple[ESState, dict[str, Array]]:
@@ -142,6 +142,6 @@ def es_maml(
         collect=collect,
         update=update,
         params=params,
-        players=players,
-        together=1,
+        per_task_params=per_task_params,
+        task_group=1,
     )

@@ -26,7 +26,7 @@ from metajax.networks import check_fits
 from metajax.rollouts import collect_trials, replay
 
 # Options of the meta-gradient and of the outer loop, which relatives that have others do without.
-OF_THE_GRADIENT = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
+META_GRADIENT_OPTIONS = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
 
 
 class MAMLState(NamedTuple):
@@ -94,7 +94,7 @@ def maml(
     >>> tasks = point()
     >>> algorithm = maml(tasks.env, mlp(tasks.env), num_steps=100, inner_steps=2)
     >>> state = algorithm.init(jax.random.key(0))
-    >>> batch = tasks.tasks(jax.random.key(1), 5)
+    >>> batch = tasks.batch(jax.random.key(1), 5)
     >>> jax.eval_shape(algorithm.collect, jax.random.key(2), state, batch).reward.shape  # [N, K, B, T]
     (5, 3, 20, 100)
     """
@@ -212,7 +212,7 @@ def maml(
             return batch._replace(weight=batch.weight[:, -1:], kl_weight=batch.kl_weight[:, -1:])
         return batch
 
-    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, together=outer.together)
+    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, task_group=outer.task_group)
 
 
 def _is_zero(value: float) -> bool:

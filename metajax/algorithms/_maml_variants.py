@@ -6,7 +6,7 @@ actions are credited with and what improves the meta-parameters are chosen one b
 
 from typing import Any
 
-from metajax.algorithms._maml import OF_THE_GRADIENT, maml
+from metajax.algorithms._maml import META_GRADIENT_OPTIONS, maml
 from metajax.base import Algorithm, Environment, Network
 from metajax.factories import options_of
 from metajax.learning.outer import ppo
@@ -129,7 +129,7 @@ def imaml(env: Environment, network: Network, **options: Any) -> Algorithm:
     return maml(env, network, **options)
 
 
-@options_of(maml, without=[*(set(OF_THE_GRADIENT) - {"outer"}), "step_size"], inner_steps=0, extra_lr_scale=1.0)
+@options_of(maml, without=[*(set(META_GRADIENT_OPTIONS) - {"outer"}), "step_size"], inner_steps=0, extra_lr_scale=1.0)
 def multi_task(env: Environment, network: Network, **options: Any) -> Algorithm:
     """One policy trained on all tasks, without adapting: what MAML is to beat, and what fine-tuning starts from.
 

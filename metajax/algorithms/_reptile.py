@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.algorithms._maml import OF_THE_GRADIENT, maml
+from metajax.algorithms._maml import META_GRADIENT_OPTIONS, maml
 from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_count, check_number
 from metajax.factories import options_of
-from metajax.rollouts import in_parts
+from metajax.rollouts import vmap_in_chunks
 
 
 class ReptileState(NamedTuple):
@@ -30,7 +30,7 @@ class ReptileState(NamedTuple):
     optimizer: PyTree
 
 
-@options_of(maml, without=[*OF_THE_GRADIENT, "step_size"])
+@options_of(maml, without=[*META_GRADIENT_OPTIONS, "step_size"])
 def reptile(
     env: Environment,
     network: Network,
@@ -72,7 +72,7 @@ def reptile(
     def update(key: Array, state: ReptileState, experience: Transition) -> tuple[ReptileState, dict[str, Array]]:
         earlier = jax.tree.map(lambda leaf: leaf[:, :-1], experience)
         steps = math.prod(earlier.reward.shape[1:])
-        adapted = in_parts(lambda task: adapt(key, state.params, task), steps, earlier)
+        adapted = vmap_in_chunks(lambda task: adapt(key, state.params, task), steps, earlier)
         mean = collectives.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted))
         away = jax.tree.map(jnp.subtract, state.params, mean)
         updates, moments = transform.update(away, state.optimizer, state.params)
@@ -88,4 +88,4 @@ def reptile(
 
         return jax.lax.scan(step, base.agent.begin(key, params), stages)[0].params
 
-    return base._replace(init=init, update=update, together=1)
+    return base._replace(init=init, update=update, task_group=1)

@@ -155,8 +155,8 @@ def rl2(
         update,
         params=lambda state: state.params,
         agent=agent,
-        tolerates_lag=outer.tolerates_lag,
-        together=outer.together,
+        allows_stale_params=outer.allows_stale_params,
+        task_group=outer.task_group,
     )
 
 

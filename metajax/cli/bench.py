@@ -23,8 +23,8 @@ from metajax.measuring import timing
 from metajax.measuring.programs import (
     DEFAULT,
     REFERENCES,
+    PreparedReference,
     Reference,
-    Setting,
     ceilings,
     collecting,
     learning,
@@ -175,24 +175,24 @@ def measure(
     }
 
 
-def _mesh(setting: Setting, num_tasks: int, num_devices: int | None) -> Mesh | None:
+def _mesh(setting: PreparedReference, num_tasks: int, num_devices: int | None) -> Mesh | None:
     """The devices that share the tasks, None where JAX's default one has all."""
     if num_devices is None:
-        num_devices = hardware.most(num_groups(setting.built.algorithm, setting.built.tasks, num_tasks))
+        num_devices = hardware.max_even_devices(num_groups(setting.built.algorithm, setting.built.tasks, num_tasks))
     return None if num_devices == 1 else meshes.mesh(num_devices)
 
 
-def _part(part: timing.Part, seconds: Sequence[float], steps: int | None) -> dict[str, float]:
+def _part(part: timing.CompiledFunction, seconds: Sequence[float], steps: int | None) -> dict[str, float]:
     times = timing.spread(seconds)
     of_compiled = {"compile": part.compile_seconds, "flops": part.flops, "memory": part.memory}
     return times._asdict() | of_compiled | ({"steps_per_second": steps / times.median} if steps else {})
 
 
-def _machine(compute_dtype: str | None) -> tuple[dict[str, timing.Part], int]:
+def _machine(compute_dtype: str | None) -> tuple[dict[str, timing.CompiledFunction], int]:
     """Parts that say what the machine can do, and the bytes that the copy moves."""
     dtype = compute_dtype_of(compute_dtype or "float32")
-    copy, num_bytes = timing.copy_part()
-    large, batched = timing.large_product_part(dtype), timing.product_part(20, 2000, 64, dtype)
+    copy, num_bytes = timing.compile_copy()
+    large, batched = timing.compile_large_product(dtype), timing.compile_products(20, 2000, 64, dtype)
     return {_LARGE: large, _BATCHED: batched, "copy": copy}, num_bytes
 
 
@@ -333,7 +333,7 @@ def start(name: str, options: Mapping[str, Any], num_devices: int | None) -> dic
     reference, begin = REFERENCES[name], time.perf_counter()
     given = {**reference.options, **reference.outer, **options}
     agent = MetaAgent(reference.algorithm, reference.tasks, num_tasks=reference.num_tasks, **given)
-    launch.place([agent], num_devices)
+    launch.assign_devices([agent], num_devices)
     compiled = agent.program and time.perf_counter() - begin
     agent.learn(1, log_every=1)
     return {"compile": compiled, "first_update": time.perf_counter() - begin}
@@ -344,7 +344,7 @@ def named(screen: Console, algorithm: str, tasks: str, given: Mapping[str, Any],
     check_count("repeats", run["repeats"])
     check_count("iterations", run["iterations"])
     agent = MetaAgent(algorithm, tasks, num_tasks=run["num_tasks"], **given)
-    num_devices = launch.place([agent], run["devices"])
+    num_devices = launch.assign_devices([agent], run["devices"])
     console.announce(screen, {Path(): agent}, num_devices)
     with console.compiling(screen):
         program = agent.program

@@ -43,13 +43,13 @@ def table() -> Table:
 
 def _product_speed() -> float:
     """GFLOP/s of a matrix product, the best of five."""
-    product = timing.large_product_part()
+    product = timing.compile_large_product()
     return product.flops / min(timing.alternate({"product": product.run}, 5)["product"]) / 1e9
 
 
 def _maml_speed(num_iterations: int = 5) -> float:
     agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
-    launch.place([agent], None)
+    launch.assign_devices([agent], None)
     agent.learn(1)
     start = time.perf_counter()
     agent.learn(num_iterations)

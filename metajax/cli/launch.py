@@ -70,7 +70,7 @@ def train_and_evaluate(
 ) -> None:
     """Trains and evaluates agents, together where there are several, each in its folder."""
     screen, agents = console.new(), list(members.values())
-    num_devices = place(agents, run["devices"])
+    num_devices = assign_devices(agents, run["devices"])
     agents[0].protocol(run["eval_tasks"], success_at=run["success_at"])  # a wrong one is told before training
     with ExitStack() as stack:
         for folder, agent in members.items():
@@ -175,17 +175,17 @@ def check_evaluation(run: Mapping[str, Any]) -> None:
     check_choice("success_at", run["success_at"], SUCCESS_AT)
 
 
-def place(agents: Sequence[MetaAgent], num_devices: int | None) -> int:
+def assign_devices(agents: Sequence[MetaAgent], num_devices: int | None) -> int:
     """Lets devices share the agents or, of one, its tasks, and returns how many.
 
-    None: as many of the `usable` as can or, where several processes train together, all of theirs. Raises ConfigError
-    unless those told can.
+    None: as many of the `usable_devices` as can or, where several processes train together, all of theirs. Raises
+    ConfigError unless those told can.
     """
     one = agents[0]
     if len(agents) > 1:
         return min(len(agents), _usable(num_devices))
     if num_devices is None and not processes.joined():
-        num_devices = hardware.most(num_groups(one.algorithm, one.tasks, one.num_tasks))
+        num_devices = hardware.max_even_devices(num_groups(one.algorithm, one.tasks, one.num_tasks))
     one.share_over(num_devices)
     if one.over is None:
         return 1
@@ -194,12 +194,12 @@ def place(agents: Sequence[MetaAgent], num_devices: int | None) -> int:
 
 
 def _usable(num_devices: int | None) -> int:
-    return hardware.usable() if num_devices is None else meshes.mesh(num_devices).size
+    return hardware.usable_devices() if num_devices is None else meshes.mesh(num_devices).size
 
 
 def _for_all_cores(agent: MetaAgent, num_devices: int) -> str:
     """How many tasks all of a CPU's cores could share, where so many devices are fewer; else nothing."""
-    usable, evenly = hardware.usable(), hardware.usable() * agent.algorithm.together
+    usable, evenly = hardware.usable_devices(), hardware.usable_devices() * (agent.algorithm.task_group or 0)
     if num_devices >= usable or evenly == 0 or isinstance(agent.tasks.env, HostEnvironment):
         return ""
     fitting = max(1, round(agent.num_tasks / evenly)) * evenly
@@ -227,7 +227,7 @@ def enable_compilation_cache() -> None:
 
 def prepare(device: str) -> None:
     """Chooses the platform and enables the cache of compiled programs; to be called before JAX is used."""
-    hardware.choose(device)
+    hardware.select_platform(device)
     enable_compilation_cache()
 
 

@@ -13,7 +13,7 @@ _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
 _CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container's limits, by version 2 of control groups
 
 
-def choose(name: str) -> None:
+def select_platform(name: str) -> None:
     """Makes JAX run on a platform, auto for whatever it finds; to be called before JAX is used.
 
     Raises ConfigError, naming the extra to install, if there is none, and if JAX runs on another one already.
@@ -91,18 +91,18 @@ def make_of_cores(count: int | None = None) -> None:
         raise ConfigError("devices can be made of a CPU's cores only at the start, before JAX is used") from error
 
 
-def usable() -> int:
+def usable_devices() -> int:
     """How many devices one process uses unless it is said: a CPU's, no more than it has cores, or one accelerator."""
     return min(len(jax.devices()), cores()) if jax.default_backend() == "cpu" else 1
 
 
-def most(count: int) -> int:
-    """How many of the `usable` devices can share `count` evenly.
+def max_even_devices(count: int) -> int:
+    """How many of the `usable_devices` devices can share `count` evenly.
 
-    >>> most(1)
+    >>> max_even_devices(1)
     1
     """
-    return max(size for size in range(1, usable() + 1) if count % size == 0)
+    return max(size for size in range(1, usable_devices() + 1) if count % size == 0)
 
 
 def in_one_memory(num_devices: int) -> int:

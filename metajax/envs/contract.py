@@ -30,14 +30,14 @@ def check_tasks(tasks: TaskDistribution, *, play: bool = False) -> None:
         check_count("horizon", tasks.horizon)
     elif not hasattr(tasks.env.default_params, LIMIT):
         raise ConfigError(f"{tasks.env.name} sets no {LIMIT}; give TaskDistribution(horizon=…)")
-    if tasks.held_out_set is not None:
-        leading_axis(tasks.held_out_set)
-        first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], tasks.held_out_set)
-        check_like("held_out_set[0]", traced("sample(key)", tasks.sample, jax.random.key(0)), first)
+    if tasks.test_tasks is not None:
+        leading_axis(tasks.test_tasks)
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], tasks.test_tasks)
+        check_like("held_out_set[0]", abstract_call("sample(key)", tasks.sample, jax.random.key(0)), first)
     for split, sample in (("sample", tasks.sample), ("held_out", tasks.held_out)):
         if sample is None:
             continue
-        _check_shapes(tasks.env, traced(f"{split}(key)", sample, jax.random.key(0)))
+        _check_shapes(tasks.env, abstract_call(f"{split}(key)", sample, jax.random.key(0)))
         if play:
             drawn = jax.lax.map(sample, jax.random.split(jax.random.key(0), 8))
             names = [name for name, leaf in _named(drawn) if np.unique(np.asarray(leaf), axis=0).shape[0] > 1]
@@ -79,13 +79,13 @@ def _check_shapes(env: Environment, task: PyTree) -> None:
                 f"{type(env).__name__} has no {attribute}; an environment needs {', '.join(_NEEDED)}, as in gymnax 1.0"
             )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    reset = traced("reset_env", env.reset_env, key, task)
+    reset = abstract_call("reset_env", env.reset_env, key, task)
     _check_count(env, "reset_env", reset, ("observation", "state"))
     obs, state = reset
     space = env.action_space(env.default_params)
     _check_observation(env, obs)
     action = jax.eval_shape(space.sample, key)
-    stepped = traced("step_env", env.step_env, key, state, action, task)
+    stepped = abstract_call("step_env", env.step_env, key, state, action, task)
     _check_count(env, "step_env", stepped, ("observation", "state", "reward", "terminated", "info"))
     _check_same(env, "observation", obs, stepped[0])
     _check_same(env, "state", state, stepped[1])
@@ -93,17 +93,17 @@ def _check_shapes(env: Environment, task: PyTree) -> None:
         raise ConfigError(f"{env.name}: the reward of step_env must be one number, not {_describe(stepped[2])}")
     if stepped[3].shape != () or stepped[3].dtype != bool:
         raise ConfigError(f"{env.name}: terminated of step_env must be one bool, not {_describe(stepped[3])}")
-    truncated = traced("is_truncated", env.is_truncated, state, task)
+    truncated = abstract_call("is_truncated", env.is_truncated, state, task)
     if truncated.shape != () or truncated.dtype != bool:
         raise ConfigError(f"{env.name}: is_truncated must give one bool, not {_describe(truncated)}")
     if hasattr(env, "step"):
-        whole = traced("step", env.step, key, state, action, task)
+        whole = abstract_call("step", env.step, key, state, action, task)
         names = ("observation", "state", "reward", "terminated", "truncated", "info")
         _check_count(env, "step", whole, names)
     check_no_tracer(env)
 
 
-def traced(name: str, function: Callable, *arguments: PyTree) -> PyTree:
+def abstract_call(name: str, function: Callable, *arguments: PyTree) -> PyTree:
     """The shapes of what `function` returns; any error becomes a ConfigError that names it."""
     try:
         return jax.eval_shape(function, *arguments)

@@ -17,7 +17,7 @@ from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.baselines import BASELINES
 from metajax.learning.losses import clipped_surrogate
 from metajax.learning.trust_region import line_search, natural_step
-from metajax.rollouts import part_size
+from metajax.rollouts import chunk_size
 
 Replay = Callable[[PyTree, Transition], Decision]  # (params, experience [K, B, T]) -> decisions [J, B, T]
 Metrics = dict[str, Array]
@@ -41,15 +41,15 @@ class Batch(NamedTuple):
 class Outer(NamedTuple):
     """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`.
 
-    `values` says whether it trains a value head, `tolerates_lag` whether slightly older decisions will do, `together`
-    how many neighbouring tasks need to be on the same device.
+    `values`: whether it trains a value head. `allows_stale_params`: whether the experience may come from slightly older
+    parameters. `task_group`: how many neighbouring tasks must be on the same device.
     """
 
     init: Callable[[PyTree], PyTree]
     step: Callable[[Array, PyTree, PyTree, Replay, Batch], tuple[PyTree, PyTree, Metrics]]
     values: bool = True
-    tolerates_lag: bool = False
-    together: int = 1
+    allows_stale_params: bool = False
+    task_group: int = 1
 
 
 def trust_region(
@@ -128,8 +128,8 @@ def trust_region(
         return unravel(flat + search.fraction * full_step), state, metrics
 
     # So many neighbours on a device have the same tasks in the Fisher matrix, however many devices there are.
-    together = Fraction(float(fisher_fraction)).limit_denominator(100).denominator
-    return Outer(lambda params: (), step, values=False, together=together)
+    task_group = Fraction(float(fisher_fraction)).limit_denominator(100).denominator
+    return Outer(lambda params: (), step, values=False, task_group=task_group)
 
 
 class PPOState(NamedTuple):
@@ -209,7 +209,9 @@ def ppo(
             return (optax.apply_updates(params, updates), state), metrics
 
         def epoch(carry, number):
-            return jax.lax.scan(minibatch, carry, deal(jax.random.fold_in(key, number), num_tasks, minibatches))
+            return jax.lax.scan(
+                minibatch, carry, assign_minibatches(jax.random.fold_in(key, number), num_tasks, minibatches)
+            )
 
         (params, optimizer), metrics = jax.lax.scan(epoch, (params, state.optimizer), jnp.arange(epochs))
         state = PPOState(optimizer, state.iteration + 1)
@@ -218,7 +220,7 @@ def ppo(
     def init(params: PyTree) -> PPOState:
         return PPOState(transform.init(params), jnp.zeros((), int))
 
-    return Outer(init, step, tolerates_lag=True, together=minibatches)
+    return Outer(init, step, allows_stale_params=True, task_group=minibatches)
 
 
 def policy_gradient(
@@ -276,7 +278,7 @@ def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer
         raise ConfigError(f"baseline='none' gives no values to bootstrap from; lambda_={lambda_} must be 1")
 
 
-def deal(key: Array, num_tasks: int, num_hands: int) -> Array:
+def assign_minibatches(key: Array, num_tasks: int, num_hands: int) -> Array:
     """The numbers of tasks [H, N / H] in each of H hands: of every H neighbours each hand has one, at random.
 
     Devices that have whole groups of neighbours deal them out as one device would.
@@ -314,7 +316,7 @@ def _chunks(batch: Batch, micro_batch: int | None) -> Batch:
     """`batch` with its leading axis [N] split into [N / M, M], M the largest divisor of N within `micro_batch`."""
     num_tasks, *steps = batch.experience.reward.shape
     if micro_batch is None:
-        size = part_size(num_tasks, math.prod(steps))
+        size = chunk_size(num_tasks, math.prod(steps))
     else:
         size = max(size for size in range(1, min(micro_batch, num_tasks) + 1) if num_tasks % size == 0)
     return jax.tree.map(lambda leaf: leaf.reshape(num_tasks // size, size, *leaf.shape[1:]), batch)

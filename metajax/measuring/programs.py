@@ -13,7 +13,7 @@ from metajax.base import Algorithm, Array, Environment, PyTree, Transition
 from metajax.devices import collectives
 from metajax.measuring import timing
 from metajax.networks import mlp
-from metajax.rollouts import Policy, first_percept, in_parts, leading_axis, rollout
+from metajax.rollouts import Policy, first_percept, leading_axis, rollout, vmap_in_chunks
 from metajax.running.recipes import Built, build
 
 
@@ -79,13 +79,15 @@ class Job(NamedTuple):
         arguments = tuple(jax.device_put(argument, NamedSharding(over, spec)) for argument, spec in placed)
         return self._replace(function=function, arguments=arguments)
 
-    def compiled(self, over: Mesh | None = None) -> timing.Part:
+    def compiled(self, over: Mesh | None = None) -> timing.CompiledFunction:
         """This compiled, for JAX's default device or for those of a mesh, which share the tasks."""
         job, num_devices = (self, 1) if over is None else (self.shared(over), over.size)
-        return timing.compile_part(job.function, *job.arguments, while_trips=job.while_trips, num_devices=num_devices)
+        return timing.compile_function(
+            job.function, *job.arguments, while_trips=job.while_trips, num_devices=num_devices
+        )
 
 
-class Setting(NamedTuple):
+class PreparedReference(NamedTuple):
     """A reference made ready: its tasks [N], a first state, and how many stages, copies and steps make its trials."""
 
     reference: Reference
@@ -112,7 +114,9 @@ class Setting(NamedTuple):
         return build(reference.algorithm, reference.tasks, {**reference.options, **self.options, **outer}).algorithm
 
 
-def prepare(reference: Reference, num_tasks: int, options: Mapping[str, Any], num_devices: int = 1) -> Setting:
+def prepare(
+    reference: Reference, num_tasks: int, options: Mapping[str, Any], num_devices: int = 1
+) -> PreparedReference:
     """Draws the tasks and the first state of a reference with `options` besides its own.
 
     Minibatches are as many as the tasks of each of so many devices can be split into, up to those of the reference.
@@ -122,10 +126,10 @@ def prepare(reference: Reference, num_tasks: int, options: Mapping[str, Any], nu
         fitting = max(count for count in range(1, reference.outer["minibatches"] + 1) if of_each % count == 0)
         reference = reference._replace(outer=reference.outer | {"minibatches": fitting})
     built = build(reference.algorithm, reference.tasks, {**reference.options, **options, **reference.outer})
-    batch = jax.jit(built.tasks.tasks, static_argnums=1)(jax.random.key(0), num_tasks)
+    batch = jax.jit(built.tasks.batch, static_argnums=1)(jax.random.key(0), num_tasks)
     state = jax.jit(built.algorithm.init)(jax.random.key(1))
     shape = jax.eval_shape(built.algorithm.collect, jax.random.key(2), state, batch).reward.shape
-    return Setting(reference, options, built, batch, state, shape[1:])
+    return PreparedReference(reference, options, built, batch, state, shape[1:])
 
 
 def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[PyTree, dict[str, Array]]]:
@@ -138,14 +142,14 @@ def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[P
     return whole
 
 
-def whole(setting: Setting) -> Job:
+def whole(setting: PreparedReference) -> Job:
     """A meta-iteration."""
     arguments = (jax.random.key(2), setting.state, setting.batch)
     steps = setting.stage_steps * setting.sizes[0]
     return Job(iteration(setting.built.algorithm), arguments, steps, setting.trips, by_task=(2,))
 
 
-def ceilings(setting: Setting) -> dict[str, Job]:
+def ceilings(setting: PreparedReference) -> dict[str, Job]:
     """What bounds it from above: the environment alone, and one stage's rollout by a random policy and by its own."""
     (tasks, network, algorithm, _), steps = setting.built, setting.stage_steps
     env, (_, copies, length) = tasks.env, setting.sizes
@@ -168,7 +172,7 @@ def ceilings(setting: Setting) -> dict[str, Job]:
 
 
 def _act(
-    setting: Setting,
+    setting: PreparedReference,
     memory: PyTree,
     policy_of: Callable[[PyTree], Policy],
     params: PyTree,
@@ -200,14 +204,14 @@ def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, 
     return jax.vmap(one)(batch)
 
 
-def collecting(setting: Setting) -> Job:
+def collecting(setting: PreparedReference) -> Job:
     """All stages, and the adaptations between them."""
     arguments = (jax.random.key(5), setting.state, setting.batch)
     steps = setting.stage_steps * setting.sizes[0]
     return Job(setting.built.algorithm.collect, arguments, steps, by_task=(2,), gives_tasks=True)
 
 
-def learning(setting: Setting, experience: Transition) -> dict[str, Job]:
+def learning(setting: PreparedReference, experience: Transition) -> dict[str, Job]:
     """What is learned from experience [N, K, B, T]: the inner gradient, one outer gradient, and the whole update.
 
     Fisher products are told from updates by trust region of ten and of one of them, without a line search.
@@ -238,7 +242,7 @@ def adapt(algorithm: Algorithm, params: PyTree, experience: Transition) -> PyTre
     stage = jax.tree.map(lambda leaf: leaf[:, 0], experience)
     knowledge = algorithm.agent.begin(jax.random.key(0), params)
     steps = math.prod(stage.reward.shape[1:])
-    return in_parts(lambda stage: algorithm.agent.adapt(jax.random.key(0), knowledge, stage), steps, stage)
+    return vmap_in_chunks(lambda stage: algorithm.agent.adapt(jax.random.key(0), knowledge, stage), steps, stage)
 
 
 def _copies(tree: PyTree, num_copies: int) -> PyTree:

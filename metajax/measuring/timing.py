@@ -25,7 +25,7 @@ class OutOfMemory(Exception):
     """A program needs more memory than its device has."""
 
 
-class Part(NamedTuple):
+class CompiledFunction(NamedTuple):
     """A compiled function with its arguments.
 
     `flops` are those of its matrix products, see `product_flops`, on all devices; `memory` is what it takes of one, or
@@ -52,7 +52,9 @@ class Kernels(NamedTuple):
     calls: int
 
 
-def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[int] = (), num_devices: int = 1) -> Part:
+def compile_function(
+    function: Callable, *arguments: PyTree, while_trips: Sequence[int] = (), num_devices: int = 1
+) -> CompiledFunction:
     """`function(*arguments)` compiled, to be run again and again; raises OutOfMemory if it does not fit.
 
     `num_devices` are those that it runs on, each a share of it.
@@ -71,7 +73,7 @@ def compile_part(function: Callable, *arguments: PyTree, while_trips: Sequence[i
         with understood():
             return jax.block_until_ready(compiled(*arguments))
 
-    return Part(run, num_devices * product_flops(traced.jaxpr, while_trips), memory, seconds)
+    return CompiledFunction(run, num_devices * product_flops(traced.jaxpr, while_trips), memory, seconds)
 
 
 @contextmanager
@@ -193,19 +195,19 @@ def _subprograms(parameters: Mapping[str, Any]) -> list[Jaxpr]:
     return [leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in found]
 
 
-def product_part(batch: int, rows: int, width: int, dtype: Any = jnp.float32) -> Part:
+def compile_products(batch: int, rows: int, width: int, dtype: Any = jnp.float32) -> CompiledFunction:
     """`batch` products of [rows, width] with [width, width]."""
     left, right = jnp.ones((batch, rows, width), dtype), jnp.ones((batch, width, width), dtype)
-    return compile_part(lambda a, b: a @ b, left, right)
+    return compile_function(lambda a, b: a @ b, left, right)
 
 
-def large_product_part(dtype: Any = jnp.float32) -> Part:
+def compile_large_product(dtype: Any = jnp.float32) -> CompiledFunction:
     """One product of square matrices, as large as takes a fraction of a second here."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
-    return product_part(1, size, size, dtype)
+    return compile_products(1, size, size, dtype)
 
 
-def copy_part() -> tuple[Part, int]:
+def compile_copy() -> tuple[CompiledFunction, int]:
     """Reading and writing much more than a cache holds, and how many bytes that is."""
     size = 2**24 if jax.default_backend() == "cpu" else 2**28
-    return compile_part(lambda x: x + 1.0, jnp.ones(size)), 2 * 4 * size
+    return compile_function(lambda x: x + 1.0, jnp.ones(size)), 2 * 4 * size

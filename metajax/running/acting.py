@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from metajax.base import Agent, Algorithm, Array, Environment, Percept, PyTree, TaskDistribution, Transition
 from metajax.devices import collectives, meshes
-from metajax.evaluation import Evaluation, Protocol, evaluate
+from metajax.evaluation import Evaluation, EvaluationProtocol, evaluate
 from metajax.rollouts import Trial, check_like, collect_trials, to_space, trial
 from metajax.running import export, record
 from metajax.simulators import playing
@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
     num_steps: int
 
 
-class Compiled(NamedTuple):
+class CompiledAgent(NamedTuple):
     """What is compiled once for an agent and an environment, whatever the task and the parameters."""
 
     trial: Callable[..., Trial]  # (key, params, task, sizes)
@@ -35,8 +35,8 @@ class Compiled(NamedTuple):
     act: Callable[..., tuple]  # (key, knowledge, memory, percept, greedy) -> memory, percept, action
 
 
-def compile_agent(agent: Agent, env: Environment) -> Compiled:
-    """The functions of `Compiled`, each compiled when it is first called."""
+def compile_agent(agent: Agent, env: Environment) -> CompiledAgent:
+    """The functions of `CompiledAgent`, each compiled when it is first called."""
 
     on_host = isinstance(env, HostEnvironment)
 
@@ -58,12 +58,12 @@ def compile_agent(agent: Agent, env: Environment) -> Compiled:
         return memory, percept, to_space(env.action_space(env.default_params), action)
 
     plays = (playing.trial, playing.collect_trials) if on_host else (trial, collect_trials)
-    return Compiled(*map(of_sizes, plays), jax.jit(act, static_argnums=4))
+    return CompiledAgent(*map(of_sizes, plays), jax.jit(act, static_argnums=4))
 
 
 def compile_evaluation(
     algorithm: Algorithm, tasks: TaskDistribution, over: Mesh | None = None
-) -> Callable[[PyTree, Protocol], Evaluation]:
+) -> Callable[[PyTree, EvaluationProtocol], Evaluation]:
     """`run(params, protocol)`: held-out tasks drawn and played under a protocol, compiled once for each protocol.
 
     The devices that it is spread `over` share the tasks.
@@ -71,19 +71,19 @@ def compile_evaluation(
 
     on_host = isinstance(tasks.env, HostEnvironment)
 
-    def run(params: PyTree, protocol: Protocol) -> Evaluation:
+    def run(params: PyTree, protocol: EvaluationProtocol) -> Evaluation:
         key_tasks, key = jax.random.split(jax.random.key(protocol.seed))
         num_tasks = -(
             -protocol.num_tasks // collectives.num_devices()
         )  # of this device, the last ones perhaps too many
-        batch = tasks.tasks(key_tasks, num_tasks, held_out=True, first=collectives.first_task(num_tasks))
+        batch = tasks.batch(key_tasks, num_tasks, held_out=True, first=collectives.first_task(num_tasks))
         sizes = {name: getattr(protocol, name) for name in Sizes._fields}
         how = {"success": tasks.success, "success_at": protocol.success_at}
         measure = playing.evaluate if on_host else evaluate
         return measure(key, algorithm.agent, params, tasks.env, batch, **sizes, **how)
 
     @partial(jax.jit, static_argnums=1)
-    def spread(params: PyTree, protocol: Protocol) -> Evaluation:
+    def spread(params: PyTree, protocol: EvaluationProtocol) -> Evaluation:
         evaluation = meshes.on_each(lambda params: collectives.gather(run(params, protocol)), over)(params)
         return jax.tree.map(lambda leaf: leaf[: protocol.num_tasks], evaluation)
 

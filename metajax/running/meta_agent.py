@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 from metajax.base import Array, PyTree, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count
-from metajax.evaluation import SUCCESS_AT, Evaluation, Protocol
+from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
 from metajax.rollouts import check_like, trial
 from metajax.running import checkpoint, export, record
 from metajax.running.acting import (
     ActingState,
     AdaptedAgent,
-    Compiled,
+    CompiledAgent,
     Sizes,
     acting_state,
     compile_agent,
@@ -41,7 +41,7 @@ def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> Adap
     about, arrays = export.read(Path(path))
     if about.get("kind") != "adapted policy":
         raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}; load_params loads them")
-    return MetaAgent.of_config(about, tasks)._restored(arrays)
+    return MetaAgent.from_config(about, tasks)._restored(arrays)
 
 
 class MetaAgent:
@@ -132,18 +132,18 @@ class MetaAgent:
         return compile_program(self.algorithm, self.tasks, num_tasks=self.num_tasks, over=self.over)
 
     @cached_property
-    def _compiled(self) -> Compiled:
+    def _compiled(self) -> CompiledAgent:
         return compile_agent(self.algorithm.agent, self.tasks.env)
 
     @cached_property
-    def _evaluate(self) -> Callable[[PyTree, Protocol], Evaluation]:
+    def _evaluate(self) -> Callable[[PyTree, EvaluationProtocol], Evaluation]:
         return compile_evaluation(self.algorithm, self.tasks, self.over)
 
     @cached_property
     def sizes(self) -> Sizes:
         """The stages, copies and steps of training."""
         key = jax.random.key(0)
-        batch = jax.eval_shape(lambda: self.tasks.tasks(key, self.num_tasks))
+        batch = jax.eval_shape(lambda: self.tasks.batch(key, self.num_tasks))
         experience = jax.eval_shape(self.algorithm.collect, key, self.learner.state, batch)
         return Sizes(*experience.reward.shape[1:])
 
@@ -210,7 +210,7 @@ class MetaAgent:
         found = found._replace(key=jax.random.wrap_key_data(found.key))
         return AdaptedAgent(self._compiled.act, found, self.config)
 
-    def protocol(self, num_tasks: int | None = None, *, success_at: str = "any") -> Protocol:
+    def protocol(self, num_tasks: int | None = None, *, success_at: str = "any") -> EvaluationProtocol:
         """How `evaluate` measures: the tasks and draws are the same whatever the training seed.
 
         By default in 1,000 tasks, or once in each where there are finitely many to be held out.
@@ -221,7 +221,7 @@ class MetaAgent:
         if all_there_are and num_tasks % all_there_are:
             raise ConfigError(f"num_tasks={num_tasks} must be a multiple of the {all_there_are} held-out tasks")
         check_choice("success_at", success_at, SUCCESS_AT)
-        return Protocol(num_tasks, *self.evaluation_sizes, success_at, _EVALUATION_SEED)
+        return EvaluationProtocol(num_tasks, *self.evaluation_sizes, success_at, _EVALUATION_SEED)
 
     def evaluate(self, num_tasks: int | None = None, *, success_at: str = "any") -> Evaluation:
         """Returns and successes [N, K, B] in held-out tasks, as `protocol` says."""
@@ -244,7 +244,7 @@ class MetaAgent:
         if not self.can_be_drawn:
             raise ConfigError("these tasks cannot be drawn; give TaskDistribution(plane=…) to draw paths in")
         key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
-        tasks = self.tasks.tasks(key_tasks, num_tasks, held_out=True)
+        tasks = self.tasks.batch(key_tasks, num_tasks, held_out=True)
         stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
         steps = jax.device_get(self._compiled.collect(key, self.params, tasks, self.evaluation_sizes))
         steps = jax.tree.map(lambda leaf: leaf[:, stages], steps)
@@ -280,7 +280,7 @@ class MetaAgent:
         return folder
 
     @classmethod
-    def of_config(cls, config: dict[str, Any], tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
+    def from_config(cls, config: dict[str, Any], tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
         """An agent that has not learned, of the `config` of another; raises CheckpointError if it is none."""
         try:
             named_tasks, algorithm, version = (config[name] for name in ("tasks", "algorithm", "tasks_version"))
@@ -307,7 +307,7 @@ class MetaAgent:
         CheckpointError if there is none whose files are as they were saved, or if it does not fit those options.
         """
         saved = checkpoint.newest(Path(folder))
-        agent = cls.of_config(saved.config, tasks, **changed)
+        agent = cls.from_config(saved.config, tasks, **changed)
         if "run" in saved.config:
             agent.config["run"] = saved.config["run"]
         agent.learner = checkpoint.restore(saved, agent.learner)

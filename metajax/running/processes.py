@@ -83,7 +83,7 @@ def begin(arguments: Sequence[str]) -> None:
         how = {} if told.heartbeat is None else {"heartbeat": told.heartbeat}
         join(told.coordinator, num_processes=told.processes, process=told.process, **how)
     if told.device is not None:
-        hardware.choose(told.device)
+        hardware.select_platform(told.device)
 
 
 def _check_address(address: str) -> None:

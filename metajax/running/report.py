@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax.evaluation import Evaluation, Protocol
+from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running import record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.run_folder import metrics
@@ -67,7 +67,7 @@ def write_report(folder: Path) -> Path:
         f"<h1>{_text(title)}</h1>",
         f"<p>seed {result.about['seed']}, {result.about['iteration']} meta-iterations</p>",
         "<h2>Result</h2>",
-        f"<p>{_text(str(Protocol(**result.about['protocol'])))}</p>",
+        f"<p>{_text(str(EvaluationProtocol(**result.about['protocol'])))}</p>",
         _results(result.about),
         f'<div class="pictures">{"".join(_figure(folder / name, caption) for name, caption in _PICTURES)}</div>',
         "<h2>Configuration</h2>",

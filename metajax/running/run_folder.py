@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from metajax.errors import ConfigError, NonFiniteError, WorkerError
-from metajax.evaluation import Evaluation, Protocol, interval
+from metajax.evaluation import Evaluation, EvaluationProtocol, interval
 from metajax.running import processes, record
 from metajax.running.checkpoint import FOLDER
 from metajax.running.meta_agent import MetaAgent
@@ -171,7 +171,7 @@ def learn(
         check()
 
 
-def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Protocol, folder: Path) -> None:
+def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: EvaluationProtocol, folder: Path) -> None:
     """Leaves returns and successes of every task as npz, and their means beside, with all they depend on."""
     arrays = {name: values for name, values in evaluation._asdict().items() if values is not None}
     means = {}

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metajax.base import Algorithm, PyTree
 from metajax.devices import hardware, meshes
 from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count
-from metajax.evaluation import Evaluation, Protocol
+from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running.acting import compile_evaluation
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.recipes import build, options, task_options
@@ -208,7 +208,7 @@ def learn_together(together: Together, *, num_iterations: int, log_every: int) -
 
 
 def evaluate_together(
-    agents: Sequence[MetaAgent], names: Sequence[str], protocol: Protocol, num_devices: int = 1
+    agents: Sequence[MetaAgent], names: Sequence[str], protocol: EvaluationProtocol, num_devices: int = 1
 ) -> list[Evaluation]:
     """Every agent's evaluation under one protocol in one program; each device has one after the other."""
 

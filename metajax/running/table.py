@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metajax.errors import ConfigError
-from metajax.evaluation import Protocol
+from metajax.evaluation import EvaluationProtocol
 from metajax.running.checkpoint import CheckpointError
 from metajax.running.recipes import options, task_options
 from metajax.running.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
@@ -149,7 +149,7 @@ def _check_same(tasks: str, results: Sequence[Result], field: str) -> None:
 
 def _notes(results: Sequence[Result]) -> list[str]:
     """What the numbers depend on: protocol, hardware, versions and commands, each once."""
-    protocols = dict.fromkeys(str(Protocol(**result.about["protocol"])) for result in results)
+    protocols = dict.fromkeys(str(EvaluationProtocol(**result.about["protocol"])) for result in results)
     hardware = dict.fromkeys(f"{r.about['device']['count']} x {r.about['device']['kind']}" for r in results)
     versions = dict.fromkeys(
         f"metajax {r.about['versions']['metajax']}, jax {r.about['versions']['jax']}" for r in results

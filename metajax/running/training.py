@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from metajax.base import Algorithm, Array, PyTree, TaskDistribution, Transition
 from metajax.devices import collectives, hardware, meshes
-from metajax.envs.contract import check_tasks, traced
+from metajax.envs.contract import abstract_call, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, check_count
 from metajax.simulators import playing
 from metajax.simulators.environment import HostEnvironment
@@ -72,7 +72,7 @@ def meta_iteration(
 def _draw(tasks: TaskDistribution, num_tasks: int, key: Array, iteration: Array) -> tuple[Array, Array, PyTree]:
     """Keys of collecting and of updating, and the tasks [N], of a meta-iteration."""
     key_tasks, key_collect, key_update = jax.random.split(jax.random.fold_in(key, iteration), 3)
-    return key_collect, key_update, tasks.tasks(key_tasks, num_tasks, first=collectives.first_task(num_tasks))
+    return key_collect, key_update, tasks.batch(key_tasks, num_tasks, first=collectives.first_task(num_tasks))
 
 
 def _learn(
@@ -164,8 +164,8 @@ def compile_program(
     check_tasks(tasks)
     key, stop = jax.random.key(0), jnp.zeros((), int)
     learner = jax.eval_shape(lambda: new_learner(algorithm, key))
-    batch = jax.eval_shape(lambda: tasks.tasks(key, num_tasks))
-    experience = traced("collect", algorithm.collect, key, learner.state, batch)
+    batch = jax.eval_shape(lambda: tasks.batch(key, num_tasks))
+    experience = abstract_call("collect", algorithm.collect, key, learner.state, batch)
     if experience.reward.shape[0] % num_tasks:
         raise ShapeError(f"collect must give [M N, …] for N={num_tasks} tasks, not {experience.reward.shape}")
     if isinstance(tasks.env, HostEnvironment):
@@ -187,18 +187,18 @@ def compile_program(
 
 def num_groups(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int) -> int:
     """Into how many groups the tasks of a meta-iteration fall that devices may share; 1 if one must have all."""
-    if isinstance(tasks.env, HostEnvironment) or not algorithm.together or num_tasks % algorithm.together:
+    if isinstance(tasks.env, HostEnvironment) or not algorithm.task_group or num_tasks % algorithm.task_group:
         return 1
-    return num_tasks // algorithm.together
+    return num_tasks // algorithm.task_group
 
 
 def _check_shares(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int, over: Mesh) -> None:
     """Raises ConfigError unless devices can share the tasks."""
     if isinstance(tasks.env, HostEnvironment):
         raise ConfigError(f"{tasks.env.name} is simulated on the host, whose tasks no devices share")
-    if not algorithm.together:
+    if not algorithm.task_group:
         raise ConfigError(
-            "this algorithm's update does not sum over devices (Algorithm.together); leave out the devices"
+            "this algorithm's update does not sum over devices (Algorithm.task_group); leave out the devices"
         )
     meshes.check_split("num_tasks", num_tasks, over.size)
 
@@ -237,11 +237,11 @@ def _host_program(
             before, (learner, metrics) = learner, learn(learner, *gathered)
             kept.append(metrics)
             more = iteration + 1 < stop
-            if more and algorithm.tolerates_lag:  # while it is learning
+            if more and algorithm.allows_stale_params:  # while it is learning
                 gathered = gather(before, iteration + 1)
             if has_stopped(learner, max_skipped):
                 break
-            if more and not algorithm.tolerates_lag:
+            if more and not algorithm.allows_stale_params:
                 gathered = gather(learner, iteration + 1)
         return learner, _means(jax.device_get(kept)) | {"skipped": learner.skipped}
 

@@ -16,7 +16,7 @@ from metajax.errors import ConfigError, check_count, check_number
 from metajax.search.space import Genome, Space, canonical, matters, random_genomes
 
 
-class Batch(NamedTuple):
+class Generation(NamedTuple):
     """Genomes [P] to be evaluated, and the share [P] of a whole training that each is to have; 0: it is not."""
 
     genomes: Genome
@@ -30,8 +30,8 @@ class Driver(NamedTuple):
     """
 
     init: Callable[[], PyTree]
-    ask: Callable[[Array, PyTree], Batch]
-    tell: Callable[[PyTree, Batch, Array], PyTree]
+    ask: Callable[[Array, PyTree], Generation]
+    tell: Callable[[PyTree, Generation, Array], PyTree]
     size: int
 
 
@@ -111,7 +111,7 @@ def genetic(
     if elite >= population:
         raise ConfigError(f"elite={elite} must be below population={population}, or nothing new is kept")
 
-    def ask(key: Array, state: Lineage) -> Batch:
+    def ask(key: Array, state: Lineage) -> Generation:
         key_fresh, key_parents, key_cross, key_mutate, key_again = jax.random.split(key, 5)
         living, fresh = state.living, random_genomes(key_fresh, space, population)
         parents = _tournaments(key_parents, living, (2, population), tournament)
@@ -121,7 +121,7 @@ def genetic(
             children = _choose(_is_known(children, state.asked)[:, None], other, children)
         return _whole(_choose(living.count == 0, fresh, children))
 
-    def tell(state: Lineage, batch: Batch, scores: Array) -> Lineage:
+    def tell(state: Lineage, batch: Generation, scores: Array) -> Lineage:
         """The elite of all in the places of the worst told of."""
         living, told = state.living, canonical(space, batch.genomes)
         kept = jnp.argsort(-living.scores)[:elite]
@@ -168,13 +168,13 @@ def regularised_evolution(
     check_count("tournament", tournament)
     check_number("mutation_scale", mutation_scale, above=0)
 
-    def ask(key: Array, state: Population) -> Batch:
+    def ask(key: Array, state: Population) -> Generation:
         key_first, key_parents, key_mutate = jax.random.split(key, 3)
         parents = _at(state.genomes, _tournaments(key_parents, state, (population,), tournament))
         children = one_changed(key_mutate, space, parents, mutation_scale)
         return _whole(_choose(state.count < living, random_genomes(key_first, space, population), children))
 
-    def tell(state: Population, batch: Batch, scores: Array) -> Population:
+    def tell(state: Population, batch: Generation, scores: Array) -> Population:
         queue = Population(canonical(space, batch.genomes), scores, jnp.array(population, int))
         genomes, scores = jax.tree.map(
             lambda old, new: jnp.concatenate([old, new])[-living:], (state.genomes, state.scores), queue[:2]
@@ -217,12 +217,12 @@ def successive_halving(space: Space, *, population: int = 16, keep: float = 0.5,
     if population * keep ** (rungs - 1) < 1:
         raise ConfigError(f"population={population} is too small for rungs={rungs} that keep {keep:g} each")
 
-    def ask(key: Array, state: Bracket) -> Batch:
+    def ask(key: Array, state: Bracket) -> Generation:
         new = state.rung == 0
         genomes = _choose(new, random_genomes(key, space, population), state.genomes)
-        return Batch(genomes, jnp.where(new | state.left, keep ** (rungs - 1.0 - state.rung), 0.0))
+        return Generation(genomes, jnp.where(new | state.left, keep ** (rungs - 1.0 - state.rung), 0.0))
 
-    def tell(state: Bracket, batch: Batch, scores: Array) -> Bracket:
+    def tell(state: Bracket, batch: Generation, scores: Array) -> Bracket:
         counted = jnp.where(batch.share > 0, scores, -jnp.inf)
         # Those out of the race come last, whatever was told of those in it.
         order = jnp.lexsort((-counted, batch.share <= 0))
@@ -316,9 +316,9 @@ def _nobody(space: Space, size: int) -> Population:
     return Population(genomes, jnp.full(size, -jnp.inf, float), jnp.zeros((), int))
 
 
-def _whole(genomes: Genome) -> Batch:
+def _whole(genomes: Genome) -> Generation:
     """The genomes, each to be trained in full."""
-    return Batch(genomes, jnp.ones(len(genomes.choices)))
+    return Generation(genomes, jnp.ones(len(genomes.choices)))
 
 
 def _at(genomes: Genome, indices: Array) -> Genome:

@@ -162,7 +162,7 @@ def held_out(tasks: TaskDistribution, split: str, num_tasks: int) -> PyTree:
     have ones that training has too.
     """
     key = jax.random.key(_TASK_SEEDS[split])
-    return tasks.tasks(key, num_tasks, held_out=split == "test")
+    return tasks.batch(key, num_tasks, held_out=split == "test")
 
 
 def compile_population(
@@ -241,7 +241,7 @@ def _sizes(problem: Problem, algorithm: Algorithm) -> dict[str, int]:
 
     def collect(key: Array) -> Array:
         key_init, key_tasks, key_collect = jax.random.split(key, 3)
-        batch = problem.tasks.tasks(key_tasks, problem.num_tasks)
+        batch = problem.tasks.batch(key_tasks, problem.num_tasks)
         return algorithm.collect(key_collect, algorithm.init(key_init), batch).reward
 
     shape = jax.eval_shape(collect, jax.random.key(0)).shape

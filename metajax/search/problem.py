@@ -159,5 +159,5 @@ def on_one_task(problem: Problem, key: Array, *, num_tasks: int) -> Problem:
     """
     check_count("num_tasks", num_tasks)
     task = problem.tasks.sample(key)
-    alone = problem.tasks._replace(sample=lambda key: task, held_out=None, held_out_set=None)
+    alone = problem.tasks._replace(sample=lambda key: task, held_out=None, test_tasks=None)
     return problem._replace(tasks=alone, num_tasks=num_tasks, title=f"{problem.title}, one task")

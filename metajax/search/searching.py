@@ -14,7 +14,7 @@ from metajax.errors import ConfigError, check_count
 from metajax.search import archive, studies
 from metajax.search.archive import Row
 from metajax.search.differentiable import learn_architecture
-from metajax.search.drivers import Batch, Driver
+from metajax.search.drivers import Driver, Generation
 from metajax.search.evaluator import Evaluator, Outcome
 from metajax.search.problem import Problem
 from metajax.search.space import Genome
@@ -87,7 +87,9 @@ def _asked_for(genomes: Genome, rows: list[Row]) -> bool:
     return bool((found.choices == genomes.choices).all() and jnp.allclose(found.floats, genomes.floats, atol=1e-5))
 
 
-def _evaluated(problem: Problem, evaluator: Evaluator, batch: Batch, training: Training, generation: int) -> list[Row]:
+def _evaluated(
+    problem: Problem, evaluator: Evaluator, batch: Generation, training: Training, generation: int
+) -> list[Row]:
     """The rows of a batch; what has no share of a training has no returns."""
     share = np.asarray(batch.share)
     returns, count = None, np.zeros(len(share), int)

@@ -16,14 +16,14 @@ from metajax.base import Agent, Algorithm, Array, PyTree, Transition
 from metajax.evaluation import Evaluation, outcome
 from metajax.rollouts import (
     Copies,
-    Outcome,
+    StepResult,
     Trial,
-    choose,
-    enter,
+    advance,
+    begin_episode,
     first_percept,
-    follow,
     initial_memory,
     leading_axis,
+    select_action,
     to_space,
     with_next_values,
 )
@@ -36,8 +36,10 @@ class _Player(NamedTuple):
     begin: Callable  # keys, params -> knowledge, memory, keys of the stages
     draw: Callable  # keys of the stages, number -> keys of the rollout, keys of the adaptation
     start: Callable  # keys of a rollout -> keys of its steps, seeds
-    choose: Callable  # keys of the steps, time, knowledge, copies, greedy -> choice, actions in the simulator's units
-    follow: Callable  # copies, choice, outcome -> copies, transition
+    select_action: (
+        Callable  # keys of the steps, time, knowledge, copies, greedy -> choice, actions in the simulator's units
+    )
+    advance: Callable  # copies, choice, outcome -> copies, transition
     finish: Callable  # knowledge, copies, transitions [N, T, B] -> transitions [N, B, T]
     adapt: Callable  # keys, knowledge, stage -> knowledge
 
@@ -59,7 +61,7 @@ def _player(agent: Agent, space: PyTree, num_copies: int) -> _Player:
 
     def chosen(key_steps: Array, time: Array, knowledge: PyTree, copies: Copies, greedy: bool) -> tuple:
         key_act = jax.random.split(jax.random.fold_in(key_steps, time))[0]
-        choice = choose(key_act, partial(agent.policy, knowledge), copies, greedy=greedy)
+        choice = select_action(key_act, partial(agent.policy, knowledge), copies, greedy=greedy)
         return choice, to_space(space, choice.action)
 
     def finish(knowledge: PyTree, copies: Copies, transitions: Transition) -> Transition:
@@ -69,8 +71,8 @@ def _player(agent: Agent, space: PyTree, num_copies: int) -> _Player:
         begin=jax.jit(jax.vmap(begin)),
         draw=jax.jit(jax.vmap(draw, (0, None))),
         start=jax.jit(jax.vmap(start)),
-        choose=jax.jit(jax.vmap(chosen, (0, None, 0, 0, None)), static_argnums=4),
-        follow=jax.jit(jax.vmap(follow)),
+        select_action=jax.jit(jax.vmap(chosen, (0, None, 0, 0, None)), static_argnums=4),
+        advance=jax.jit(jax.vmap(advance)),
         finish=jax.jit(jax.vmap(finish)),
         adapt=jax.jit(jax.vmap(agent.adapt)),
     )
@@ -83,10 +85,10 @@ def _rollout(
     transitions: list[Transition] = []
     while len(transitions) < num_steps:
         time = len(transitions)
-        choice, action = play.choose(keys, time, knowledge, copies, greedy)
+        choice, action = play.select_action(keys, time, knowledge, copies, greedy)
         obs, reward, terminated, truncated, info = env.play(np.asarray(action))
-        came = Outcome(obs, reward, terminated, truncated | (time == num_steps - 1), info)
-        copies, transition = play.follow(copies, choice, came)
+        came = StepResult(obs, reward, terminated, truncated | (time == num_steps - 1), info)
+        copies, transition = play.advance(copies, choice, came)
         transitions.append(jax.device_get(transition))
         if not transitions[-1].valid.any():  # all are over, and every further step is as idle as this
             transitions += transitions[-1:] * (num_steps - len(transitions))
@@ -107,7 +109,7 @@ def _stages(
     for number in range(num_stages):
         key_rollout, key_adapt = play.draw(key_stages, number)
         key_steps, seeds = play.start(key_rollout)
-        copies = enter(memory, percept, env.begin(tasks, np.asarray(seeds)))
+        copies = begin_episode(memory, percept, env.begin(tasks, np.asarray(seeds)))
         after, experience = _rollout(play, key_steps, knowledge, copies, env, num_steps, greedy)
         yield Trial(knowledge, memory, percept, experience)
         memory, percept = after.memory, after.percept
@@ -151,12 +153,14 @@ def collect(
     key: Array, algorithm: Algorithm, state: PyTree, env: HostEnvironment, tasks: PyTree, **sizes: int
 ) -> Transition:
     """`algorithm.collect` on the host, with the `sizes` that it collects."""
-    if algorithm.players is None:
+    if algorithm.per_task_params is None:
         return collect_trials(key, algorithm.agent, algorithm.params(state), env, tasks, **sizes)
     num_tasks = leading_axis(tasks)
-    players = algorithm.players(state, num_tasks)
-    index = np.repeat(np.arange(num_tasks), leading_axis(players) // num_tasks)
-    return _experience(key, algorithm.agent, players, env, jax.tree.map(lambda leaf: leaf[index], tasks), index, sizes)
+    per_task_params = algorithm.per_task_params(state, num_tasks)
+    index = np.repeat(np.arange(num_tasks), leading_axis(per_task_params) // num_tasks)
+    return _experience(
+        key, algorithm.agent, per_task_params, env, jax.tree.map(lambda leaf: leaf[index], tasks), index, sizes
+    )
 
 
 def _experience(
@@ -221,7 +225,7 @@ def _sampled_and_greedy(
     key_greedy = jax.vmap(lambda key: jax.random.split(key, sizes["num_stages"]))(keys[:, 1])
     for number, stage in enumerate(stages):
         key_steps, seeds = play.start(key_greedy[:, number])
-        copies = enter(stage.memory, stage.percept, env.begin(tasks, np.asarray(seeds)))
+        copies = begin_episode(stage.memory, stage.percept, env.begin(tasks, np.asarray(seeds)))
         yield (
             stage.experience,
             _rollout(play, key_steps, stage.knowledge, copies, env, sizes["num_steps"], greedy=True)[1],

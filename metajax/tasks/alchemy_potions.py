@@ -283,7 +283,7 @@ def alchemy(*, num_potions: int = 12, rotation: bool = True, horizon: int = 20) 
         rotation: whether a feature may show two latent coordinates mixed; else each shows one, or its opposite.
         horizon: steps of an episode, 15 of which suffice to use up twelve potions and three stones.
 
-    >>> alchemy().tasks(jax.random.key(0), 3).effect.shape
+    >>> alchemy().batch(jax.random.key(0), 3).effect.shape
     (3, 6, 8)
     """
     check_count("horizon", horizon)

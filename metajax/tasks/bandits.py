@@ -99,7 +99,7 @@ def bandit(*, num_arms: int = 5, horizon: int = 10, alpha: float = 1.0, beta: fl
         alpha: of the Beta prior; 1 and 1 are the uniform distribution.
         beta: of the Beta prior.
 
-    >>> bandit(num_arms=3).tasks(jax.random.key(0), 2).means.shape
+    >>> bandit(num_arms=3).batch(jax.random.key(0), 2).means.shape
     (2, 3)
     """
     check_count("horizon", horizon)

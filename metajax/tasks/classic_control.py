@@ -137,7 +137,7 @@ def cartpole_projected(*, num_features: int = 4, shift: float = 0.0, horizon: in
         shift: standard deviation of what a task adds to each.
         horizon: steps of an episode.
 
-    >>> cartpole_projected(num_features=6).tasks(jax.random.key(0), 3).matrix.shape
+    >>> cartpole_projected(num_features=6).batch(jax.random.key(0), 3).matrix.shape
     (3, 6, 4)
     """
     check_number("shift", shift, at_least=0)

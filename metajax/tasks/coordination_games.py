@@ -163,7 +163,7 @@ def coordination(*, size: int = 5, noise: float = 0.2, sight: int = 1, horizon: 
         sight: rows and columns from which the partner is seen.
         horizon: steps of an episode.
 
-    >>> coordination().tasks(jax.random.key(0), 2).round.shape
+    >>> coordination().batch(jax.random.key(0), 2).round.shape
     (2, 3, 2)
     """
     check_number("noise", noise, at_least=0, at_most=1)

@@ -100,7 +100,7 @@ def dosing(*, noise: float = 0.02, horizon: int = 20) -> TaskDistribution:
         noise: standard deviation of a measured effect, whose greatest value is 1.
         horizon: doses of an episode.
 
-    >>> dosing().tasks(jax.random.key(0), 3).half_life.shape
+    >>> dosing().batch(jax.random.key(0), 3).half_life.shape
     (3,)
     """
     check_number("noise", noise, at_least=0)

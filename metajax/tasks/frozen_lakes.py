@@ -113,7 +113,7 @@ def frozen_lake(*, size: int = 4, holes: float = 0.3, slip: float = 0.0, horizon
         slip: probability of moving to either side instead, half each (2/3 in gymnasium's slippery lake).
         horizon: steps of an episode.
 
-    >>> frozen_lake().tasks(jax.random.key(0), 3).holes.shape
+    >>> frozen_lake().batch(jax.random.key(0), 3).holes.shape
     (3, 4, 4)
     """
     check_count("size", size, at_least=2)

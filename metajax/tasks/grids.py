@@ -109,7 +109,7 @@ def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
         size: cells along a side.
         horizon: steps of an episode.
 
-    >>> grid().tasks(jax.random.key(0), 3).goal.shape
+    >>> grid().batch(jax.random.key(0), 3).goal.shape
     (3, 2)
     """
     check_count("size", size, at_least=3)

@@ -145,7 +145,7 @@ def highway(*, num_lanes: int = 3, num_cars: int = 9, horizon: int = 40) -> Task
         num_cars: others on the ring, in turn one in each lane.
         horizon: steps of an episode, a second each.
 
-    >>> highway().tasks(jax.random.key(0), 3).liked_speed.shape
+    >>> highway().batch(jax.random.key(0), 3).liked_speed.shape
     (3,)
     """
     check_count("horizon", horizon)

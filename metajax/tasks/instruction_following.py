@@ -150,7 +150,7 @@ def instructions(*, num_arms: int = 3, horizon: int = 20) -> TaskDistribution:
         num_arms: objects to choose from, at most 9.
         horizon: instructions of an episode.
 
-    >>> instructions().tasks(jax.random.key(0), 2).lexicon.shape
+    >>> instructions().batch(jax.random.key(0), 2).lexicon.shape
     (2, 6)
     """
     check_count("horizon", horizon)

@@ -134,7 +134,7 @@ def intersection(*, horizon: int = 40) -> TaskDistribution:
     Args:
         horizon: steps of an episode, half a second each.
 
-    >>> intersection().tasks(jax.random.key(0), 3).traffic_speed.shape
+    >>> intersection().batch(jax.random.key(0), 3).traffic_speed.shape
     (3,)
     """
     check_count("horizon", horizon)

@@ -127,7 +127,7 @@ def market(*, drift: float = 0.5, inventory_cost: float = 0.02, horizon: int = 5
         inventory_cost: of a unit held, squared, a step.
         horizon: steps of an episode.
 
-    >>> market().tasks(jax.random.key(0), 3).drift.shape
+    >>> market().batch(jax.random.key(0), 3).drift.shape
     (3,)
     """
     check_number("drift", drift, at_least=0)

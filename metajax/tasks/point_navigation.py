@@ -113,7 +113,7 @@ def point(
         reward_radius: where the sparse reward begins.
         horizon: steps of an episode.
 
-    >>> point().tasks(jax.random.key(0), 3).goal.shape
+    >>> point().batch(jax.random.key(0), 3).goal.shape
     (3, 2)
     """
     check_choice("goals", goals, GOALS)

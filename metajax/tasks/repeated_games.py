@@ -98,7 +98,7 @@ def partner(*, game: str = "prisoners-dilemma", spread: float = 0.5, horizon: in
             are almost deterministic, tit for tat and win-stay, lose-shift among them; at 1 they are uniform.
         horizon: rounds of an episode.
 
-    >>> partner().tasks(jax.random.key(0), 3).partner.shape
+    >>> partner().batch(jax.random.key(0), 3).partner.shape
     (3, 5)
     """
     check_choice("game", game, GAMES)

@@ -94,7 +94,7 @@ def tabular_mdp(
         reward_std: standard deviation of the mean rewards.
         noise_std: standard deviation of a reward around its mean.
 
-    >>> tabular_mdp().tasks(jax.random.key(0), 2).transition.shape
+    >>> tabular_mdp().batch(jax.random.key(0), 2).transition.shape
     (2, 10, 5, 10)
     """
     check_count("horizon", horizon)

@@ -65,7 +65,7 @@ def test_a_meta_iteration_in_bfloat16_keeps_all_it_carries_in_float32():
 
         @jax.jit
         def run(tasks=tasks, algorithm=algorithm):
-            state, batch = algorithm.init(jax.random.key(0)), tasks.tasks(jax.random.key(1), 2)
+            state, batch = algorithm.init(jax.random.key(0)), tasks.batch(jax.random.key(1), 2)
             experience = algorithm.collect(jax.random.key(2), state, batch)
             return experience, *algorithm.update(jax.random.key(3), state, experience)
 

@@ -35,7 +35,7 @@ def leaves_equal(one, other):
 
 
 def meta_step(row, algorithm, state):
-    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS)
+    tasks = row.tasks.batch(jax.random.key(1), NUM_TASKS)
     experience = algorithm.collect(jax.random.key(2), state, tasks)
     return algorithm.update(jax.random.key(3), state, experience)
 
@@ -59,7 +59,7 @@ def test_trial_and_evaluate_run_every_agent(row):
         played = trial(key_trial, agent, params, row.tasks.env, first, **sizes)
         return played.experience, evaluate(key_evaluate, agent, params, row.tasks.env, tasks, **sizes)
 
-    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS, held_out=True)
+    tasks = row.tasks.batch(jax.random.key(1), NUM_TASKS, held_out=True)
     experience, evaluation = play(jax.random.key(2), tasks, params)
     assert experience.reward.shape == row.sizes
     for returns in (evaluation.sampled, evaluation.greedy):
@@ -90,7 +90,7 @@ def test_parameters_have_the_names_declared(row):
 def test_compiled_equals_eager(row):
     algorithm = row.make()
     state = algorithm.init(jax.random.key(0))
-    tasks = row.tasks.tasks(jax.random.key(1), NUM_TASKS)
+    tasks = row.tasks.batch(jax.random.key(1), NUM_TASKS)
     compiled = jax.jit(algorithm.collect)(jax.random.key(2), state, tasks)
     with jax.disable_jit():
         eager = algorithm.collect(jax.random.key(2), state, tasks)

@@ -26,7 +26,7 @@ def setting(**options):
     algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), **SIZES, **options)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     state = jax.tree.map(lambda leaf: leaf.astype(float), state)  # double precision where it is on
-    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.tasks(jax.random.key(2), 2))
+    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 2))
     return algorithm, state, experience
 
 
@@ -169,7 +169,7 @@ def test_a_learned_baseline_learns():
     collect, update = jax.jit(algorithm.collect), jax.jit(algorithm.update)
     values, returns = [], []
     for step in range(30):
-        experience = collect(jax.random.key(step), state, tasks.tasks(jax.random.key(step + 100), 4))
+        experience = collect(jax.random.key(step), state, tasks.batch(jax.random.key(step + 100), 4))
         state, _ = update(jax.random.key(step), state, experience)
         values.append(experience.decision.value[:, -1, :, 0].mean())
         returns.append((experience.reward[:, -1] @ 0.5 ** jnp.arange(5)).mean())
@@ -184,7 +184,7 @@ def test_promp_penalises_what_the_first_policy_does():
     for inner_kl in (0.0, 100.0):
         algorithm = promp(tasks.env, network, **SIZES, inner_kl=inner_kl, outer=ppo(learning_rate=3e-2))
         state = algorithm.init(jax.random.key(0))
-        experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.tasks(jax.random.key(2), 4))
+        experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 4))
         after, _ = jax.jit(algorithm.update)(jax.random.key(3), state, experience)
         first = jax.tree.map(lambda leaf: leaf[:, 0], experience)
         decide = jax.vmap(jax.vmap(jax.vmap(lambda p, s=after: network.apply(s.params, (), p)[1])))

@@ -40,7 +40,7 @@ PLAIN = policy_gradient(learning_rate=1.0, optimizer=optax.sgd)
 def learned(algorithm, reward=None):
     """The change of the parameters by one meta-iteration, flat, and the experience it comes from."""
     state = algorithm.init(jax.random.key(0))
-    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.tasks(jax.random.key(2), 4))
+    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 4))
     if reward is not None:
         experience = experience._replace(reward=reward(experience))
     after = jax.jit(algorithm.update)(jax.random.key(3), state, experience)[0]
@@ -72,7 +72,7 @@ def test_cavia_adapts_the_context_alone_and_the_policy_sees_it():
     algorithm = cavia(TASKS.env, network, **SIZES)
     params = algorithm.init(jax.random.key(0)).params
     experience = algorithm.collect(
-        jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.tasks(jax.random.key(2), 1)
+        jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.batch(jax.random.key(2), 1)
     )
     stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
     agent = algorithm.agent
@@ -110,7 +110,7 @@ def test_multi_task_is_maml_that_does_not_adapt_and_fine_tunes_at_full_length():
     )
     algorithm = maml(TASKS.env, network, **SIZES)
     state = algorithm.init(jax.random.key(0))
-    experience = algorithm.collect(jax.random.key(1), state, TASKS.tasks(jax.random.key(2), 1))
+    experience = algorithm.collect(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 1))
     stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
     moved = [
         ravel_pytree(agent.adapt(jax.random.key(4), agent.begin(jax.random.key(5), state.params), stage).params)[0]
@@ -156,7 +156,7 @@ def test_what_steps_count_sums_to_one(options):
     watching = Outer(lambda params: (), step)
     algorithm = maml(TASKS.env, mlp(TASKS.env, hidden=(4,)), **SIZES, **options, outer=watching)
     state = algorithm.init(jax.random.key(0))
-    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.tasks(jax.random.key(2), 4))
+    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 4))
     algorithm.update(jax.random.key(3), state, experience)
     np.testing.assert_allclose(seen, 1.0, rtol=1e-5)
 
@@ -164,7 +164,7 @@ def test_what_steps_count_sums_to_one(options):
 def test_without_a_baseline_an_advantage_is_the_reward_to_go():
     algorithm = maml(TASKS.env, mlp(TASKS.env, hidden=(4,)), **SIZES)
     experience = algorithm.collect(
-        jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.tasks(jax.random.key(2), 1)
+        jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.batch(jax.random.key(2), 1)
     )
     stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
     expected = jax.vmap(reward_to_go, (0, None))(stage.reward, 0.9)
@@ -219,7 +219,7 @@ def test_the_mean_step_of_evolution_is_the_gradient_of_the_smoothed_return():
         learning_rate=1.0,
         optimizer=optax.sgd,
     )
-    batch = tasks.tasks(jax.random.key(0), 20_000)
+    batch = tasks.batch(jax.random.key(0), 20_000)
     batch = batch.replace(goal=jnp.broadcast_to(goal, (20_000, 2)))
     state = algorithm.init(jax.random.key(1))
     experience = jax.jit(algorithm.collect)(jax.random.key(2), state, batch)
@@ -235,7 +235,7 @@ def test_a_pair_of_evolution_plays_the_same_task_with_the_same_draws():
     network = mlp(TASKS.env, hidden=(4,))
     algorithm = es_maml(TASKS.env, network, **SIZES, sigma=1e-9)
     state = algorithm.init(jax.random.key(0))
-    experience = algorithm.collect(jax.random.key(1), state, TASKS.tasks(jax.random.key(2), 4))
+    experience = algorithm.collect(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 4))
     returns = experience.reward.sum(-1)
     np.testing.assert_allclose(returns[0::2], returns[1::2], rtol=1e-4)
     assert not np.allclose(returns[0], returns[2], rtol=1e-2)
@@ -285,7 +285,7 @@ def test_ten_rematerialised_steps_take_little_more_memory_than_one(factory):
         )
         key = jax.random.key(0)
         state = jax.eval_shape(algorithm.init, key)
-        batch = jax.eval_shape(lambda: tasks.tasks(key, 2))
+        batch = jax.eval_shape(lambda: tasks.batch(key, 2))
         experience = jax.eval_shape(algorithm.collect, key, state, batch)
         compiled = jax.jit(algorithm.update).lower(key, state, experience).compile()
         return compiled.memory_analysis().temp_size_in_bytes

@@ -34,7 +34,7 @@ def seen_by_the_outer_loop(tasks, network=None, *, num_tasks=4, **options):
     network = network or memory_policy(tasks.env, width=8)
     algorithm = rl2(tasks.env, network, num_steps=tasks.num_steps, num_episodes=3, outer=outer, **options)
     state = algorithm.init(key(0))
-    experience = algorithm.collect(key(1), state, tasks.tasks(key(2), num_tasks))
+    experience = algorithm.collect(key(1), state, tasks.batch(key(2), num_tasks))
     algorithm.update(key(3), state, experience)
     return batches[0], experience
 
@@ -117,7 +117,7 @@ def test_truncated_gradients_decide_the_same_and_go_back_no_further(tasks, memor
         rl2(tasks.env, network, num_steps=6, num_episodes=2, bptt_steps=steps, lambda_=0.5) for steps in (None, 4)
     )
     state = whole.init(key(0))
-    experience = jax.tree.map(lambda leaf: leaf[0], whole.collect(key(1), state, tasks.tasks(key(2), 1)))
+    experience = jax.tree.map(lambda leaf: leaf[0], whole.collect(key(1), state, tasks.batch(key(2), 1)))
 
     def last_decision(algorithm, rewards):
         """The logits at the last step, as a function of the rewards that were perceived."""
@@ -137,7 +137,7 @@ def test_a_network_without_unroll_is_applied_step_by_step(tasks):
     network = memory_policy(tasks.env, width=8)
     with_it, without = (rl2(tasks.env, one, num_steps=6) for one in (network, network._replace(unroll=None)))
     state = with_it.init(key(0))
-    experience = with_it.collect(key(1), state, tasks.tasks(key(2), 4))
+    experience = with_it.collect(key(1), state, tasks.batch(key(2), 4))
     one, other = (algorithm.update(key(3), state, experience)[0].params for algorithm in (with_it, without))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -151,7 +151,7 @@ def test_trust_region_improves_within_its_region(tasks):
 
     @jax.jit
     def step(state):
-        return algorithm.update(key(3), state, algorithm.collect(key(1), state, tasks.tasks(key(2), 32)))[1]
+        return algorithm.update(key(3), state, algorithm.collect(key(1), state, tasks.batch(key(2), 32)))[1]
 
     metrics = step(state)
     assert metrics["surrogate_gain"] > 0

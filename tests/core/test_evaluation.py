@@ -45,7 +45,7 @@ def test_greedy_trials_of_rl2_are_the_modes():
     tasks = bandit(num_arms=3, horizon=5)
     algorithm = rl2(tasks.env, memory_policy(tasks.env, width=4), num_steps=5)
     params = algorithm.init(jax.random.key(0)).params
-    batch = tasks.tasks(jax.random.key(1), 3)
+    batch = tasks.batch(jax.random.key(1), 3)
     sizes = {"num_stages": 2, "num_copies": 4, "num_steps": 5}
     sure = batch.replace(means=jnp.round(batch.means))
     again = evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, sure, **sizes).greedy
@@ -60,13 +60,13 @@ def test_tasks_evaluated_a_few_at_a_time_are_those_evaluated_at_once(remembers):
         algorithm = rl2(tasks.env, memory_policy(tasks.env, width=4), num_steps=4)
     else:
         algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_episodes=3)
-    params, batch = algorithm.params(algorithm.init(jax.random.key(0))), tasks.tasks(jax.random.key(1), 5)
+    params, batch = algorithm.params(algorithm.init(jax.random.key(0))), tasks.batch(jax.random.key(1), 5)
     sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 4}
-    at_once, in_parts = (
+    at_once, vmap_in_chunks = (
         evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, batch, **sizes, task_batch=size)
         for size in (5, 2)
     )
-    for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_parts), strict=True):
+    for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(vmap_in_chunks), strict=True):
         assert one.shape == (5, 2, 3)
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
@@ -108,7 +108,7 @@ def test_success_is_at_any_step_or_at_the_end_of_the_steps_that_count():
 
 def test_an_end_is_the_last_step_before_the_idle_ones():
     tasks = point(horizon=4, goal_radius=0.7)  # the goal is reached with the first step
-    batch = tasks.tasks(jax.random.key(0), 3)
+    batch = tasks.batch(jax.random.key(0), 3)
     still = Agent(
         begin=lambda key, params: (),
         memory=lambda knowledge: (),

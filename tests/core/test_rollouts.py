@@ -13,7 +13,7 @@ from metajax.base import Agent, Decision, Percept
 from metajax.errors import ShapeError
 from metajax.learning.distributions import Categorical, Normal
 from metajax.networks import memory_policy, mlp
-from metajax.rollouts import collect_trials, first_percept, part_size, replay, rollout, to_space, trial, unroll
+from metajax.rollouts import chunk_size, collect_trials, first_percept, replay, rollout, to_space, trial, unroll
 from metajax.tasks import cartpole, pendulum, point
 
 
@@ -135,7 +135,7 @@ def assert_replays(algorithm, tasks):
 def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):
     network = mlp(point_tasks.env, hidden=(8,))
     algorithm = maml(point_tasks.env, network, num_steps=6, num_episodes=3)
-    params, tasks = algorithm.init(key(7)).params, point_tasks.tasks(key(7), 4)
+    params, tasks = algorithm.init(key(7)).params, point_tasks.batch(key(7), 4)
     sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 6}
     together = collect_trials(key(7), algorithm.agent, params, point_tasks.env, tasks, **sizes)
     for index in range(4):
@@ -148,7 +148,7 @@ def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):
     ("num_tasks", "steps", "size"), [(20, 2000, 1), (20, 200, 10), (20, 1, 20), (41, 100, 41), (4096, 10**6, 1)]
 )
 def test_a_cpu_adapts_to_as_many_tasks_at_once_as_its_cache_holds(num_tasks, steps, size):
-    assert part_size(num_tasks, steps) == size
+    assert chunk_size(num_tasks, steps) == size
 
 
 @pytest.mark.parametrize(
@@ -159,25 +159,25 @@ def test_an_accelerator_adapts_to_as_many_as_fill_it_and_fit_its_memory(memory, 
     device = SimpleNamespace(memory_stats=lambda: memory and {"bytes_limit": memory})
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert part_size(num_tasks, 2000) == size
+    assert chunk_size(num_tasks, 2000) == size
 
 
 @pytest.mark.parametrize(("steps", "num_parts"), [(2 * 18, 3), (6 * 18, 1), (1, 6)])
 def test_tasks_are_adapted_to_in_parts_that_fit(point_tasks, monkeypatch, steps, num_parts):
     algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=(8,)), num_steps=6, num_episodes=3)
-    state, tasks = algorithm.init(key(7)), point_tasks.tasks(key(7), 6)
+    state, tasks = algorithm.init(key(7)), point_tasks.batch(key(7), 6)
     at_once = algorithm.collect(key(1), state, tasks)
     module, sizes = sys.modules[collect_trials.__module__], []
     monkeypatch.setattr(module, "CPU_STEPS", steps)
-    monkeypatch.setattr(module, "part_size", lambda *given: sizes.append(part_size(*given)) or sizes[-1])
-    in_parts = algorithm.collect(key(1), state, tasks)
+    monkeypatch.setattr(module, "chunk_size", lambda *given: sizes.append(chunk_size(*given)) or sizes[-1])
+    in_chunks = algorithm.collect(key(1), state, tasks)
     assert set(sizes) == {6 // num_parts}
-    for part, whole in zip(jax.tree.leaves(in_parts), jax.tree.leaves(at_once), strict=True):
+    for part, whole in zip(jax.tree.leaves(in_chunks), jax.tree.leaves(at_once), strict=True):
         np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_tasks_of_unequal_number_are_named(point_tasks):
-    tasks = point_tasks.tasks(key(7), 4)
+    tasks = point_tasks.batch(key(7), 4)
     tasks = tasks.replace(goal=tasks.goal[:3])
     algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=()), num_steps=6, num_episodes=2)
     with pytest.raises(ShapeError, match=r"\.goal \[3\].*\.max_step \[4\]"):

@@ -20,10 +20,10 @@ from metajax import HostEnvironment, MetaAgent, TaskDistribution, compile_progra
 from metajax.algorithms import e_maml, es_maml, maml, reptile, rl2
 from metajax.base import Network
 from metajax.cli.commands import main
-from metajax.cli.launch import place
+from metajax.cli.launch import assign_devices
 from metajax.devices import collectives, hardware, meshes
 from metajax.errors import ConfigError
-from metajax.learning.outer import deal, policy_gradient, ppo, trust_region
+from metajax.learning.outer import assign_minibatches, policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
 from metajax.running.sweep import chunks, evaluate_together, learn_together, make_agents
 from metajax.running.training import meta_iteration
@@ -82,7 +82,7 @@ def after_learning(make, num_devices):
 def test_from_the_same_experience_devices_learn_the_same(name):
     algorithm, tasks = MAKERS[name]()
     state = algorithm.init(jax.random.key(0))
-    batch = tasks.tasks(jax.random.key(1), NUM_TASKS)
+    batch = tasks.batch(jax.random.key(1), NUM_TASKS)
     experience = jax.jit(algorithm.collect)(jax.random.key(2), state, batch)
     before = algorithm.params(state)
     changes = {}
@@ -144,11 +144,11 @@ def _reductions(outer):
 
 
 def test_every_hand_has_one_of_every_few_neighbours():
-    hands = np.asarray(deal(jax.random.key(0), 12, 3))
+    hands = np.asarray(assign_minibatches(jax.random.key(0), 12, 3))
     assert hands.shape == (3, 4)
     assert sorted(hands.ravel()) == list(range(12))
     assert (hands // 3 == np.arange(4)).all()
-    assert (hands != np.asarray(deal(jax.random.key(1), 12, 3))).any()
+    assert (hands != np.asarray(assign_minibatches(jax.random.key(1), 12, 3))).any()
 
 
 def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
@@ -181,11 +181,11 @@ def test_devices_share_runs_that_train_together():
 
 def test_by_default_as_many_cores_share_as_can(monkeypatch):
     def places(algorithm, tasks="point", **options):
-        return place([MetaAgent(algorithm, tasks, **options)], None)
+        return assign_devices([MetaAgent(algorithm, tasks, **options)], None)
 
     monkeypatch.setattr(hardware, "cores", lambda: 4)
     agents = make_agents("maml", "point", seed=0, num_seeds=6, sweep=(), num_tasks=20)
-    assert [place(agents[:count], None) for count in (6, 3, 1)] == [4, 3, 4]
+    assert [assign_devices(agents[:count], None) for count in (6, 3, 1)] == [4, 3, 4]
     monkeypatch.setattr(hardware, "cores", lambda: 16)
     assert places("maml", num_tasks=20) == 4  # of every five one is in the Fisher matrix, on any number of devices
     assert places("maml", num_tasks=20, outer="gradient") == 5
@@ -240,12 +240,12 @@ def test_commands_make_devices_of_cores(told, variable, said):
 
 def test_a_platform_is_chosen_before_another_is_used(monkeypatch):
     before = jax.config.jax_platforms
-    hardware.choose("cpu")  # which is in use
+    hardware.select_platform("cpu")  # which is in use
     assert jax.config.jax_platforms == "cpu"
     jax.config.update("jax_platforms", before)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(ConfigError, match="--device cpu: JAX is in use on another already"):
-        hardware.choose("cpu")
+        hardware.select_platform("cpu")
     assert jax.config.jax_platforms == before
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_shared_is_refused():
     with pytest.raises(ConfigError, match="num_tasks=6 must be a multiple of 4 devices; use 4 or 8"):
         compile_program(algorithm, tasks, num_tasks=6, over=meshes.mesh(4))
     with pytest.raises(ConfigError, match="does not sum over devices"):
-        compile_program(algorithm._replace(together=0), tasks, num_tasks=8, over=meshes.mesh(4))
+        compile_program(algorithm._replace(task_group=0), tasks, num_tasks=8, over=meshes.mesh(4))
     with pytest.raises(ConfigError, match=r"devices=9, but JAX finds 8 .*; make_of_cores\(9\) at the start"):
         MetaAgent("maml", "point", num_devices=9)
     with pytest.raises(ConfigError, match="num_tasks=3 must be a multiple of 2 devices"):

@@ -33,7 +33,7 @@ WHOLE = {
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setitem(bench.REFERENCES, "tiny", TINY)
-    small = timing.compile_part(lambda a: a @ a, jnp.ones((8, 8)))
+    small = timing.compile_function(lambda a: a @ a, jnp.ones((8, 8)))
     monkeypatch.setattr(timing, "large_product_part", lambda dtype: small)
     monkeypatch.setattr(timing, "product_part", lambda *sizes: small)
     monkeypatch.setattr(timing, "copy_part", lambda: (small, 512))

@@ -135,7 +135,7 @@ def test_growth_with_an_axis_is_measured_and_shown(monkeypatch):
 
     def instead(sizes):
         compiled.append(sizes)
-        return timing.Part(lambda: None, 0, sizes["width"] ** 2, 1.0)
+        return timing.CompiledFunction(lambda: None, 0, sizes["width"] ** 2, 1.0)
 
     monkeypatch.setattr(scaling, "compiled", instead)
     kept = scaling.measure("width", (4, 8, 16), 7)

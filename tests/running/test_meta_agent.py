@@ -109,7 +109,7 @@ def test_an_interruption_leaves_the_agent_as_it_was_at_the_last_log():
 
 def test_wrong_arguments_are_named(learned):
     with pytest.raises(ShapeError, match=r"task\.action_scale must have shape \(\), not \(2,\)|task"):
-        learned.adapt(learned.tasks.tasks(jax.random.key(0), 2))
+        learned.adapt(learned.tasks.batch(jax.random.key(0), 2))
     with pytest.raises(ShapeError, match=r"obs must have shape \(2,\), not \(3,\)"):
         learned.adapt(learned.tasks.sample(jax.random.key(0))).act([0.0, 0.0, 0.0])
     for call in (

@@ -28,7 +28,7 @@ def test_options_reach_their_factories():
     built = build("maml", "point", {"horizon": 7, "hidden": (3,), "num_episodes": 2, "outer": "ppo", "epochs": 1})
     state = jax.eval_shape(built.algorithm.init, jax.random.key(0))
     assert state.params["policy_0"]["kernel"].shape == (2, 3)
-    tasks = jax.eval_shape(lambda: built.tasks.tasks(jax.random.key(0), 4))
+    tasks = jax.eval_shape(lambda: built.tasks.batch(jax.random.key(0), 4))
     experience = jax.eval_shape(built.algorithm.collect, jax.random.key(0), state, tasks)
     assert experience.reward.shape == (4, 2, 2, 7)
     assert "clip" in options("maml", "point", "ppo")

@@ -96,7 +96,7 @@ def test_every_scene_is_of_an_own_environment():
 def test_every_scene_shows_the_step_and_the_task(scene):
     """Bare pictures, without titles: other steps and other tasks look different, unless a scene draws nothing."""
     tasks = TASKS[DRAWN.get(scene, "bandit")](horizon=8)
-    batch = tasks.tasks(jax.random.key(1), 2)
+    batch = tasks.batch(jax.random.key(1), 2)
     sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 8}
     steps = collect_trials(jax.random.key(2), uniform(tasks.env), (), tasks.env, batch, **sizes)
 

@@ -16,7 +16,7 @@ import pytest
 
 from metajax import ConfigError, MetaAgent, NonFiniteError
 from metajax.cli import commands
-from metajax.running import checkpoint, record, run_folder
+from metajax.running import checkpoint, record, report, run_folder
 from metajax.running.training import Progress
 
 OPTIONS = {"num_tasks": 2, "num_episodes": 2, "horizon": 4, "hidden": (4,), "outer": "gradient"}
@@ -38,7 +38,7 @@ def assert_same(one, other):
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(commands.report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
 
 
 # Programs that are optimised otherwise than those of the tests round otherwise.

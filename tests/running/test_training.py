@@ -86,7 +86,7 @@ def test_a_reward_that_is_not_a_number_stops_and_names_its_task():
 
     def broken_tasks(iteration):
         key_tasks = jax.random.split(jax.random.fold_in(learner.key, iteration), 3)[0]
-        return np.flatnonzero(np.asarray(tasks.tasks(key_tasks, 3).goal[:, 0]) > 0.4)
+        return np.flatnonzero(np.asarray(tasks.batch(key_tasks, 3).goal[:, 0]) > 0.4)
 
     first = next(iteration for iteration in range(100) if len(broken_tasks(iteration)))
 

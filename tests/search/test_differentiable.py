@@ -28,7 +28,7 @@ def test_the_outer_loop_learns_the_architecture(maml):
     algorithm = plain.make(network, differentiable._adapting_weights(plain.default))
     params = network.init(jax.random.key(0))
     knowledge = algorithm.agent.begin(jax.random.key(2), params)
-    batch = plain.tasks.tasks(jax.random.key(1), 1)
+    batch = plain.tasks.batch(jax.random.key(1), 1)
     experience = jax.jit(algorithm.collect)(jax.random.key(3), algorithm.init(jax.random.key(0)), batch)
     stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
     adapted = jax.jit(algorithm.agent.adapt)(jax.random.key(4), knowledge, stage).params

@@ -9,7 +9,7 @@ import small_searches
 from metajax.errors import ConfigError
 from metajax.search.drivers import (
     DRIVERS,
-    Batch,
+    Generation,
     crossed,
     genetic,
     mutated,
@@ -53,7 +53,7 @@ def test_ask_and_tell_are_pure_compiled_once_and_deterministic(name):
 def whole(*numbers):
     """Genomes that are told apart by their float."""
     genomes = random_genomes(jax.random.key(0), SPACE, len(numbers))
-    return Batch(genomes._replace(floats=jnp.array(numbers)[:, None] / 100), jnp.ones(len(numbers)))
+    return Generation(genomes._replace(floats=jnp.array(numbers)[:, None] / 100), jnp.ones(len(numbers)))
 
 
 def numbers_of(state):

@@ -253,7 +253,7 @@ def test_the_default_network_is_a_space_of_its_own(maml):
 def test_one_task_is_all_there_is(maml):
     alone = on_one_task(maml, jax.random.key(3), num_tasks=1)
     for held_out in (False, True):
-        goals = alone.tasks.tasks(jax.random.key(held_out), 4, held_out=held_out).goal
+        goals = alone.tasks.batch(jax.random.key(held_out), 4, held_out=held_out).goal
         assert np.ptp(np.asarray(goals), axis=0).max() == 0
 
 

@@ -43,12 +43,12 @@ def test_bad_options_are_refused(metaworld):
 
 
 def test_goals_of_training_and_test_are_fifty_each_and_differ(reach):
-    test = reach.held_out_set.places
-    drawn = np.asarray(reach.tasks(jax.random.key(0), 1000).places)
+    test = reach.test_tasks.places
+    drawn = np.asarray(reach.batch(jax.random.key(0), 1000).places)
     assert len(np.unique(test, axis=0)) == reach.num_held_out == 50
     assert len(np.unique(drawn, axis=0)) == 50
     assert not {tuple(row) for row in test} & {tuple(row) for row in np.float32(drawn)}
-    once = reach.tasks(jax.random.key(1), 100, held_out=True).places
+    once = reach.batch(jax.random.key(1), 100, held_out=True).places
     np.testing.assert_array_equal(once, np.concatenate([test, test]))
 
 
@@ -89,7 +89,7 @@ def one_goal_alone(goal):
 def test_one_goal_of_twenty_is_five_per_cent_here_and_all_for_meta_worlds_own_evaluator(metaworld, reach):
     from metaworld.evaluation import evaluation
 
-    goals = jax.tree.map(lambda leaf: leaf[:NUM_GOALS], reach.held_out_set)
+    goals = jax.tree.map(lambda leaf: leaf[:NUM_GOALS], reach.test_tasks)
     agent = one_goal_alone(jnp.asarray(goals.places[SOLVED, 3:]))
     sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 150}
     ours = playing.evaluate(

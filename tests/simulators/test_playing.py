@@ -52,7 +52,7 @@ def assert_alike(found, wanted):
 @pytest.mark.parametrize("factory", [maml, rl2, es_maml])
 def test_experience_is_that_of_the_compiled_environment(point_env, factory):
     """The same point, goals and keys; three tasks, of which two are played at once."""
-    tasks = point(horizon=5).tasks(jax.random.key(1), 3)
+    tasks = point(horizon=5).batch(jax.random.key(1), 3)
     make = memory_policy if factory is rl2 else mlp
     sizes = {"num_episodes": 2} if factory is rl2 else {"num_episodes": 2, "inner_steps": 1}
     compiled, hosted = (factory(env, make(env), num_steps=5, **sizes) for env in (point().env, point_env))
@@ -69,7 +69,7 @@ def near(task, steps):
 
 
 def test_evaluation_and_trials_are_those_of_the_compiled_environment(point_env):
-    tasks = point(horizon=5).tasks(jax.random.key(1), 3)
+    tasks = point(horizon=5).batch(jax.random.key(1), 3)
     for make, factory in ((mlp, maml), (memory_policy, rl2)):
         algorithm = factory(point().env, make(point().env), num_steps=5, num_episodes=2)
         params = algorithm.params(algorithm.init(jax.random.key(2)))
@@ -182,10 +182,10 @@ def test_wrong_arguments_of_a_simulator_are_told(options, message):
 
 def test_held_out_tasks_that_do_not_fit_are_told(point_env):
     with pytest.raises(ShapeError, match=r"held_out_set\[0\] must have shape"):
-        check_tasks(goals(point_env, horizon=5, held_out_set=jnp.zeros((4, 3))))
-    tasks = goals(point_env, horizon=5, held_out_set=jnp.arange(8.0).reshape(4, 2))
+        check_tasks(goals(point_env, horizon=5, test_tasks=jnp.zeros((4, 3))))
+    tasks = goals(point_env, horizon=5, test_tasks=jnp.arange(8.0).reshape(4, 2))
     check_tasks(tasks)
-    np.testing.assert_array_equal(tasks.tasks(jax.random.key(0), 6, held_out=True)[:, 0], [0, 2, 4, 6, 0, 2])
+    np.testing.assert_array_equal(tasks.batch(jax.random.key(0), 6, held_out=True)[:, 0], [0, 2, 4, 6, 0, 2])
     agent = MetaAgent("maml", tasks, num_episodes=2)
     assert agent.protocol().num_tasks == 4
     with pytest.raises(ConfigError, match="num_tasks=6 must be a multiple of the 4 held-out tasks"):
@@ -232,7 +232,7 @@ def test_rl2_learns_from_the_policy_before_the_last_update(point_env):
         MetaAgent("rl2", goals(point_env, horizon=4), num_tasks=4, num_episodes=2, width=8, outer=outer)
         for outer in ("ppo", "trpo")
     ]
-    assert [agent.algorithm.tolerates_lag for agent in agents] == [True, False]
+    assert [agent.algorithm.allows_stale_params for agent in agents] == [True, False]
     lagging, waiting = agents[0], MetaAgent("rl2", goals(point_env, horizon=4), num_tasks=4, num_episodes=2, width=8)
     lagging.learn(3, log_every=3)
     waiting.learn(3, log_every=1)

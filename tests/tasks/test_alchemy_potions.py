@@ -168,7 +168,7 @@ def played(agent, env, batch, *, num_stages=4):
 
 @pytest.fixture(scope="module")
 def batch():
-    return FEW.tasks(jax.random.key(5), 32)
+    return FEW.batch(jax.random.key(5), 32)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_tasks_of_a_body_differ(make, different):
     tasks = make(horizon=3, backend="spring")
     keys = jax.random.clone(jnp.full(4, jax.random.key(3)))
     obs, earned, _, _ = play_all(
-        tasks.env, keys, tasks.tasks(jax.random.key(0), 4), jnp.tile(actions_of(tasks.env, 3), (4, 1, 1))
+        tasks.env, keys, tasks.batch(jax.random.key(0), 4), jnp.tile(actions_of(tasks.env, 3), (4, 1, 1))
     )
     assert len(np.unique(earned[:, -1])) == different
     assert (obs[0] == obs[1]).all() == (make is not walker_physics)
@@ -91,15 +91,15 @@ def test_tasks_of_a_body_differ(make, different):
 
 def test_goals_are_drawn_as_defined():
     pytest.importorskip("brax")
-    assert {tuple(goal) for goal in np.asarray(ant_direction().tasks(jax.random.key(0), 50).goal)} == {(-1, 0), (1, 0)}
-    angles = np.asarray(ant_direction_2d().tasks(jax.random.key(0), 400).goal)
+    assert {tuple(goal) for goal in np.asarray(ant_direction().batch(jax.random.key(0), 50).goal)} == {(-1, 0), (1, 0)}
+    angles = np.asarray(ant_direction_2d().batch(jax.random.key(0), 400).goal)
     np.testing.assert_allclose(np.linalg.norm(angles, axis=1), 1, rtol=1e-5)
     assert (np.abs(angles.mean(0)) < 4 / np.sqrt(800)).all()
     for tasks, most in ((half_cheetah_velocity(), 2), (half_cheetah_velocity(max_velocity=3.0), 3)):
-        asked = np.asarray(tasks.tasks(jax.random.key(0), 400).goal)
+        asked = np.asarray(tasks.batch(jax.random.key(0), 400).goal)
         assert 0.95 * most < asked.max() <= most
         assert 0 <= asked.min() < 0.05 * most
-    distances = np.linalg.norm(ant_goal().tasks(jax.random.key(0), 400).goal, axis=1)
+    distances = np.linalg.norm(ant_goal().batch(jax.random.key(0), 400).goal, axis=1)
     assert distances.max() <= 3
     assert abs(np.mean(distances**2) - 4.5) < 4 * 9 / np.sqrt(12 * 400)  # uniform in the disc
 
@@ -107,7 +107,7 @@ def test_goals_are_drawn_as_defined():
 def test_physics_are_scaled_by_their_factors():
     pytest.importorskip("brax")
     tasks = walker_physics(log_scale=2.0)
-    drawn = tasks.tasks(jax.random.key(0), 100).physics
+    drawn = tasks.batch(jax.random.key(0), 100).physics
     for factors, base in ((drawn.mass, 1.5), (drawn.friction, 1.5), (drawn.gear, 1.5), (drawn.damping, 1.3)):
         exponents = np.log(np.asarray(factors)) / np.log(base)
         assert (np.abs(exponents) <= 2.0001).all()

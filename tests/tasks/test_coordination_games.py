@@ -108,7 +108,7 @@ def test_no_way_round_is_trained_on_and_held_out():
     tasks = coordination()
 
     def ways(held_out):
-        rounds = np.asarray(tasks.tasks(jax.random.key(0), 2000, held_out=held_out).round).tolist()
+        rounds = np.asarray(tasks.batch(jax.random.key(0), 2000, held_out=held_out).round).tolist()
         turned = [min(one[shift:] + one[:shift] for shift in range(3)) for one in rounds]
         return {str(way) for way in turned}, {str(one) for one in rounds}
 

@@ -66,7 +66,7 @@ def test_what_a_partner_does_depends_on_the_last_round():
 
 
 def test_every_map_has_a_way_and_none_is_left_out():
-    holes = np.asarray(frozen_lake(size=3, holes=0.5).tasks(jax.random.key(0), 3000).holes)
+    holes = np.asarray(frozen_lake(size=3, holes=0.5).batch(jax.random.key(0), 3000).holes)
 
     def way(lake):
         reached = [(0, 0)]

@@ -73,7 +73,7 @@ def test_no_lexicon_is_trained_on_and_held_out():
     tasks = instructions()
 
     def lexicons(held_out):
-        return {tuple(one) for one in tasks.tasks(jax.random.key(0), 6000, held_out=held_out).lexicon.tolist()}
+        return {tuple(one) for one in tasks.batch(jax.random.key(0), 6000, held_out=held_out).lexicon.tolist()}
 
     assert (len(lexicons(True)), len(lexicons(False))) == (180, 540)
     assert not lexicons(True) & lexicons(False)

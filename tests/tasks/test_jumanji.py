@@ -47,7 +47,7 @@ def solve(env, task, number):
 def test_a_problem_goes_as_in_jumanji(problem):
     pytest.importorskip("jumanji")
     tasks = SMALL[problem]()
-    env, batch = tasks.env, tasks.tasks(jax.random.key(0), 4)
+    env, batch = tasks.env, tasks.batch(jax.random.key(0), 4)
     solved = [solve(env, jax.tree.map(lambda leaf, n=n: leaf[n], batch), n) for n in range(4)]
     actions = np.zeros((4, tasks.num_steps), int)
     for number, (_, taken) in enumerate(solved):

@@ -21,7 +21,7 @@ def test_a_room_goes_as_in_navix(room):
     tasks = rooms(room=room, view="whole", horizon=40)
     env, actions = tasks.env, actions_of(tasks.env, 40)
     own = navix.make(f"Navix-{room}-v0", max_steps=40)
-    batch, keys = tasks.tasks(jax.random.key(0), 8), jax.random.split(jax.random.key(1), 8)
+    batch, keys = tasks.batch(jax.random.key(0), 8), jax.random.split(jax.random.key(1), 8)
 
     def bare(key, layout):
         def step(key, before, action):
@@ -72,7 +72,7 @@ def test_a_world_goes_as_in_craftax(version, horizon):
 def test_worlds_differ_and_stay_as_they_are():
     pytest.importorskip("craftax")
     tasks = craftax()
-    batch = tasks.tasks(jax.random.key(0), 3)
+    batch = tasks.batch(jax.random.key(0), 3)
     reset = jax.jit(jax.vmap(tasks.env.reset_env))
     first, again = (np.asarray(reset(jax.random.split(jax.random.key(n), 3), batch)[0]) for n in (1, 2))
     np.testing.assert_array_equal(first, again)

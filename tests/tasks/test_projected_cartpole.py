@@ -26,13 +26,13 @@ def test_the_observation_is_cartpoles_through_the_matrix_and_nothing_else_change
 
 
 def test_projections_keep_lengths_and_differ_in_direction():
-    tasks = cartpole_projected(num_features=6).tasks(jax.random.key(0), 500)
+    tasks = cartpole_projected(num_features=6).batch(jax.random.key(0), 500)
     np.testing.assert_allclose(
         jnp.swapaxes(tasks.matrix, 1, 2) @ tasks.matrix, np.tile(2 * np.eye(4), (500, 1, 1)), atol=1e-5
     )
     assert not tasks.shift.any()
     np.testing.assert_allclose(tasks.matrix.mean(0), np.zeros((6, 4)), atol=5 * np.sqrt(2 / 6 / 500))
-    shift = cartpole_projected(shift=0.5).tasks(jax.random.key(0), 1000).shift
+    shift = cartpole_projected(shift=0.5).batch(jax.random.key(0), 1000).shift
     np.testing.assert_allclose(shift.std(0), 0.5, rtol=0.1)
 
 

@@ -58,7 +58,7 @@ def fixed(policy, memory=()):
 
 def returns(agent, tasks, num_tasks, *, num_stages=1):
     """Of the whole trial in each task, [N]."""
-    batch = tasks.tasks(jax.random.key(1), num_tasks, held_out=True)
+    batch = tasks.batch(jax.random.key(1), num_tasks, held_out=True)
     run = partial(evaluate, num_stages=num_stages, num_copies=1, num_steps=tasks.num_steps, greedy=False)
     values = jax.jit(lambda key, batch: run(key, agent, (), tasks.env, batch))(jax.random.key(2), batch)
     return np.asarray(values.sampled).sum((1, 2))
@@ -67,11 +67,11 @@ def returns(agent, tasks, num_tasks, *, num_stages=1):
 @pytest.mark.parametrize("name", OWN)
 def test_tasks_differ_play_out_and_are_described(name):
     tasks = TASKS[name]()
-    batch = tasks.tasks(jax.random.key(0), 8, held_out=True)
+    batch = tasks.batch(jax.random.key(0), 8, held_out=True)
     varying = [leaf for leaf in jax.tree.leaves(batch) if len(np.unique(np.asarray(leaf).reshape(8, -1), axis=0)) > 1]
     assert varying
     np.testing.assert_array_equal(
-        jax.tree.leaves(tasks.tasks(jax.random.key(0), 3, held_out=True))[1], jax.tree.leaves(batch)[1][:3]
+        jax.tree.leaves(tasks.batch(jax.random.key(0), 3, held_out=True))[1], jax.tree.leaves(batch)[1][:3]
     )
     first = jax.tree.map(lambda leaf: leaf[0], batch)
     sizes = {"num_stages": 1, "num_copies": 4, "num_steps": tasks.num_steps}
@@ -117,7 +117,7 @@ def test_other_rewards(reward, near, far):
 def test_point_returns_match_the_certified_ones():
     """Standing still is the best without knowledge of the goal, and the way straight to it the best with it."""
     tasks = point()
-    goals = np.asarray(tasks.tasks(jax.random.key(1), 4000, held_out=True).goal)
+    goals = np.asarray(tasks.batch(jax.random.key(1), 4000, held_out=True).goal)
     still = fixed(
         lambda k, memory, percept: (memory, Decision(Normal(jnp.zeros(2), jnp.full(2, -30.0)), jnp.zeros(())))
     )
@@ -136,12 +136,12 @@ def test_point_returns_match_the_certified_ones():
 
 
 def test_goals_lie_where_they_are_said_to():
-    square = np.asarray(point(goal_range=0.7).tasks(jax.random.key(0), 500).goal)
+    square = np.asarray(point(goal_range=0.7).batch(jax.random.key(0), 500).goal)
     assert (np.abs(square) <= 0.7).all()
     assert np.abs(square).max() > 0.65
-    corners = np.asarray(TASKS["point-corners"]().tasks(jax.random.key(0), 100).goal)
+    corners = np.asarray(TASKS["point-corners"]().batch(jax.random.key(0), 100).goal)
     assert {tuple(goal) for goal in corners} == {(2, 2), (2, -2), (-2, 2), (-2, -2)}
-    circle = np.asarray(TASKS["point-sparse"]().tasks(jax.random.key(0), 200).goal)
+    circle = np.asarray(TASKS["point-sparse"]().batch(jax.random.key(0), 200).goal)
     np.testing.assert_allclose(np.linalg.norm(circle, axis=1), 1, rtol=1e-5)
     assert (circle[:, 1] >= 0).all()
     assert circle[:, 0].min() < -0.9
@@ -155,15 +155,15 @@ def test_start_range_moves_the_start():
 
 
 def test_derived_physics_follow():
-    tasks = cartpole().tasks(jax.random.key(0), 50)
+    tasks = cartpole().batch(jax.random.key(0), 50)
     np.testing.assert_allclose(tasks.total_mass, tasks.masscart + tasks.masspole)
     np.testing.assert_allclose(tasks.polemass_length, tasks.masspole * tasks.length)
     force = np.asarray(tasks.force_mag)
     assert ((np.abs(force) >= 5) & (np.abs(force) <= 15)).all()
     assert (force < 0).any()
     assert (force > 0).any()
-    assert (np.asarray(cartpole(reversible=False).tasks(jax.random.key(0), 50).force_mag) > 0).all()
-    acrobot = TASKS["acrobot"]().tasks(jax.random.key(0), 5)
+    assert (np.asarray(cartpole(reversible=False).batch(jax.random.key(0), 50).force_mag) > 0).all()
+    acrobot = TASKS["acrobot"]().batch(jax.random.key(0), 5)
     np.testing.assert_allclose(acrobot.link_com_pos_1, acrobot.link_length_1 / 2)
 
 
@@ -277,7 +277,7 @@ def test_a_gaussian_thompson_sampler_finds_the_best_arm():
 
 def test_posterior_sampling_gets_better_with_every_episode():
     sizes = {"num_stages": 12, "num_copies": 1, "num_steps": 10}
-    batch = TABULAR.tasks(jax.random.key(1), 300)
+    batch = TABULAR.batch(jax.random.key(1), 300)
     earned = evaluate(jax.random.key(2), psrl(TABULAR.env), (), TABULAR.env, batch, **sizes, greedy=False).sampled
     by_episode = np.asarray(earned).mean((0, 2))
     assert by_episode[:3].mean() + 2 < by_episode[4:7].mean() < by_episode[9:].mean() - 0.5
@@ -440,18 +440,18 @@ def test_two_step_choices_lead_commonly_to_their_state():
     obs, _, reward, *_ = jax.vmap(lambda key: tasks.env.step_env(key, state, jnp.array(1), task))(keys)
     assert abs(obs[:, 1].mean() - 0.8) < 0.012
     assert abs(reward.mean() - 0.74) < 0.0125
-    good = np.asarray(two_step().tasks(jax.random.key(2), 2000).good)
+    good = np.asarray(two_step().batch(jax.random.key(2), 2000).good)
     assert abs((np.diff(good, axis=1) != 0).mean() - 0.025) < 0.002
     assert abs(good[:, 0].mean() - 0.5) < 0.05
 
 
 def test_hidden_things_lie_where_they_are_said_to():
-    cells = {tuple(cell) for cell in np.asarray(grid().tasks(jax.random.key(0), 1000).goal)}
+    cells = {tuple(cell) for cell in np.asarray(grid().batch(jax.random.key(0), 1000).goal)}
     assert cells == set(grid_goals(5))
-    rooms = TASKS["key-to-door"]().tasks(jax.random.key(0), 1000)
+    rooms = TASKS["key-to-door"]().batch(jax.random.key(0), 1000)
     assert (np.asarray(rooms.key) != np.asarray(rooms.goal)).any(1).all()
     assert not (np.asarray(rooms.key) == 4).all(1).any()
-    dark = {tuple(cell) for cell in np.asarray(TASKS["dark-room"]().tasks(jax.random.key(0), 3000).goal)}
+    dark = {tuple(cell) for cell in np.asarray(TASKS["dark-room"]().batch(jax.random.key(0), 3000).goal)}
     assert len(dark) == 80
 
 
@@ -469,8 +469,8 @@ def test_actions_that_are_not_allowed_are_not_taken(revealed):
     task, sizes = tasks.sample(jax.random.key(0)), {"num_stages": 1, "num_copies": 8, "num_steps": 40}
     feed_forward, remembering = mlp(tasks.env), memory_policy(tasks.env, width=4)
     learners = maml(tasks.env, feed_forward), rl2(tasks.env, remembering, num_steps=40)
-    players = [(one.agent, one.params(one.init(jax.random.key(1)))) for one in learners]
-    for agent, params in [(uniform(tasks.env), ()), *players]:
+    per_task_params = [(one.agent, one.params(one.init(jax.random.key(1)))) for one in learners]
+    for agent, params in [(uniform(tasks.env), ()), *per_task_params]:
         played = trial(jax.random.key(2), agent, params, tasks.env, task, **sizes).experience.action
         assert set(np.unique(played)) == {0, 2}
 

@@ -10,14 +10,14 @@ from suite_episodes import actions_of, check_missing_extra, play_all, play_bare
 
 from metajax import ConfigError
 from metajax.tasks import xland
-from metajax.tasks.suites.xland_rulesets import GOALS, RULES, SETTINGS, TILES, draw
+from metajax.tasks.suites.xland_rulesets import GOALS, RULES, SETTINGS, TILES, draw_ruleset
 
 NUM_DRAWN = 4000
 
 
 def drawn(setting, **options):
     keys = jax.random.split(jax.random.key(0), NUM_DRAWN)
-    rulesets = jax.jit(jax.vmap(partial(draw, setting=SETTINGS[setting], **options)))(keys)
+    rulesets = jax.jit(jax.vmap(partial(draw_ruleset, setting=SETTINGS[setting], **options)))(keys)
     return jax.tree.map(lambda leaf: np.asarray(leaf).astype(int), rulesets)
 
 
@@ -26,7 +26,7 @@ def test_a_world_goes_as_in_xland(rulesets, world):
     pytest.importorskip("xminigrid")
     tasks = xland(rulesets=rulesets, world=world, horizon=60)
     env, actions = tasks.env, actions_of(tasks.env, 60)
-    batch = tasks.tasks(jax.random.key(0), 32)
+    batch = tasks.batch(jax.random.key(0), 32)
 
     def bare(key, ruleset):
         settings = env.settings.replace(ruleset=env._types.RuleSet(**vars(ruleset)), max_steps=60)
@@ -120,8 +120,8 @@ def test_a_chain_speaks_of_no_tile_twice():
 
 
 def test_a_ruleset_depends_on_its_key_alone():
-    one, two = (draw(jax.random.key(number), SETTINGS["high"]) for number in (0, 1))
-    again = draw(jax.random.key(0), SETTINGS["high"])
+    one, two = (draw_ruleset(jax.random.key(number), SETTINGS["high"]) for number in (0, 1))
+    again = draw_ruleset(jax.random.key(0), SETTINGS["high"])
     assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(again)))
     assert not np.array_equal(one.rules, two.rules)
 

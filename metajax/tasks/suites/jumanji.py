@@ -18,7 +18,7 @@ from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import ConfigError, check_choice, check_count, check_number, load
 
 
-class _Problem(NamedTuple):
+class _ProblemSpec(NamedTuple):
     """Jumanji's class, where its generator is, that one's name, and the fields of a state that are the instance."""
 
     name: str
@@ -28,11 +28,11 @@ class _Problem(NamedTuple):
 
 
 PROBLEMS = {
-    "tsp": _Problem("TSP", "routing.tsp", "UniformGenerator", ("coordinates",)),
-    "cvrp": _Problem("CVRP", "routing.cvrp", "UniformGenerator", ("coordinates", "demands")),
-    "knapsack": _Problem("Knapsack", "packing.knapsack", "RandomGenerator", ("weights", "values")),
-    "bin-pack": _Problem("BinPack", "packing.bin_pack", "RandomGenerator", ("container", "items", "items_mask")),
-    "job-shop": _Problem("JobShop", "packing.job_shop", "RandomGenerator", ("ops_machine_ids", "ops_durations")),
+    "tsp": _ProblemSpec("TSP", "routing.tsp", "UniformGenerator", ("coordinates",)),
+    "cvrp": _ProblemSpec("CVRP", "routing.cvrp", "UniformGenerator", ("coordinates", "demands")),
+    "knapsack": _ProblemSpec("Knapsack", "packing.knapsack", "RandomGenerator", ("weights", "values")),
+    "bin-pack": _ProblemSpec("BinPack", "packing.bin_pack", "RandomGenerator", ("container", "items", "items_mask")),
+    "job-shop": _ProblemSpec("JobShop", "packing.job_shop", "RandomGenerator", ("ops_machine_ids", "ops_durations")),
 }
 
 
@@ -48,7 +48,7 @@ class ProblemParams(environment.EnvParams):
     start: PyTree = None
 
 
-class Problem(environment.Environment[ProblemState, ProblemParams]):
+class JumanjiProblem(environment.Environment[ProblemState, ProblemParams]):
     """A problem of Jumanji, of which an instance is solved anew every episode.
 
     `sizes` are those of its generator, `shown` those of the environment itself.
@@ -135,7 +135,7 @@ def tsp(*, num_cities: int = 10, horizon: int | None = None) -> TaskDistribution
         horizon: steps of an episode; by default as many as a tour has.
     """
     check_count("num_cities", num_cities, at_least=3)
-    return _instances(Problem("tsp", num_cities=num_cities), horizon, num_cities)
+    return _instances(JumanjiProblem("tsp", num_cities=num_cities), horizon, num_cities)
 
 
 def cvrp(
@@ -154,7 +154,7 @@ def cvrp(
     check_count("max_capacity", max_capacity)
     if max_capacity < max_demand:
         raise ConfigError(f"max_capacity={max_capacity} must be at least max_demand={max_demand}")
-    env = Problem("cvrp", num_nodes=num_nodes, max_capacity=max_capacity, max_demand=max_demand)
+    env = JumanjiProblem("cvrp", num_nodes=num_nodes, max_capacity=max_capacity, max_demand=max_demand)
     return _instances(env, horizon, 2 * num_nodes)
 
 
@@ -168,7 +168,7 @@ def knapsack(*, num_items: int = 20, total_budget: float = 5.0, horizon: int | N
     """
     check_count("num_items", num_items, at_least=2)
     check_number("total_budget", total_budget, above=0)
-    return _instances(Problem("knapsack", num_items=num_items, total_budget=total_budget), horizon, num_items)
+    return _instances(JumanjiProblem("knapsack", num_items=num_items, total_budget=total_budget), horizon, num_items)
 
 
 def bin_pack(*, num_items: int = 20, num_spaces: int = 10, horizon: int | None = None) -> TaskDistribution:
@@ -182,7 +182,7 @@ def bin_pack(*, num_items: int = 20, num_spaces: int = 10, horizon: int | None =
     check_count("num_items", num_items, at_least=10)  # with fewer, most containers are left in one piece
     check_count("num_spaces", num_spaces, at_least=2)
     shown = {"obs_num_ems": num_spaces}
-    env = Problem("bin-pack", shown=shown, max_num_items=num_items, max_num_ems=max(2 * num_items, num_spaces))
+    env = JumanjiProblem("bin-pack", shown=shown, max_num_items=num_items, max_num_ems=max(2 * num_items, num_spaces))
     return _instances(env, horizon, num_items)
 
 
@@ -214,7 +214,7 @@ def job_shop(
             f"num_jobs={num_jobs} and num_machines={num_machines} give {(num_jobs + 1) ** num_machines:,} actions, "
             "more than 10,000; take fewer"
         )
-    env = Problem(
+    env = JumanjiProblem(
         "job-shop",
         num_jobs=num_jobs,
         num_machines=num_machines,
@@ -225,7 +225,7 @@ def job_shop(
     return tasks._replace(success=lambda task, steps: steps.terminated & (steps.reward == -1))
 
 
-def _instances(env: Problem, horizon: int | None, longest: int) -> TaskDistribution:
+def _instances(env: JumanjiProblem, horizon: int | None, longest: int) -> TaskDistribution:
     """Tasks of `env` by its generator, with episodes of `horizon` steps or those of the `longest` solution."""
     if horizon is not None:
         check_count("horizon", horizon)

@@ -74,7 +74,7 @@ def meta_world(
         plane=(("hand, x (m)", 0), ("hand, y (m)", 1)),
         split=f"{len(test.skill)} goals of Meta-World's test set; other skills than in training, but for ML1",
         success=_succeeds,
-        held_out_set=test,
+        test_tasks=test,
     )
 
 

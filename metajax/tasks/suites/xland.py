@@ -10,7 +10,7 @@ from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import check_choice, check_count, check_flag, load
-from metajax.tasks.suites.xland_rulesets import SETTINGS, Ruleset, draw
+from metajax.tasks.suites.xland_rulesets import SETTINGS, Ruleset, draw_ruleset
 
 _PREFIX = "XLand-MiniGrid-"
 
@@ -135,7 +135,7 @@ def xland(
 
     def sample(key: Array, held_out: bool) -> PyTree:
         part = held_out if new_goals else None
-        return template.replace(ruleset=draw(key, SETTINGS[rulesets], held_out=part))
+        return template.replace(ruleset=draw_ruleset(key, SETTINGS[rulesets], held_out=part))
 
     return TaskDistribution(
         env,

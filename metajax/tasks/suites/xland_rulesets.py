@@ -45,7 +45,7 @@ class Ruleset:
     init_tiles: Array
 
 
-class Setting(NamedTuple):
+class RulesetDistribution(NamedTuple):
     """What a benchmark's rulesets are like.
 
     `depth` is how many rules lie at most between what is there and the goal, `prune` the probability that a branch ends
@@ -69,14 +69,14 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "trivial": Setting(depth=0, prune=0.0, distractor_rules=0, distractor_objects=3),
-    "small": Setting(depth=1, prune=0.3, distractor_rules=2, distractor_objects=2),
-    "medium": Setting(depth=2, prune=0.1, distractor_rules=3, distractor_objects=2),
-    "high": Setting(depth=3, prune=0.1, distractor_rules=4, distractor_objects=1),
+    "trivial": RulesetDistribution(depth=0, prune=0.0, distractor_rules=0, distractor_objects=3),
+    "small": RulesetDistribution(depth=1, prune=0.3, distractor_rules=2, distractor_objects=2),
+    "medium": RulesetDistribution(depth=2, prune=0.1, distractor_rules=3, distractor_objects=2),
+    "high": RulesetDistribution(depth=3, prune=0.1, distractor_rules=4, distractor_objects=1),
 }
 
 
-def draw(key: Array, setting: Setting, *, held_out: bool | None = None) -> Ruleset:
+def draw_ruleset(key: Array, setting: RulesetDistribution, *, held_out: bool | None = None) -> Ruleset:
     """A ruleset of `setting`; what is left of its room is empty rules and empty tiles.
 
     With `held_out` its goal speaks first of a red or green tile, with False of one of the other colours.
@@ -109,7 +109,7 @@ def _goal(key: Array, held_out: bool | None) -> tuple[Array, Array]:
     return jnp.concatenate([jnp.asarray(GOALS)[kind][None], jnp.asarray(TILES)[tiles].reshape(-1)]), tiles
 
 
-def _chain(key: Array, setting: Setting, frontier: Array, used: Array) -> tuple[list[Array], Array, Array]:
+def _chain(key: Array, setting: RulesetDistribution, frontier: Array, used: Array) -> tuple[list[Array], Array, Array]:
     """Rules [[2, 7], [4, 7], …] that make the tiles of the frontier [2], tiles [2^(depth + 1)] that make these, and
     all that have been spoken of.
 
