@@ -90,7 +90,7 @@ def test_ctrl_c_saves_and_only_one_process_writes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("context", "number"), [("runs.signals()", signal.SIGTERM), ("hosts.notices()", signal.SIGINT)]
+    ("context", "number"), [("run_folder.signals()", signal.SIGTERM), ("processes.notices()", signal.SIGINT)]
 )
 def test_a_second_signal_ends_at_once_even_while_a_program_runs(context, number):
     script = f"""
