@@ -54,7 +54,7 @@ XLAND = MappingProxyType(
         "credit": "episode",
     }
 )
-WITHOUT_MEMORY = MappingProxyType({"num_episodes": 10, "outer": "ppo"})
+WITHOUT_MEMORY = MappingProxyType({"num_rollouts": 10, "outer": "ppo"})
 TRAININGS = {
     "dosing": Training("rl2", "dosing", 200, 256, {"num_episodes": 3}),
     "dosing-without-memory": Training("multi_task", "dosing", 800, 20, WITHOUT_MEMORY),
@@ -67,10 +67,10 @@ TRAININGS = {
         "half-cheetah-direction",
         150,
         10,
-        {"num_episodes": 20, "backend": "spring", "outer": "ppo", "inner_lr": 1.0, "discount": 0.8},
+        {"num_rollouts": 20, "backend": "spring", "outer": "ppo", "inner_lr": 1.0, "discount": 0.8},
         100,
     ),
-    "ml1-reach": Training("maml", "ml1-reach", 30, 10, {"num_episodes": 5, "horizon": 100, "num_workers": 2}, None),
+    "ml1-reach": Training("maml", "ml1-reach", 30, 10, {"num_rollouts": 5, "horizon": 100, "num_workers": 2}, None),
 }
 # For an accelerator, and run only when named.
 LARGE = {"xland-8192": Training("rl2", "xland", 200, 8192, XLAND | {"minibatches": 16}, 4000)}

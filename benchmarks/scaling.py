@@ -40,7 +40,7 @@ def job_of(sizes: dict[str, int]) -> programs.Job:
     """A meta-iteration of so many tasks, inner steps, environment steps an episode, features a layer, and devices."""
     reference = programs.REFERENCES["maml-gradient"]
     width, changed = sizes["width"], {"inner_steps": sizes["inner steps"], "horizon": sizes["horizon"]}
-    options = {"num_episodes": 10, "hidden": (width, width)} | changed
+    options = {"num_rollouts": 10, "hidden": (width, width)} | changed
     job = programs.whole(programs.prepare(reference._replace(options=options), sizes["tasks"], {}))
     return job if sizes["devices"] == 1 else job.shared(meshes.mesh(sizes["devices"]))
 

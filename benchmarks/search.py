@@ -31,13 +31,13 @@ from metajax.search.studies import ask, genomes_of, open_study, tell
 
 RESULTS = Path(__file__).parent / "results" / "search"
 LANDSCAPE_DRIVERS = ("random", "genetic", "evolution", "tpe", "gp")
-COST_OPTIONS = {"num_tasks": 8, "num_episodes": 5, "horizon": 50}
+COST_OPTIONS = {"num_tasks": 8, "num_rollouts": 5, "horizon": 50}
 
 # What the real searches are run with.
 _CARTPOLE = (
     "search maml cartpole --budget 64 --population 8 --search-seeds 2 --eval-tasks 40 --fresh 2 "
     "--depths 1 2 --widths 4 8 16 32 --activations tanh relu silu --norms none layer "
-    "--num-tasks 10 --num-episodes 5 --horizon 100 --num-iterations 20 --outer gradient --learning-rate 0.01"
+    "--num-tasks 10 --num-rollouts 5 --horizon 100 --num-iterations 20 --outer gradient --learning-rate 0.01"
 )
 SEARCHES = {
     "cartpole": f"{_CARTPOLE} --driver genetic",

@@ -38,7 +38,7 @@ class WorkerError(RuntimeError):
 
 
 LESS_MEMORY = (
-    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them) or --num-episodes need less, and a "
+    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them) or --num-rollouts (--num-episodes) need less, and a "
     "smaller --micro-batch where there is one"
 )
 

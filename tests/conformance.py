@@ -68,7 +68,7 @@ def by_gradients(
     factory: Callable[..., Algorithm], params: tuple[str, ...] = ("head", "policy_0"), network=MLP, stages=2, **options
 ) -> Row:
     """A row of the family of MAML on point navigation."""
-    sizes = {"num_steps": 5, "num_episodes": 3}
+    sizes = {"num_steps": 5, "num_rollouts": 3}
     make = partial(factory, POINT.env, network, **sizes, **options)
     return Row(make, POINT, (stages, 3, 5), params, rate="inner_lr")
 

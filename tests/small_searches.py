@@ -15,7 +15,7 @@ SPACE = architecture_space(
     norm=("none",),
     ranges=[Range("inner_lr", 0.05, 0.5, log=True)],
 )
-MAML = {"num_tasks": 2, "num_episodes": 2, "outer": "gradient", "num_iterations": 3}
+MAML = {"num_tasks": 2, "num_rollouts": 2, "outer": "gradient", "num_iterations": 3}
 REMEMBERING = architecture_space(
     depth=(0,), width=(2,), activation=("tanh",), norm=("none",), memory=("gru", "lstm"), memory_width=(2, 4)
 )

@@ -68,7 +68,7 @@ def test_a_notebook_runs_and_is_kept_without_output(path, tmp_path):
     assert not any(cell.get("outputs") for cell in notebook.cells)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = "NUM_ITERATIONS, NUM_HELD_OUT = 1, 3\nSIZES = dict(num_tasks=2, num_episodes=2, horizon=4)"
+            cell.source = "NUM_ITERATIONS, NUM_HELD_OUT = 1, 3\nSIZES = dict(num_tasks=2, num_rollouts=2, horizon=4)"
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
     client.execute()

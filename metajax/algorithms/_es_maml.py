@@ -35,7 +35,7 @@ def es_maml(
     network: Network,
     *,
     num_steps: int = 100,
-    num_episodes: int = 20,
+    num_rollouts: int = 20,
     inner_steps: int = 1,
     sigma: float = 0.1,
     learning_rate: float = 0.01,
@@ -51,7 +51,7 @@ def es_maml(
         env: the environment; its parameters are the task.
         network: the policy, whose parameters are the meta-parameters; evolution likes them few.
         num_steps: longest episode, in environment steps (100).
-        num_episodes: episodes of each of a task's two policies at each stage (20).
+        num_rollouts: episodes of each of a task's two policies at each stage (20).
         inner_steps: policy-gradient steps of adaptation (1).
         sigma: the standard deviation of a parameter's perturbation (0.1).
         learning_rate: what `optimizer` is called with (0.01).
@@ -61,7 +61,7 @@ def es_maml(
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
-    >>> algorithm = es_maml(point().env, mlp(point().env, hidden=(16,)), num_episodes=5)
+    >>> algorithm = es_maml(point().env, mlp(point().env, hidden=(16,)), num_rollouts=5)
     >>> jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))["head"]["log_std"].shape
     (2,)
     """
@@ -72,7 +72,7 @@ def es_maml(
     strategies, shaping = (
         load(f"evosax.{name}", extra="search", needed_by="es_maml") for name in ("algorithms", "core.fitness_shaping")
     )
-    sizes = {"num_steps": num_steps, "num_episodes": num_episodes, "inner_steps": inner_steps}
+    sizes = {"num_steps": num_steps, "num_rollouts": num_rollouts, "inner_steps": inner_steps}
     base = maml(env, network, order="first", **sizes, **options)
     shapes = jax.eval_shape(lambda key: base.params(base.init(key)), jax.random.key(0))
 
@@ -111,7 +111,7 @@ def es_maml(
         return collectives.share(pairs)
 
     def collect(key: Array, state: ESState, tasks: PyTree) -> Transition:
-        sizes = {"num_stages": inner_steps + 1, "num_copies": num_episodes, "num_steps": num_steps}
+        sizes = {"num_stages": inner_steps + 1, "num_copies": num_rollouts, "num_steps": num_steps}
         num_tasks = leading_axis(tasks)
         index = jnp.repeat(jnp.arange(num_tasks), 2)
         keys = jax.vmap(partial(jax.random.fold_in, key))(collectives.first_task(num_tasks) + index)

@@ -39,7 +39,7 @@ def maml(
     network: Network,
     *,
     num_steps: int = 100,
-    num_episodes: int = 20,
+    num_rollouts: int = 20,
     inner_steps: int = 1,
     inner_lr: float = 0.1,
     extra_lr_scale: float = 0.5,
@@ -67,7 +67,7 @@ def maml(
         env: the environment; its parameters are the task.
         network: the policy, whose parameters are the meta-parameters.
         num_steps: longest episode, in environment steps (100).
-        num_episodes: episodes of a task at each stage, before and after every inner step (20).
+        num_rollouts: episodes of a task at each stage, before and after every inner step (20).
         inner_steps: policy-gradient steps of adaptation.
         inner_lr: their step size, and that at the start where it is learned.
         extra_lr_scale: the step size of steps beyond `inner_steps`, at test, as a share of the trained ones'.
@@ -99,7 +99,7 @@ def maml(
     (5, 3, 20, 100)
     """
     check_count("num_steps", num_steps)
-    check_count("num_episodes", num_episodes)
+    check_count("num_rollouts", num_rollouts)
     check_choice("estimator", estimator, ESTIMATORS)
     check_flag("remat", remat)
     check_number("discount", discount, at_least=0, at_most=1)
@@ -169,7 +169,7 @@ def maml(
             env,
             tasks,
             num_stages=inner_steps + 1,
-            num_copies=num_episodes,
+            num_copies=num_rollouts,
             num_steps=num_steps,
         )
 

@@ -54,7 +54,7 @@ def reptile(
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
-    >>> algorithm = reptile(point().env, mlp(point().env), num_episodes=10)
+    >>> algorithm = reptile(point().env, mlp(point().env), num_rollouts=10)
     >>> jax.eval_shape(algorithm.init, jax.random.key(0)).params["head"]["log_std"].shape
     (2,)
     """

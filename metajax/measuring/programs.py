@@ -33,7 +33,7 @@ _GRADIENT = {"outer": "gradient"}
 
 def _navigation(algorithm: str = "maml", **outer: Any) -> Reference:
     """20 tasks x 20 episodes x 100 steps of point navigation, one inner step, a network of 64 x 64."""
-    return Reference(algorithm, "point", 20, {"num_episodes": 20, "horizon": 100}, outer, _GRADIENT)
+    return Reference(algorithm, "point", 20, {"num_rollouts": 20, "horizon": 100}, outer, _GRADIENT)
 
 
 def _rl2(memory: str) -> Reference:

@@ -56,7 +56,7 @@ class MetaAgent:
             train together, all. Of a CPU's cores `metajax.devices.make_of_cores` makes devices.
         **options: those of the algorithm, its network, its outer loop (`outer`) and the tasks.
 
-    >>> agent = MetaAgent("maml", "point", num_tasks=2, num_episodes=2, horizon=5)
+    >>> agent = MetaAgent("maml", "point", num_tasks=2, num_rollouts=2, horizon=5)
     >>> adapted = agent.learn(1).adapt(agent.tasks.sample(jax.random.key(0)))
     >>> adapted.act([0.0, 0.0]).shape
     (2,)

@@ -58,7 +58,7 @@ def test_a_memory_in_bfloat16_is_close_to_float32_step_by_step_and_at_once(memor
 
 def test_a_meta_iteration_in_bfloat16_keeps_all_it_carries_in_float32():
     """Both begin with the same parameters and draws."""
-    small = {"num_episodes": 4, "horizon": 5, "hidden": (16,), "outer": "gradient"}
+    small = {"num_rollouts": 4, "horizon": 5, "hidden": (16,), "outer": "gradient"}
     runs = {}
     for dtype in ("float32", "bfloat16"):
         tasks, _, algorithm, _ = build("maml", "point", small | {"compute_dtype": dtype})

@@ -17,7 +17,7 @@ from metajax.networks import memory_policy, mlp
 from metajax.rollouts import replay
 from metajax.tasks import point
 
-SIZES = {"num_steps": 5, "num_episodes": 3}
+SIZES = {"num_steps": 5, "num_rollouts": 3}
 
 
 def setting(**options):
@@ -208,8 +208,8 @@ def test_networks_that_do_not_fit_the_method_are_named():
         ({"inner_lr": -0.1}, r"inner_lr=-0\.1 must be a finite number >= 0"),
         ({"inner_lr": "fast"}, "inner_lr='fast' must be a finite number"),
         ({"inner_steps": -1}, "inner_steps=-1 must be a whole number of at least 0"),
-        ({"num_episodes": 0}, "num_episodes=0 must be a whole number of at least 1"),
-        ({"num_episodes": 2.5}, r"num_episodes=2\.5 must be a whole number"),
+        ({"num_rollouts": 0}, "num_rollouts=0 must be a whole number of at least 1"),
+        ({"num_rollouts": 2.5}, r"num_rollouts=2\.5 must be a whole number"),
         ({"discount": 1.5}, r"discount=1\.5 must be a finite number >= 0 and <= 1"),
         ({"lambda_": float("nan")}, "lambda_=nan must be a finite number"),
         ({"estimator": "reinforse"}, "did you mean reinforce"),

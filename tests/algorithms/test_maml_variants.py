@@ -33,7 +33,7 @@ from metajax.networks import mlp
 from metajax.tasks import point
 
 TASKS = point(horizon=5)
-SIZES = {"num_steps": 5, "num_episodes": 3}
+SIZES = {"num_steps": 5, "num_rollouts": 3}
 PLAIN = policy_gradient(learning_rate=1.0, optimizer=optax.sgd)
 
 
@@ -213,7 +213,7 @@ def test_the_mean_step_of_evolution_is_the_gradient_of_the_smoothed_return():
         tasks.env,
         constant_policy(),
         num_steps=1,
-        num_episodes=4,
+        num_rollouts=4,
         inner_steps=0,
         sigma=sigma,
         learning_rate=1.0,
@@ -281,7 +281,7 @@ def test_ten_rematerialised_steps_take_little_more_memory_than_one(factory):
 
     def memory(inner_steps):
         algorithm = factory(
-            tasks.env, network, num_steps=50, num_episodes=10, inner_steps=inner_steps, remat=True, outer=PLAIN
+            tasks.env, network, num_steps=50, num_rollouts=10, inner_steps=inner_steps, remat=True, outer=PLAIN
         )
         key = jax.random.key(0)
         state = jax.eval_shape(algorithm.init, key)

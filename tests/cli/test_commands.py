@@ -21,7 +21,7 @@ from metajax.running import report, run_folder, sweep
 from metajax.running.recipes import ALGORITHMS
 from metajax.tasks import TASKS
 
-TINY = ["--num-tasks", "2", "--num-episodes", "2", "--horizon", "4", "--eval-tasks", "3", "--hidden", "4"]
+TINY = ["--num-tasks", "2", "--num-rollouts", "2", "--horizon", "4", "--eval-tasks", "3", "--hidden", "4"]
 TINY += ["--outer", "gradient"]
 
 
@@ -52,7 +52,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
     for text in ("device", "parameters", "32 environment steps", "compiled in", "MiB", "steps/s"):
         assert text in printed
     config = json.loads((folder / "config.json").read_text())
-    assert config["options"] == {"lambda_": 0.9, "num_episodes": 2, "horizon": 4, "hidden": [4], "outer": "gradient"}
+    assert config["options"] == {"lambda_": 0.9, "num_rollouts": 2, "horizon": 4, "hidden": [4], "outer": "gradient"}
     assert config["run"]["num_iterations"] == 3
     assert config["device"]["platform"] == "cpu"
     assert np.load(folder / "evaluation.npz")["sampled"].shape == (3, 6, 2)

@@ -59,7 +59,7 @@ def test_tasks_evaluated_a_few_at_a_time_are_those_evaluated_at_once(remembers):
     if remembers:
         algorithm = rl2(tasks.env, memory_policy(tasks.env, width=4), num_steps=4)
     else:
-        algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_episodes=3)
+        algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=3)
     params, batch = algorithm.params(algorithm.init(jax.random.key(0))), tasks.batch(jax.random.key(1), 5)
     sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 4}
     at_once, vmap_in_chunks = (

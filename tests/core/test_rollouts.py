@@ -106,7 +106,7 @@ def test_memory_action_and_reward_live_through_episodes_and_knowledge_changes_be
     assert (steps.percept.start[:, :, 0]).all()
 
 
-@pytest.mark.parametrize("make", [lambda env: maml(env, mlp(env, hidden=(8,)), inner_steps=2, num_episodes=3)])
+@pytest.mark.parametrize("make", [lambda env: maml(env, mlp(env, hidden=(8,)), inner_steps=2, num_rollouts=3)])
 def test_replay_decides_what_was_decided(point_tasks, make):
     assert_replays(make(point_tasks.env), point_tasks)
 
@@ -134,7 +134,7 @@ def assert_replays(algorithm, tasks):
 
 def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):
     network = mlp(point_tasks.env, hidden=(8,))
-    algorithm = maml(point_tasks.env, network, num_steps=6, num_episodes=3)
+    algorithm = maml(point_tasks.env, network, num_steps=6, num_rollouts=3)
     params, tasks = algorithm.init(key(7)).params, point_tasks.batch(key(7), 4)
     sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 6}
     together = collect_trials(key(7), algorithm.agent, params, point_tasks.env, tasks, **sizes)
@@ -164,7 +164,7 @@ def test_an_accelerator_adapts_to_as_many_as_fill_it_and_fit_its_memory(memory, 
 
 @pytest.mark.parametrize(("steps", "num_parts"), [(2 * 18, 3), (6 * 18, 1), (1, 6)])
 def test_tasks_are_adapted_to_in_parts_that_fit(point_tasks, monkeypatch, steps, num_parts):
-    algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=(8,)), num_steps=6, num_episodes=3)
+    algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=(8,)), num_steps=6, num_rollouts=3)
     state, tasks = algorithm.init(key(7)), point_tasks.batch(key(7), 6)
     at_once = algorithm.collect(key(1), state, tasks)
     module, sizes = sys.modules[collect_trials.__module__], []
@@ -179,7 +179,7 @@ def test_tasks_are_adapted_to_in_parts_that_fit(point_tasks, monkeypatch, steps,
 def test_tasks_of_unequal_number_are_named(point_tasks):
     tasks = point_tasks.batch(key(7), 4)
     tasks = tasks.replace(goal=tasks.goal[:3])
-    algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=()), num_steps=6, num_episodes=2)
+    algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=()), num_steps=6, num_rollouts=2)
     with pytest.raises(ShapeError, match=r"\.goal \[3\].*\.max_step \[4\]"):
         algorithm.collect(key(7), algorithm.init(key(7)), tasks)
 

@@ -31,7 +31,7 @@ from metajax.tasks import point
 
 NUM_TASKS, COUNT = 8, "JAX_NUM_CPU_DEVICES"
 POINT = point(horizon=5)
-SIZES = {"num_steps": 5, "num_episodes": 3}
+SIZES = {"num_steps": 5, "num_rollouts": 3}
 GRADIENT = policy_gradient(optimizer=optax.sgd, learning_rate=1.0)  # so that the parameters change by the gradient
 
 
@@ -152,7 +152,7 @@ def test_every_hand_has_one_of_every_few_neighbours():
 
 
 def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
-    small = {"num_tasks": 8, "num_episodes": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
+    small = {"num_tasks": 8, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     alone, shared = (MetaAgent("maml", "point", num_devices=count, **small).learn(2) for count in (None, 4))
     for one, other in zip(jax.tree.leaves(alone.params), jax.tree.leaves(shared.params), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
@@ -163,7 +163,7 @@ def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
 
 
 def test_devices_share_runs_that_train_together():
-    small = {"num_tasks": 2, "num_episodes": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
+    small = {"num_tasks": 2, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     states = []
     for num_devices in (1, 2, 3):  # three have two each, the last of them one twice
         agents = make_agents("maml", "point", seed=0, num_seeds=2, sweep=["inner_lr=0.1,0.2"], **small)
@@ -304,7 +304,7 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
 def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "free_memory", lambda: 0)  # it ends before it trains
-    small = ("--num-episodes", "3", "--horizon", "5", "--hidden", "4", "--eval-tasks", "4")
+    small = ("--num-rollouts", "3", "--horizon", "5", "--hidden", "4", "--eval-tasks", "4")
 
     def said(*options):
         assert main(["train", "maml", "point", *small, *options, "--folder", str(tmp_path / "run")]) == 2
@@ -319,7 +319,7 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
 
 def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
-    small = ("--num-tasks", "6", "--num-episodes", "3", "--horizon", "5", "--hidden", "4", "--outer", "gradient")
+    small = ("--num-tasks", "6", "--num-rollouts", "3", "--horizon", "5", "--hidden", "4", "--outer", "gradient")
     few = (*small, "--num-iterations", "2", "--eval-tasks", "4")
     told = {
         "default": [],

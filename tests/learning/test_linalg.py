@@ -72,7 +72,7 @@ def test_no_batch_of_factorisations_is_given_to_threads_that_others_wait_for():
     for memory in ("gru", "lstm"):
         shapes = factorised(jax.vmap(memory_policy(env, memory=memory, width=4).init), jax.random.clone(keys))
         assert set(shapes) == {"4x4"}, memory
-    algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=5, num_episodes=3)
+    algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=5, num_rollouts=3)
     state, batch = algorithm.init(jax.random.key(0)), tasks.batch(jax.random.key(1), 6)
     shapes = factorised(algorithm.collect, jax.random.key(2), state, batch)
     assert shapes

@@ -35,7 +35,7 @@ def setting(algorithm, tasks, last_only):
 
 def gradient_based():
     tasks = point(horizon=4)
-    return setting(maml(tasks.env, mlp(tasks.env, hidden=(3,)), num_steps=4, num_episodes=2), tasks, last_only=True)
+    return setting(maml(tasks.env, mlp(tasks.env, hidden=(3,)), num_steps=4, num_rollouts=2), tasks, last_only=True)
 
 
 def in_context():

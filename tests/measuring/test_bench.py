@@ -16,7 +16,7 @@ from metajax.errors import ConfigError, WorkerError
 from metajax.measuring import programs, timing
 
 TINY = programs.REFERENCES["maml-gradient"]._replace(
-    num_tasks=2, options={"num_episodes": 2, "horizon": 3, "hidden": (4,)}
+    num_tasks=2, options={"num_rollouts": 2, "horizon": 3, "hidden": (4,)}
 )
 WHOLE = {
     "programs": ("tiny",),

@@ -61,12 +61,12 @@ def test_references_of_the_rows_are_within_their_bounds(tables):
 def test_bodies_are_trained_kept_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(locomotion, "RESULTS", tmp_path)
     row = locomotion.Row("point", "maml", {}, num_iterations=3)
-    kept = locomotion.train(row, 2, 5.0, num_tasks=4, num_episodes=2, horizon=4, hidden=(3,))
+    kept = locomotion.train(row, 2, 5.0, num_tasks=4, num_rollouts=2, horizon=4, hidden=(3,))
     assert [point["steps"] for point in kept["curve"]] == [4 * 2 * 2 * 4 * number for number in (1, 2, 3)]
     gains = np.subtract(kept["after"], kept["before"])
     assert kept["gain"] == pytest.approx(gains.mean(), abs=0.02)
     assert kept["gain_width_95"] == pytest.approx(12.706 * gains.std(ddof=1) / np.sqrt(2), abs=0.1)  # of Student's t
-    assert len(locomotion.train(row, 2, 0.0, num_tasks=4, num_episodes=2, horizon=4, hidden=(3,))["curve"]) == 1
+    assert len(locomotion.train(row, 2, 0.0, num_tasks=4, num_rollouts=2, horizon=4, hidden=(3,))["curve"]) == 1
     name = next(iter(locomotion.ROWS))
     (tmp_path / f"{name}.json").write_text(json.dumps(kept | {"tasks": "half-cheetah-direction"}))
     shown = {line.split("|")[1].strip(): line for line in locomotion.table().splitlines()[2:]}
@@ -83,7 +83,7 @@ def navigation(tmp_path, monkeypatch):
 
 
 def test_a_method_is_trained_kept_and_shown(navigation):
-    small = {"num_episodes": 2, "horizon": 4, "hidden": (3,)}
+    small = {"num_rollouts": 2, "horizon": 4, "hidden": (3,)}
     method = navigation.Method("fomaml", {"outer": "gradient"} | small, num_iterations=2, num_tasks=2, to_reach=-1000.0)
     kept = navigation.train(method, seeds=2, num_tasks=3, num_checked=3)
     assert [point["iteration"] for point in kept["curve"]] == [1, 2]

@@ -30,8 +30,8 @@ WRITE = "python tests/measuring/test_budget.py --write"
 TOLERANCE = 0.02  # of what the compiler says, which the flags that tests set change by up to 0.5 %
 SMALL = {
     # Of so many steps that a task fills a part by itself, as in the references.
-    "maml-trpo": (4, {"num_episodes": 4, "horizon": 400}),
-    "promp": (4, {"num_episodes": 4, "horizon": 400}),
+    "maml-trpo": (4, {"num_rollouts": 4, "horizon": 400}),
+    "promp": (4, {"num_rollouts": 4, "horizon": 400}),
     "rl2-gru": (8, {"horizon": 10}),
 }
 VERSION = ".".join(jax.__version__.split(".")[:2])
@@ -159,7 +159,7 @@ def test_a_reference_program_whose_update_is_doubled_is_caught():
 
 def test_seeds_and_learning_rates_share_a_program_and_a_number_of_tasks_has_its_own():
     tasks, calls = point(horizon=3), Counter()
-    make = partial(maml, tasks.env, mlp(tasks.env, hidden=(3,)), num_steps=3, num_episodes=2)
+    make = partial(maml, tasks.env, mlp(tasks.env, hidden=(3,)), num_steps=3, num_rollouts=2)
 
     @partial(jax.jit, static_argnums=3)
     def iterate(key, inner_lr, learning_rate, num_tasks):

@@ -28,7 +28,7 @@ TASKS = point(horizon=4)
 
 def learner(iteration, hidden=4, outer=None):
     network = mlp(TASKS.env, hidden=(hidden,))
-    algorithm = maml(TASKS.env, network, num_steps=4, num_episodes=2, outer=outer or ppo())
+    algorithm = maml(TASKS.env, network, num_steps=4, num_rollouts=2, outer=outer or ppo())
     return new_learner(algorithm, jax.random.key(iteration))._replace(iteration=jnp.asarray(iteration))
 
 

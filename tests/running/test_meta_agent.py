@@ -13,7 +13,7 @@ from metajax.running.meta_agent import load_policy
 from metajax.tasks import pendulum, point
 from metajax.tasks.point_navigation import PointNavigation
 
-TINY = {"num_tasks": 2, "num_episodes": 2, "horizon": 4, "outer": "gradient"}
+TINY = {"num_tasks": 2, "num_rollouts": 2, "horizon": 4, "outer": "gradient"}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_an_adapted_agent_acts_on_what_it_learned_and_remembers(learned):
 
 
 def test_actions_of_an_adapted_agent_are_in_the_environments_units():
-    agent = MetaAgent("maml", pendulum(horizon=5), num_tasks=2, num_episodes=2, init_std=50.0, outer="gradient").learn(
+    agent = MetaAgent("maml", pendulum(horizon=5), num_tasks=2, num_rollouts=2, init_std=50.0, outer="gradient").learn(
         1
     )
     acting = agent.adapt(agent.tasks.sample(jax.random.key(0)))
@@ -166,7 +166,7 @@ def test_tasks_of_ones_own_learn_and_load_when_given_again(tmp_path):
     env = PointNavigation("squared")
     params = env.default_params.replace(max_steps_in_episode=4)
     tasks = TaskDistribution(env, lambda key: params.replace(goal=jax.random.normal(key, (2,))))
-    agent = MetaAgent("maml", tasks, num_tasks=2, num_episodes=2, outer="gradient").learn(1)
+    agent = MetaAgent("maml", tasks, num_tasks=2, num_rollouts=2, outer="gradient").learn(1)
     folder = agent.save(tmp_path / "run")
     with pytest.raises(ConfigError, match="these tasks have no name; give them"):
         MetaAgent.load(folder)

@@ -20,7 +20,7 @@ from metajax.errors import ConfigError
 from metajax.running import processes
 
 SMALL = (
-    *("--num-tasks", "4", "--num-episodes", "3", "--horizon", "5", "--hidden", "4"),
+    *("--num-tasks", "4", "--num-rollouts", "3", "--horizon", "5", "--hidden", "4"),
     *("--outer", "gradient", "--eval-tasks", "4", "--log-every", "5"),
 )
 

@@ -25,7 +25,7 @@ def test_algorithms_fit_tasks_of_every_kind(algorithm, tasks):
 
 
 def test_options_reach_their_factories():
-    built = build("maml", "point", {"horizon": 7, "hidden": (3,), "num_episodes": 2, "outer": "ppo", "epochs": 1})
+    built = build("maml", "point", {"horizon": 7, "hidden": (3,), "num_rollouts": 2, "outer": "ppo", "epochs": 1})
     state = jax.eval_shape(built.algorithm.init, jax.random.key(0))
     assert state.params["policy_0"]["kernel"].shape == (2, 3)
     tasks = jax.eval_shape(lambda: built.tasks.batch(jax.random.key(0), 4))

@@ -19,8 +19,8 @@ from metajax.cli import commands
 from metajax.running import checkpoint, record, report, run_folder
 from metajax.running.training import Progress
 
-OPTIONS = {"num_tasks": 2, "num_episodes": 2, "horizon": 4, "hidden": (4,), "outer": "gradient"}
-FLAGS = ["--num-tasks", "2", "--num-episodes", "2", "--horizon", "4", "--hidden", "4", "--outer", "gradient"]
+OPTIONS = {"num_tasks": 2, "num_rollouts": 2, "horizon": 4, "hidden": (4,), "outer": "gradient"}
+FLAGS = ["--num-tasks", "2", "--num-rollouts", "2", "--horizon", "4", "--hidden", "4", "--outer", "gradient"]
 QUICK = [*FLAGS, "--log-every", "1", "--eval-tasks", "2", "--num-iterations"]
 SAVING = {"save_every": 0.0, "keep": 3, "keep_every": 0, "log_to": (), "show": lambda progress: None}
 

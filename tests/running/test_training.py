@@ -22,7 +22,7 @@ TASKS = point(horizon=4)
 
 
 def small(tasks=TASKS):
-    return maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_episodes=2, outer=policy_gradient())
+    return maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=2, outer=policy_gradient())
 
 
 def assert_stops(progress, message):

@@ -110,7 +110,7 @@ def test_the_command_trains_what_was_found(maml):
 
 TINY = (
     "maml point --budget 4 --population 4 --search-seeds 2 --eval-tasks 3 --finalists 2 --fresh 1 --depths 1 "
-    "--widths 2 4 --activations tanh --norms none --ranges inner_lr=0.05:0.5:log --num-tasks 2 --num-episodes 2 "
+    "--widths 2 4 --activations tanh --norms none --ranges inner_lr=0.05:0.5:log --num-tasks 2 --num-rollouts 2 "
     "--horizon 4 --outer gradient --num-iterations 2 --execution masked"
 )
 

@@ -54,7 +54,7 @@ def test_experience_is_that_of_the_compiled_environment(point_env, factory):
     """The same point, goals and keys; three tasks, of which two are played at once."""
     tasks = point(horizon=5).batch(jax.random.key(1), 3)
     make = memory_policy if factory is rl2 else mlp
-    sizes = {"num_episodes": 2} if factory is rl2 else {"num_episodes": 2, "inner_steps": 1}
+    sizes = {"num_episodes": 2} if factory is rl2 else {"num_rollouts": 2, "inner_steps": 1}
     compiled, hosted = (factory(env, make(env), num_steps=5, **sizes) for env in (point().env, point_env))
     state = compiled.init(jax.random.key(2))
     wanted = compiled.collect(jax.random.key(3), state, tasks)
@@ -70,8 +70,10 @@ def near(task, steps):
 
 def test_evaluation_and_trials_are_those_of_the_compiled_environment(point_env):
     tasks = point(horizon=5).batch(jax.random.key(1), 3)
-    for make, factory in ((mlp, maml), (memory_policy, rl2)):
-        algorithm = factory(point().env, make(point().env), num_steps=5, num_episodes=2)
+    for algorithm in (
+        maml(point().env, mlp(point().env), num_steps=5, num_rollouts=2),
+        rl2(point().env, memory_policy(point().env), num_steps=5, num_episodes=2),
+    ):
         params = algorithm.params(algorithm.init(jax.random.key(2)))
         wanted = evaluate(jax.random.key(4), algorithm.agent, params, point().env, tasks, **SIZES, success=near)
         found = playing.evaluate(
@@ -186,7 +188,7 @@ def test_held_out_tasks_that_do_not_fit_are_told(point_env):
     tasks = goals(point_env, horizon=5, test_tasks=jnp.arange(8.0).reshape(4, 2))
     check_tasks(tasks)
     np.testing.assert_array_equal(tasks.batch(jax.random.key(0), 6, held_out=True)[:, 0], [0, 2, 4, 6, 0, 2])
-    agent = MetaAgent("maml", tasks, num_episodes=2)
+    agent = MetaAgent("maml", tasks, num_rollouts=2)
     assert agent.protocol().num_tasks == 4
     with pytest.raises(ConfigError, match="num_tasks=6 must be a multiple of the 4 held-out tasks"):
         agent.protocol(6)
@@ -198,7 +200,7 @@ def test_a_simulator_that_cannot_be_made_is_told():
 
 
 def test_training_improves_on_the_host_and_goes_on_after_a_lost_worker(point_env, tmp_path):
-    options = {"num_tasks": 6, "num_episodes": 4, "hidden": (16,)}
+    options = {"num_tasks": 6, "num_rollouts": 4, "hidden": (16,)}
     agent = MetaAgent("maml", goals(point_env, horizon=10), **options)
     compiled = MetaAgent("maml", goals_of_point(), **options)
     for one in (agent, compiled):
@@ -243,7 +245,7 @@ def test_rl2_learns_from_the_policy_before_the_last_update(point_env):
 
 
 def test_more_episodes_than_copies_are_refused(corridor_env):
-    agent = MetaAgent("maml", TaskDistribution(corridor_env, lambda key: jnp.array(3), horizon=4), num_episodes=7)
+    agent = MetaAgent("maml", TaskDistribution(corridor_env, lambda key: jnp.array(3), horizon=4), num_rollouts=7)
     with pytest.raises(ConfigError, match="max_copies=6 must be at least the 7 episodes of a task"):
         agent.learn(1)
 
