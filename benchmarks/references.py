@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.algorithms import ideal_observer, random_potions, task_known, uniform
-from metajax.base import Agent, Array, Decision, Percept, PyTree, TaskDistribution
+from metajax.agents import ideal_observer, random_potions, task_known, uniform
+from metajax.base import Agent, Array, Decision, Percept, PyTree, Sizes, TaskDistribution
 from metajax.envs.revealed import reveal
 from metajax.evaluation import evaluate
 from metajax.learning.distributions import Categorical
@@ -39,8 +39,8 @@ def returns(
     """Of all episodes in each of `num_tasks` tasks, [N]."""
     key_tasks, key_play = jax.random.split(key)
     batch = tasks.batch(key_tasks, num_tasks, held_out=True)
-    sizes = {"num_stages": num_episodes, "num_copies": 1, "num_steps": tasks.num_steps}
-    run = partial(evaluate, agent=agent, params=(), env=tasks.env, **sizes, greedy=False, task_batch=task_batch)
+    sizes = Sizes(num_episodes, 1, tasks.num_steps)
+    run = partial(evaluate, agent=agent, params=(), env=tasks.env, sizes=sizes, greedy=False, task_batch=task_batch)
     return np.asarray(jax.jit(lambda key, batch: run(key, tasks=batch).sampled)(key_play, batch)).sum((1, 2))
 
 

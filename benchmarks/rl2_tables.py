@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.algorithms import beb, epsilon_greedy, gittins, greedy, psrl, task_known, thompson, ucb1, uniform
-from metajax.base import Agent, Array, PyTree, TaskDistribution
+from metajax.agents import beb, epsilon_greedy, gittins, greedy, psrl, task_known, thompson, ucb1, uniform
+from metajax.base import Agent, Array, PyTree, Sizes, TaskDistribution
 from metajax.cli.launch import enable_compilation_cache
 from metajax.envs.revealed import reveal
 from metajax.evaluation import Score, evaluate, score
@@ -215,9 +215,9 @@ def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
 
         def one(state: PyTree) -> Array:
             params = built.algorithm.params(state)
-            sizes = {"num_stages": row.num_episodes, "num_copies": 1, "num_steps": built.tasks.num_steps}
+            sizes = Sizes(row.num_episodes, 1, built.tasks.num_steps)
             played = evaluate(
-                key_play, built.algorithm.agent, params, built.tasks.env, tasks, **sizes, task_batch=500, greedy=greedy
+                key_play, built.algorithm.agent, params, built.tasks.env, tasks, sizes, task_batch=500, greedy=greedy
             )
             return played.greedy if greedy else played.sampled
 
@@ -309,11 +309,11 @@ def hand_written(name: str, num_tasks: int) -> dict[str, dict[str, float]]:
     if hasattr(tasks.env, "action_values"):
         agents["task known"] = (task_known(shown.env), shown)
     for agent_name, (agent, where) in agents.items():
-        sizes = {"num_stages": row.num_episodes, "num_copies": 1, "num_steps": tasks.num_steps}
+        sizes = Sizes(row.num_episodes, 1, tasks.num_steps)
 
         @jax.jit
         def play(key: Array, batch: PyTree, agent=agent, where=where, sizes=sizes) -> Array:
-            return evaluate(key, agent, (), where.env, batch, **sizes, task_batch=500, greedy=False).sampled
+            return evaluate(key, agent, (), where.env, batch, sizes, task_batch=500, greedy=False).sampled
 
         key_tasks, key_play = jax.random.split(jax.random.key(2**31 - 1))
         returns = np.asarray(play(key_play, where.batch(key_tasks, num_tasks, held_out=True))).sum((1, 2))

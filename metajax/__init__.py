@@ -28,8 +28,12 @@ from metajax.base import (
     Decision,
     Distribution,
     Environment,
+    Experience,
     Network,
     Percept,
+    Sizes,
+    Stage,
+    Store,
     TaskDistribution,
     Transition,
 )
@@ -40,8 +44,10 @@ from metajax.learning.baselines import advantages, learned_baseline, linear_base
 from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
 from metajax.learning.outer import Batch, Outer, policy_gradient, ppo, trust_region
 from metajax.learning.returns import gae, reward_to_go
+from metajax.learning.store import trial_store
 from metajax.networks import memory_policy, mlp
-from metajax.rollouts import collect_trials, replay, rollout, trial
+from metajax.replays import replay
+from metajax.rollouts import collect_trials, rollout, trial
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
 from metajax.simulators.environment import HostEnvironment
 
@@ -71,6 +77,7 @@ __all__ = [
     "Environment",
     "Evaluation",
     "EvaluationProtocol",
+    "Experience",
     "HostEnvironment",
     "Learner",
     "MetaAgent",
@@ -83,6 +90,9 @@ __all__ = [
     "Progress",
     "Score",
     "ShapeError",
+    "Sizes",
+    "Stage",
+    "Store",
     "TanhNormal",
     "TaskDistribution",
     "Transition",
@@ -125,6 +135,7 @@ __all__ = [
     "to_gymnasium",
     "train",
     "trial",
+    "trial_store",
     "trust_region",
 ]
 

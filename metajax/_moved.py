@@ -70,7 +70,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "record": ("running.record",),
     "report": ("running.report",),
     "returns": ("learning.returns",),
-    "rollout": ("rollouts",),
+    "rollout": ("rollouts", "replays", "chunking"),
     "runs": ("running.run_folder",),
     "scenes": ("pictures.animations",),
     "scenes.charts": ("pictures.charts",),

@@ -1,6 +1,8 @@
-"""The types everything is made of: two bundles of pure functions, Agent and Algorithm, and the pytrees they exchange.
+"""The types of metajax: two bundles of pure functions, Agent and Algorithm, and the pytrees they exchange.
 
-Axes, always in this order: N tasks, K stages or episodes, B copies of the environment, T steps.
+Axes, always in this order: N tasks, K stages (or episodes), B copies, T steps. A *stage* is a batch of episodes before
+or after an adaptation step; a *copy* is one of the parallel environments of a task; a *trial* is all that an agent does
+in one task: K stages of B episodes of at most T steps.
 """
 
 from collections.abc import Callable
@@ -23,11 +25,11 @@ class Distribution(Protocol):
 
 
 class Environment(Protocol):
-    """What is used of a gymnax 1.0 environment: the task (its traced `EnvParams`) is an argument of every function.
+    """The part of a gymnax 1.0 environment that metajax uses; the task (its traced `EnvParams`) is always an argument.
 
-    One in which not every action is always allowed may have `action_mask(obs) -> allowed`, bools [..., A] for
-    observations [...], which the networks keep to. One that observes categories, which are kept as small integers, may
-    have `features(obs) -> features`, such as their one-hot code, which the networks read in place of the observation.
+    Two functions are optional. `action_mask(obs) -> allowed`, bools [..., A] for observations [...], says which actions
+    are allowed; networks never choose another one. `features(obs) -> features` says what networks read instead of the
+    observation, such as the one-hot code of categories that are stored as small integers.
     """
 
     @property
@@ -41,11 +43,19 @@ class Environment(Protocol):
     def observation_space(self, params: PyTree) -> Any: ...
 
 
-class Percept(NamedTuple):
-    """What an agent may see before it acts.
+class Sizes(NamedTuple):
+    """The size of a trial: stages K, copies B of the environment, and the longest episode T in environment steps."""
 
-    The previous action and reward live through episode ends within one task; at the first step of a trial the reward
-    is zero and the action is zero, or -1 (no one-hot entry) where actions are discrete.
+    num_stages: int
+    num_copies: int
+    num_steps: int
+
+
+class Percept(NamedTuple):
+    """What an agent sees before it acts.
+
+    The previous action and reward carry over from one episode to the next within a task. At the first step of a trial
+    the reward is zero, and the action is zero, or -1 (no one-hot entry) where actions are discrete.
     """
 
     obs: PyTree
@@ -56,17 +66,23 @@ class Percept(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The distribution of the next action, and the estimated value of the state (zero from an agent without one)."""
+    """The distribution of the next action, and the estimated value of the state (zero if the agent estimates none).
+
+    `aux` holds whatever else a policy computes and a loss needs, such as a belief, Q-values or further heads. It is
+    recorded in the experience and recomputed by `replay`.
+    """
 
     distribution: Any
     value: Array
+    aux: PyTree = ()
 
 
 class Transition(NamedTuple):
     """One step of experience; `terminated` stops the bootstrap, `truncated` does not.
 
-    A row of T steps is one episode. Steps after its end are idle: `valid` is false, the reward zero, the percept frozen
-    at the final observation. `info` is what a simulator on the host tells beside, by name.
+    A row of T steps is one episode. Steps after its end are idle: `valid` is false, the reward is zero, and the percept
+    stays at the final observation. `info` holds further arrays by name: what a simulator on the host or, by option, a
+    JAX environment reports; it has no meaning in idle steps.
     """
 
     percept: Percept
@@ -80,73 +96,248 @@ class Transition(NamedTuple):
     info: PyTree = ()
 
 
-class Network(NamedTuple):
-    """A policy: `init(key) -> params`, `memory() -> memory`, `apply(params, memory, percept) -> memory, Decision`.
+class Stage(NamedTuple):
+    """One stage of one task: its steps, and what each copy saw last, after the final step of its episode."""
 
-    `value` says whether its decisions estimate values. `unroll(params, memory, percepts, valid) -> memory, decisions`
-    is `apply` over a whole sequence [T], a memory of None standing for the fresh one; a step that is not `valid` leaves
-    the memory as it is. A network without it is applied step by step. `context` is how many steps the memory reaches
-    back, None if there is no limit.
+    steps: Transition  # [B, T]
+    last: Percept  # [B]
+
+
+class Experience(NamedTuple):
+    """Trials in N tasks, as `Algorithm.collect` returns them; the first axis is [M N] if each task is played M times.
+
+    The key is that of the trial: with it `replay` repeats the draws of an agent that is stochastic in `begin` or
+    `adapt`.
     """
 
-    init: Callable[[Array], PyTree]
+    task: PyTree  # [N]
+    key: Array  # [N]
+    steps: Transition  # [N, K, B, T]
+    last: Percept  # [N, K, B], after the final step of every episode
+
+
+class InitFn(Protocol):
+    """`Network.init`: initial parameters."""
+
+    def __call__(self, key: Array, /) -> PyTree:
+        """Returns the parameters, a pytree of arrays, drawn with `key`."""
+
+
+class ApplyFn(Protocol):
+    """`Network.apply`: one step of a policy."""
+
+    def __call__(self, params: PyTree, memory: PyTree, percept: Percept, /) -> tuple[PyTree, Decision]:
+        """Returns the memory after the step and the decision at `percept`, without batch axes.
+
+        Args:
+            params: the parameters.
+            memory: the memory before the step, `()` for a feed-forward policy.
+            percept: what is seen now.
+        """
+
+
+class UnrollFn(Protocol):
+    """`Network.unroll`: `apply` over a whole sequence, in parallel over time where the memory allows it."""
+
+    def __call__(
+        self, params: PyTree, memory: PyTree | None, percepts: Percept, valid: Array, /
+    ) -> tuple[PyTree, Decision]:
+        """Returns the memory after the sequence and the decisions [T].
+
+        Args:
+            params: the parameters.
+            memory: the memory before the sequence; None: the initial one.
+            percepts: what is seen, [T].
+            valid: bools [T]; a step that is not valid leaves the memory as it is.
+        """
+
+
+class Network(NamedTuple):
+    """A policy network.
+
+    Attributes:
+        init: returns initial parameters.
+        memory: returns the memory before the first step, `()` for a feed-forward network.
+        apply: one step.
+        value: whether its decisions estimate values.
+        unroll: a whole sequence; None: `apply` is scanned over it.
+        context: how many steps the memory reaches back; None: there is no limit.
+    """
+
+    init: InitFn
     memory: Callable[[], PyTree]
-    apply: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Decision]]
+    apply: ApplyFn
     value: bool = False
-    unroll: Callable[[PyTree, PyTree | None, Percept, Array], tuple[PyTree, Decision]] | None = None
+    unroll: UnrollFn | None = None
     context: int | None = None
 
 
-class Agent(NamedTuple):
-    """Behaviour inside one task, which it never sees.
+class BeginFn(Protocol):
+    """`Agent.begin`: called once per task."""
 
-    `begin(key, params) -> knowledge` once per task; `memory(knowledge) -> memory` once per copy of the environment;
-    `policy(knowledge, memory, percept) -> memory, Decision` every step; `adapt(key, knowledge, stage) -> knowledge`
-    after every stage, from a `Transition` with axes [B, T]. An agent that adapts by remembering alone, so that its
-    knowledge never changes and `begin` draws nothing, may give `unroll(knowledge, percepts, valid) -> decisions`: its
-    decisions at all percepts [T] of a whole trial, in parallel over time where its memory allows.
+    def __call__(self, key: Array, params: PyTree, /) -> PyTree:
+        """Returns the knowledge at the start of a task; all copies of its environment share it.
+
+        Args:
+            key: for agents that draw, such as a posterior sample.
+            params: the meta-parameters, `Algorithm.params(state)`.
+        """
+
+
+class PolicyFn(Protocol):
+    """`Agent.policy`: called at every step of every copy."""
+
+    def __call__(self, knowledge: PyTree, memory: PyTree, percept: Percept, /) -> tuple[PyTree, Decision]:
+        """Returns the memory after the step and the decision, for one copy.
+
+        Args:
+            knowledge: what the task has taught so far.
+            memory: what this copy remembers, first `Agent.memory(knowledge)`.
+            percept: what this copy sees.
+        """
+
+
+class AdaptFn(Protocol):
+    """`Agent.adapt`: called after every stage but the last."""
+
+    def __call__(self, key: Array, knowledge: PyTree, stage: Stage, /) -> PyTree:
+        """Returns the knowledge after a stage, with the structure and shapes of `knowledge`.
+
+        Args:
+            key: for agents that draw.
+            knowledge: the knowledge with which the stage was played.
+            stage: its steps [B, T] and last percepts [B].
+        """
+
+
+class UnrollTrialFn(Protocol):
+    """`Agent.unroll`: all decisions of a trial at once."""
+
+    def __call__(self, knowledge: PyTree, percepts: Percept, valid: Array, /) -> Decision:
+        """Returns the decisions [T] of one copy over a whole trial, whose T steps are all its stages in order.
+
+        Args:
+            knowledge: as `begin` returned it.
+            percepts: what the copy saw, [T].
+            valid: bools [T]; idle steps leave the memory as it is.
+        """
+
+
+class Agent(NamedTuple):
+    """Behaviour inside one task, which the agent itself never sees.
+
+    Attributes:
+        begin: returns the knowledge at the start of a task.
+        memory: `memory(knowledge)` returns the memory of one copy at the start of a task, `()` if it has none.
+        policy: decides at one step.
+        adapt: returns the knowledge after a stage.
+        unroll: a fast path of `policy` over a whole trial, used by `replay`; only for agents that are `in_context`.
+        in_context: whether the agent adapts by its memory alone: `begin` draws nothing and `adapt` returns the
+            knowledge as it is, so that all tasks share it. The most probable actions of such an agent are evaluated
+            over whole trials, so that it remembers them.
     """
 
-    begin: Callable[[Array, PyTree], PyTree]
+    begin: BeginFn
     memory: Callable[[PyTree], PyTree]
-    policy: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Decision]]
-    adapt: Callable[[Array, PyTree, Transition], PyTree]
-    unroll: Callable[[PyTree, Percept, Array], Decision] | None = None
+    policy: PolicyFn
+    adapt: AdaptFn
+    unroll: UnrollTrialFn | None = None
+    in_context: bool = False
+
+
+class Store(NamedTuple):
+    """Experience that outlives a meta-iteration, such as a replay buffer; it is updated in place.
+
+    The contents are part of the learner and not of the algorithm's state: they are neither checked to be finite nor
+    selected over when an update is skipped, which would cost a pass over all of them. `metajax.learning.store` has one.
+
+    Attributes:
+        init: `init(example)` returns empty contents for trials like `example`, an Experience of shapes [N, ...].
+        add: `add(contents, experience)` returns the contents with new trials.
+        sample: `sample(key, contents, num_trials)` returns stored trials [num_trials, ...].
+    """
+
+    init: Callable[[Experience], PyTree]
+    add: Callable[[PyTree, Experience], PyTree]
+    sample: Callable[[Array, PyTree, int], PyTree]
+
+
+class CollectFn(Protocol):
+    """`Algorithm.collect`: play."""
+
+    def __call__(self, key: Array, state: PyTree, tasks: PyTree, /) -> Experience:
+        """Returns a trial in each of the tasks, [N, K, B, T], or M trials in each, [M N, ...], next to each other.
+
+        Args:
+            key: of everything drawn while playing.
+            state: the algorithm's state.
+            tasks: environment parameters, every leaf [N, ...].
+        """
+
+
+class UpdateFn(Protocol):
+    """`Algorithm.update`: learn."""
+
+    def __call__(
+        self, key: Array, state: PyTree, experience: Experience, /, *stored: PyTree
+    ) -> tuple[PyTree, dict[str, Array]]:
+        """Returns the next state, with the structure, shapes and dtypes of `state`, and metrics, one number each.
+
+        Args:
+            key: of everything drawn while learning.
+            state: the algorithm's state.
+            experience: what `collect` returned.
+            stored: the contents of the store, for an algorithm that has one; the new trials are in it.
+        """
 
 
 class Algorithm(NamedTuple):
     """Learning across tasks.
 
-    `init(key) -> state`; `collect(key, state, tasks) -> experience`, a `Transition` with axes [N, K, B, T], or [M N, …]
-    if every task is played M times, a task's next to each other;
-    `update(key, state, experience) -> state, metrics`; `params(state)` is what the `agent` is given. An algorithm whose
-    tasks are played by others says by which: `per_task_params(state, num_tasks) -> params` [M N].
-    `allows_stale_params` says that it may learn from experience of the parameters before the last update.
-    `together`, unless it is 0, says that devices may share its tasks, of which so many neighbours (1 as a rule) stay
-    together: that whatever it sums over tasks goes through `metajax.devices`, so that every device comes to the same
-    state.
+    Attributes:
+        init: `init(key)` returns the initial state, a pytree of arrays.
+        collect: plays trials.
+        update: improves the state from experience.
+        params: `params(state)` returns the meta-parameters, which `agent.begin` is given.
+        agent: what acts and adapts inside a task.
+        per_task_params: `per_task_params(state, num_tasks)` returns the parameters [M N] that play the tasks, if they
+            are not `params(state)`; None: they are.
+        allows_stale_params: whether it may learn from experience of the parameters before the last update, so that a
+            simulator on the host need not wait.
+        task_group: how many neighbouring tasks must be on the same device for devices to share the tasks, usually 1;
+            None: devices cannot share them. An algorithm with a number reduces over tasks through
+            `metajax.devices.total` or `mean`, so that every device arrives at the same state.
+        store: experience that it keeps between meta-iterations; None: none.
     """
 
-    init: Callable[[Array], PyTree]
-    collect: Callable[[Array, PyTree, PyTree], Transition]
-    update: Callable[[Array, PyTree, Transition], tuple[PyTree, dict[str, Array]]]
+    init: InitFn
+    collect: CollectFn
+    update: UpdateFn
     params: Callable[[PyTree], PyTree]
     agent: Agent
     per_task_params: Callable[[PyTree, int], PyTree] | None = None
     allows_stale_params: bool = False
     task_group: int | None = None
+    store: Store | None = None
 
 
 class TaskDistribution(NamedTuple):
     """A distribution over tasks of one environment.
 
-    `sample(key) -> task` draws a training task, `held_out(key) -> task` a test task (the same distribution unless
-    given: with a continuous prior a fresh draw is a task never seen). Where the test tasks are finitely many,
-    `test_tasks` [M] has them all instead, and they take turns, so that each counts the same. `horizon` is an
-    episode's length in steps (by default the environment's own limit). `references` are known returns (name, return)
-    of policies; `plane` names the two entries of the observation that a path is drawn in, ((name, index), (name,
-    index)). `success(task, steps)` says which steps [..., T] of a `Transition` succeed. `version` goes up when the same
-    name and options mean other tasks: results of two versions are never put side by side.
+    Attributes:
+        env: the environment; a task is its parameters.
+        sample: `sample(key)` draws a training task.
+        held_out: `held_out(key)` draws a test task; None: `sample` does, since with a continuous prior a fresh draw is
+            a task never seen in training.
+        horizon: longest episode in environment steps; None: the environment's own limit.
+        references: known returns of policies, (name, return).
+        plane: two entries of the observation that paths are drawn in, ((axis label, index), (axis label, index)).
+        split: in words, how test tasks differ from training tasks.
+        success: `success(task, steps)` says which steps [..., T] of a `Transition` succeed; None: there is no notion of
+            success.
+        version: raised when the same name and options mean other tasks; results of two versions are never compared.
+        test_tasks: all test tasks, every leaf [M, ...], where they are finitely many; they take turns, so that each
+            counts the same. None: test tasks are drawn.
     """
 
     env: Environment
@@ -162,16 +353,25 @@ class TaskDistribution(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """An episode's length in steps."""
+        """The longest episode in environment steps."""
         return int(self.env.default_params.max_steps_in_episode) if self.horizon is None else self.horizon
 
     @property
     def num_held_out(self) -> int | None:
-        """How many test tasks there are, None where they are drawn."""
+        """The number of test tasks; None if they are drawn."""
         return None if self.test_tasks is None else len(jax.tree.leaves(self.test_tasks)[0])
 
     def batch(self, key: Array, num_tasks: int, *, held_out: bool = False, first: Array | int = 0) -> PyTree:
-        """Tasks [N] from number `first` on; a task depends on its number alone, not on how many there are."""
+        """Tasks, every leaf [N, ...], numbered from `first` on.
+
+        A task depends on `key` and its number alone, not on how many tasks there are.
+
+        Args:
+            key: of the batch.
+            num_tasks: N.
+            held_out: draw test tasks instead of training tasks.
+            first: number of the first task.
+        """
         numbers = first + jax.numpy.arange(num_tasks)
         if held_out and self.test_tasks is not None:
             turn = numbers % self.num_held_out

@@ -38,8 +38,8 @@ class WorkerError(RuntimeError):
 
 
 LESS_MEMORY = (
-    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them) or --num-rollouts (--num-episodes) need less, and a "
-    "smaller --micro-batch where there is one"
+    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them), --num-rollouts or --num-episodes need "
+    "less, and so does a smaller --micro-batch where there is one"
 )
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of any agent on tasks held out from training."""
+"""Evaluation of agents on held-out tasks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,21 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import Agent, Array, Environment, Percept, PyTree, Transition
+from metajax.base import Agent, Array, Environment, Percept, PyTree, Sizes, Transition
+from metajax.chunking import leading_axis
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count
-from metajax.rollouts import leading_axis, rollout, trial
+from metajax.rollouts import check_sizes, rollout, trial
 
 SUCCESS_AT = ("any", "end")
 
 
 class Evaluation(NamedTuple):
-    """Undiscounted returns [N, K, B]: every task, stage and copy is one episode; stage k comes after k adaptations.
+    """Undiscounted returns and successes of episodes, [N tasks, K stages, B copies]; stage k is after k adaptations.
 
-    `sampled` are the episodes that the agent acted in, and adapted to. `greedy` are acted with the most probable
-    actions: separate episodes, from what the agent knew and remembered as the stage began; or, of an agent that adapts
-    by remembering alone, whole trials, so that it remembers such actions too. The others say which of them succeeded,
-    None where the tasks do not say what success is.
+    Attributes:
+        sampled: returns of sampled actions, from which the agent also adapted.
+        greedy: returns of the most probable actions: separate episodes that start from what the agent knew and
+            remembered as the stage began or, for an agent that adapts in context, whole trials. None: not evaluated.
+        sampled_success: bools, which of the sampled episodes succeeded; None where the tasks define no success.
+        greedy_success: bools, which of the greedy episodes succeeded.
     """
 
     sampled: Array
@@ -33,14 +36,28 @@ class Evaluation(NamedTuple):
 
 
 class EvaluationProtocol(NamedTuple):
-    """How numbers come about; those of two protocols are not comparable."""
+    """How an evaluation is made; numbers of different protocols are not comparable.
 
-    num_tasks: int  # held out
-    num_stages: int  # one more than the adaptations
-    num_copies: int  # episodes a stage in each task, every one of which counts
-    num_steps: int  # of an episode, at most
-    success_at: str  # "any" step or the "end"
-    seed: int  # of the tasks and all draws, which no training uses
+    Attributes:
+        num_tasks: held-out tasks.
+        num_stages: stages, one more than the adaptations.
+        num_copies: episodes per stage in each task, all of which count.
+        num_steps: longest episode in environment steps.
+        success_at: an episode succeeds at "any" of its steps, or at its "end".
+        seed: of the tasks and all draws; no training uses it.
+    """
+
+    num_tasks: int
+    num_stages: int
+    num_copies: int
+    num_steps: int
+    success_at: str
+    seed: int
+
+    @property
+    def sizes(self) -> Sizes:
+        """The size of a trial."""
+        return Sizes(self.num_stages, self.num_copies, self.num_steps)
 
     def __str__(self) -> str:
         when = {"any": "at any step", "end": "at the last step"}[self.success_at]
@@ -56,52 +73,48 @@ def evaluate(
     params: PyTree,
     env: Environment,
     tasks: PyTree,
+    sizes: Sizes,
     *,
-    num_stages: int,
-    num_copies: int,
-    num_steps: int,
     task_batch: int = 50,
     greedy: bool = True,
     success: Callable[[PyTree, Transition], Array] | None = None,
     success_at: str = "any",
 ) -> Evaluation:
-    """Returns of an agent in `tasks` [N], a fixed number of episodes in each.
+    """Returns of an agent in `tasks` [N], with the same number of episodes in each.
 
     Args:
-        key: fix it, apart from training's, to compare agents on the same draws.
-        agent: what is evaluated, with its `params`.
-        env: where, with `tasks` as its parameters.
-        num_stages: K, one more than the adaptations.
-        num_copies: B, episodes a stage; all of them teach the adaptation.
-        num_steps: longest episode, in environment steps.
-        task_batch: tasks evaluated at once.
-        greedy: measure the most probable actions too.
-        success: which steps succeed, as `TaskDistribution.success`.
-        success_at: an episode succeeds if "any" of its steps does, or that at its "end".
+        key: of all draws; use the same key, and not one of training, to compare agents on the same draws.
+        agent: the agent.
+        params: its meta-parameters.
+        env: the environment.
+        tasks: its parameters, every leaf [N, ...].
+        sizes: stages K, one more than the adaptations; copies B, whose episodes all teach the adaptation; and the
+            longest episode in environment steps.
+        task_batch: tasks evaluated at a time.
+        greedy: also evaluate the most probable actions.
+        success: which steps succeed, as in `TaskDistribution.success`.
+        success_at: an episode succeeds at "any" of its steps, or at its "end".
     """
-    check_count("num_stages", num_stages)
-    check_count("num_copies", num_copies)
-    check_count("num_steps", num_steps)
+    check_sizes(sizes)
     check_count("task_batch", task_batch)
     check_choice("success_at", success_at, SUCCESS_AT)
 
     def one(inputs: tuple[Array, PyTree]) -> Evaluation:
         index, task = inputs
         key_trial, key_greedy = jax.random.split(jax.random.fold_in(key, index))
-        sizes = {"num_stages": num_stages, "num_copies": num_copies, "num_steps": num_steps}
-        played = trial(key_trial, agent, params, env, task, **sizes)
-        returns, succeeds = outcome(success, success_at, task, played.experience)
+        played = trial(key_trial, agent, params, env, task, sizes)
+        returns, succeeds = outcome(success, success_at, task, played.steps)
         if not greedy:
             return Evaluation(returns, None, succeeds)
-        if agent.unroll is not None:
-            again = trial(key_greedy, agent, params, env, task, **sizes, greedy=True).experience
+        if agent.in_context:
+            again = trial(key_greedy, agent, params, env, task, sizes, greedy=True).steps
         else:
 
             def episodes(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept) -> Transition:
                 policy = partial(agent.policy, knowledge)
-                return rollout(key, env, task, policy, memory, percept, num_steps, greedy=True)[2]
+                return rollout(key, env, task, policy, memory, percept, sizes.num_steps, greedy=True)[2]
 
-            keys = jax.random.split(key_greedy, num_stages)
+            keys = jax.random.split(key_greedy, sizes.num_stages)
             again = jax.vmap(episodes)(keys, played.knowledge, played.memory, played.percept)
         greedy_returns, greedy_succeeds = outcome(success, success_at, task, again)
         return Evaluation(returns, greedy_returns, succeeds, greedy_succeeds)
@@ -114,7 +127,7 @@ def evaluate(
 def outcome(
     success: Callable[[PyTree, Transition], Array] | None, success_at: str, task: PyTree, steps: Transition
 ) -> tuple[Array, Array | None]:
-    """Return and success of episodes [..., T]."""
+    """Returns and successes [...] of episodes [..., T]."""
     returns = steps.reward.sum(-1)
     if success is None:
         return returns, None
@@ -137,9 +150,13 @@ def interval(values: Array, *, level: float = 0.95) -> tuple[Array, Array]:
 
 
 class Score(NamedTuple):
-    """Where a mean return lies between that of acting at random, 0, and a reference, 1.
+    """A mean return on the scale from acting at random, 0, to a reference, 1.
 
-    `error` is its standard error; `leaks` says that the mean is above what is possible by more than 4 of them.
+    Attributes:
+        mean: the score.
+        error: its standard error over tasks.
+        leaks: whether the mean return exceeds what is possible by more than 4 standard errors, which means that the
+            agent sees what it should not.
     """
 
     mean: float
@@ -151,12 +168,13 @@ def score(returns: Array, *, random: float, reference: float, ceiling: float | N
     """The score (mean - random) / (reference - random) of the returns [N] in as many tasks.
 
     Args:
-        returns: of the whole trial in each task.
-        random: expected return of acting at random.
-        reference: what counts as 1.
-        ceiling: what no agent can exceed, by default the reference.
+        returns: the return of the whole trial in each task, [N].
+        random: the expected return of acting at random.
+        reference: the return that counts as 1.
+        ceiling: the highest return that is possible; None: the reference.
 
-    Raises ConfigError for fewer than two returns, and where the reference is that of acting at random.
+    Raises:
+        ConfigError: there are fewer than two returns, or the reference equals `random`.
 
     >>> score(jnp.array([8.0, 10.0]), random=5.0, reference=10.0)
     Score(mean=0.8, error=0.2, leaks=False)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from metajax import algorithms
+from metajax import agents
+from metajax.agents import beb, psrl, task_known, uniform
 from metajax.algorithms import (
     anil,
-    beb,
     cavia,
     dice_maml,
     e_maml,
@@ -18,11 +18,8 @@ from metajax.algorithms import (
     meta_sgd,
     multi_task,
     promp,
-    psrl,
     reptile,
     rl2,
-    task_known,
-    uniform,
 )
 from metajax.base import Agent, Algorithm, TaskDistribution
 from metajax.envs.revealed import reveal
@@ -102,10 +99,10 @@ ROWS = {
     "beb": Row(lambda: beb(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
 }
 ROWS |= {
-    name: Row(partial(getattr(algorithms, name), BANDIT.env), BANDIT, (2, 2, 6))
+    name: Row(partial(getattr(agents, name), BANDIT.env), BANDIT, (2, 2, 6))
     for name in ("epsilon_greedy", "gittins", "greedy", "thompson", "ucb1")
 }
 ROWS |= {
-    name: Row(partial(getattr(algorithms, name), ALCHEMY.env), ALCHEMY, (2, 2, 6))
+    name: Row(partial(getattr(agents, name), ALCHEMY.env), ALCHEMY, (2, 2, 6))
     for name in ("ideal_observer", "random_potions")
 }

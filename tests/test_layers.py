@@ -18,7 +18,7 @@ HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evos
 
 # From the bottom up: a module imports from its own layer or from those before it, and never in a circle.
 LAYERS = {
-    "base": ("_moved", "base", "errors", "factories", "devices", "rollouts", "evaluation"),
+    "base": ("_moved", "base", "errors", "factories", "devices", "chunking", "rollouts", "replays", "evaluation"),
     "learning": ("learning",),
     "networks": ("networks",),
     "methods and tasks": ("algorithms", "agents", "simulators", "envs", "tasks"),

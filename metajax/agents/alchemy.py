@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax.agents.in_context import remembering
 from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree
 from metajax.errors import ConfigError
 from metajax.learning.distributions import Categorical
@@ -42,7 +43,7 @@ def random_potions(env: Environment) -> Agent:
         chosen = jnp.where(pour.any(), pours, cashes).ravel()
         return memory, _decide(jnp.append(~chosen.any(), chosen))
 
-    return Agent(lambda key, params: (), lambda knowledge: (), policy, lambda key, knowledge, stage: knowledge)
+    return remembering(tuple, policy)
 
 
 def ideal_observer(env: Environment) -> Agent:
@@ -75,11 +76,11 @@ def ideal_observer(env: Environment) -> Agent:
         worth = jnp.append(0, jnp.where(pours.max() > good.sum() + _GAIN, pours, cashes))
         return belief, _decide(jnp.arange(env.num_actions) == jnp.argmax(worth))
 
-    def memory(knowledge: PyTree) -> Belief:
+    def memory() -> Belief:
         space = env.observation_space(env.default_params)
         return Belief(jnp.ones((len(env.looks), len(env.effects)), bool), jnp.zeros(space.shape))
 
-    return Agent(lambda key, params: (), memory, policy, lambda key, knowledge, stage: knowledge)
+    return remembering(memory, policy)
 
 
 def _vertices(env: Environment, obs: Array) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.agents.in_context import remembering
 from metajax.base import Agent, Array, Decision, Environment, PyTree
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.distributions import Categorical
@@ -97,13 +98,13 @@ def thompson(
         beta: of the Beta prior.
         resolution: points of the grid on which the posteriors are integrated.
 
+    >>> from metajax.base import Sizes
     >>> from metajax.rollouts import trial
     >>> from metajax.tasks import bandit
     >>> tasks = bandit(num_arms=2)
     >>> task = tasks.env.default_params.replace(means=jnp.array([0.0, 1.0]))
-    >>> sizes = {"num_stages": 1, "num_copies": 4, "num_steps": 10}
-    >>> played = trial(jax.random.key(0), thompson(tasks.env), (), tasks.env, task, **sizes)
-    >>> played.experience.action.shape
+    >>> played = trial(jax.random.key(0), thompson(tasks.env), (), tasks.env, task, Sizes(1, 4, 10))
+    >>> played.steps.action.shape
     (1, 4, 10)
     """
     check_choice("posterior", posterior, POSTERIORS)
@@ -210,12 +211,7 @@ def _counting(env: Environment, choose: Callable[[Counts], Array]) -> Agent:
         memory = Counts(memory.pulls + pulled, memory.total + pulled * percept.reward)
         return memory, Decision(Categorical(jnp.log(choose(memory) + 1e-30)), jnp.zeros(()))
 
-    return Agent(
-        begin=lambda key, params: (),
-        memory=lambda knowledge: Counts(jnp.zeros(space.n), jnp.zeros(space.n)),
-        policy=policy,
-        adapt=lambda key, knowledge, stage: knowledge,
-    )
+    return remembering(lambda: Counts(jnp.zeros(space.n), jnp.zeros(space.n)), policy)
 
 
 def _best(score: Array) -> Array:

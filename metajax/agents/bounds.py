@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from metajax.agents.in_context import remembering
 from metajax.base import Agent, Decision, Environment, Percept, PyTree
 from metajax.errors import ConfigError
 from metajax.learning.distributions import Categorical, Normal, mask_logits
@@ -55,4 +56,4 @@ def _reactive(decide) -> Agent:
     def policy(knowledge: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         return memory, Decision(decide(percept), jnp.zeros(()))
 
-    return Agent(lambda key, params: (), lambda knowledge: (), policy, lambda key, knowledge, stage: knowledge)
+    return remembering(tuple, policy)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree, Transition
+from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree, Stage
 from metajax.errors import ConfigError, check_count, check_number
 from metajax.learning.distributions import Categorical
 from metajax.rollouts import is_continuous
@@ -101,12 +101,13 @@ def _planning(env: Environment, num_steps: int, model: Model) -> Agent:
         action = counted.plan[percept.time, jnp.argmax(percept.obs)]
         return memory, Decision(Categorical(jnp.log(jax.nn.one_hot(action, num_actions) + 1e-30)), jnp.zeros(()))
 
-    def adapt(key: Array, counted: Counted, stage: Transition) -> Counted:
+    def adapt(key: Array, counted: Counted, stage: Stage) -> Counted:
         """Where an episode's last step led to is not observed, and not counted."""
-        place, action = jnp.argmax(stage.percept.obs, -1), stage.action
-        pulls = counted.pulls.at[place, action].add(stage.valid)
-        total = counted.total.at[place, action].add(jnp.where(stage.valid, stage.reward, 0.0))
-        moves = counted.moves.at[place[:, :-1], action[:, :-1], place[:, 1:]].add(stage.valid[:, 1:])
+        steps = stage.steps
+        place, action = jnp.argmax(steps.percept.obs, -1), steps.action
+        pulls = counted.pulls.at[place, action].add(steps.valid)
+        total = counted.total.at[place, action].add(jnp.where(steps.valid, steps.reward, 0.0))
+        moves = counted.moves.at[place[:, :-1], action[:, :-1], place[:, 1:]].add(steps.valid[:, 1:])
         return plan(key, moves, pulls, total)
 
     return Agent(begin, lambda counted: (), policy, adapt)

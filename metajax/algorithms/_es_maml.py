@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import optax
 
 from metajax.algorithms._maml import META_GRADIENT_OPTIONS, maml
-from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
+from metajax.base import Algorithm, Array, Environment, Experience, Network, PyTree, Sizes
+from metajax.chunking import leading_axis
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_number, load
 from metajax.factories import options_of
-from metajax.rollouts import leading_axis, trials
+from metajax.rollouts import trials
 
 
 class ESState(NamedTuple):
@@ -110,18 +111,18 @@ def es_maml(
         )
         return collectives.share(pairs)
 
-    def collect(key: Array, state: ESState, tasks: PyTree) -> Transition:
-        sizes = {"num_stages": inner_steps + 1, "num_copies": num_rollouts, "num_steps": num_steps}
+    def collect(key: Array, state: ESState, tasks: PyTree) -> Experience:
+        sizes = Sizes(inner_steps + 1, num_rollouts, num_steps)
         num_tasks = leading_axis(tasks)
         index = jnp.repeat(jnp.arange(num_tasks), 2)
         keys = jax.vmap(partial(jax.random.fold_in, key))(collectives.first_task(num_tasks) + index)
         twice = jax.tree.map(lambda leaf: leaf[index], tasks)
-        played = trials(keys, base.agent, per_task_params(state, num_tasks), env, twice, **sizes, params_axis=0)
-        return played.experience
+        played = trials(keys, base.agent, per_task_params(state, num_tasks), env, twice, sizes, params_axis=0)
+        return Experience(twice, jax.random.clone(keys), played.steps, played.last)
 
-    def update(key: Array, state: ESState, experience: Transition) -> tuple[ESState, dict[str, Array]]:
+    def update(key: Array, state: ESState, experience: Experience) -> tuple[ESState, dict[str, Array]]:
         key_tell, key_next = jax.random.split(key)
-        returns = collectives.gather(experience.reward.sum(-1).mean(-1))  # [2 N, K]
+        returns = collectives.gather(experience.steps.reward.sum(-1).mean(-1))  # [2 N, K]
         pairs = returns[:, -1].reshape(-1, 2)
         es = strategy(len(pairs))
         cost = -pairs.T.ravel()  # which evolution minimises

@@ -15,7 +15,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
+from metajax.base import (
+    Agent,
+    Algorithm,
+    Array,
+    Decision,
+    Environment,
+    Experience,
+    Network,
+    Percept,
+    PyTree,
+    Sizes,
+    Stage,
+)
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
 from metajax.learning.baselines import BASELINES, advantages, normalize
@@ -23,7 +35,8 @@ from metajax.learning.inner import Adapted, inner_updates
 from metajax.learning.losses import ESTIMATORS
 from metajax.learning.outer import Batch, Outer, check_baseline, trust_region
 from metajax.networks import check_fits
-from metajax.rollouts import collect_trials, replay
+from metajax.replays import replay
+from metajax.rollouts import collect_trials, stage_returns
 
 # Options of the meta-gradient and of the outer loop, which relatives that have others do without.
 META_GRADIENT_OPTIONS = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
@@ -95,7 +108,7 @@ def maml(
     >>> algorithm = maml(tasks.env, mlp(tasks.env), num_steps=100, inner_steps=2)
     >>> state = algorithm.init(jax.random.key(0))
     >>> batch = tasks.batch(jax.random.key(1), 5)
-    >>> jax.eval_shape(algorithm.collect, jax.random.key(2), state, batch).reward.shape  # [N, K, B, T]
+    >>> jax.eval_shape(algorithm.collect, jax.random.key(2), state, batch).steps.reward.shape  # [N, K, B, T]
     (5, 3, 20, 100)
     """
     check_count("num_steps", num_steps)
@@ -133,16 +146,17 @@ def maml(
     # With neither penalty nor credit the earlier stages only adapt, and their decisions need not be replayed.
     last_only = not penalised and not credits
 
-    def adapt(key: Array, adapted: Adapted, stage: Transition) -> Adapted:
+    def adapt(key: Array, adapted: Adapted, stage: Stage) -> Adapted:
         del key
-        advantage = normalize(advantages(stage, value_of, discount, lambda_), stage.valid)
-        behaviour = stage.decision.distribution.log_prob(stage.action)
+        steps = stage.steps
+        advantage = normalize(advantages(steps, value_of, discount, lambda_), steps.valid)
+        behaviour = steps.decision.distribution.log_prob(steps.action)
 
         def loss(params: PyTree) -> Array:
-            decisions = jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1]))(stage.percept)
-            log_prob = jnp.where(stage.valid, decisions.distribution.log_prob(stage.action), behaviour)
+            decisions = jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1]))(steps.percept)
+            log_prob = jnp.where(steps.valid, decisions.distribution.log_prob(steps.action), behaviour)
             value = objective(log_prob, behaviour, advantage)
-            return -jnp.sum(jnp.where(stage.valid, value, 0.0)) / jnp.sum(stage.valid)
+            return -jnp.sum(jnp.where(steps.valid, value, 0.0)) / jnp.sum(steps.valid)
 
         return inner.step(loss, adapted)
 
@@ -161,41 +175,30 @@ def maml(
         params = inner.init(network.init(key))
         return MAMLState(params, outer.init(params))
 
-    def collect(key: Array, state: MAMLState, tasks: PyTree) -> Transition:
-        return collect_trials(
-            key,
-            agent,
-            state.params,
-            env,
-            tasks,
-            num_stages=inner_steps + 1,
-            num_copies=num_rollouts,
-            num_steps=num_steps,
-        )
+    sizes = Sizes(inner_steps + 1, num_rollouts, num_steps)
 
-    def update(key: Array, state: MAMLState, experience: Transition) -> tuple[MAMLState, dict[str, Array]]:
-        key_replay, key_outer = jax.random.split(key)
-        params, outer_state, metrics = outer.step(
-            key_outer,
-            state.params,
-            state.outer,
-            lambda params, task: replay(jax.random.clone(key_replay), agent, params, task, last_only=last_only),
-            score(experience),
-        )
-        returns = experience.reward.sum(-1).mean((0, 2))
-        metrics |= {"return_before": returns[0], "return_after": returns[-1]}
+    def collect(key: Array, state: MAMLState, tasks: PyTree) -> Experience:
+        return collect_trials(key, agent, state.params, env, tasks, sizes)
+
+    def update(key: Array, state: MAMLState, experience: Experience) -> tuple[MAMLState, dict[str, Array]]:
+        key_outer = jax.random.split(key)[1]
+        replay_task = partial(replay, agent, last_only=last_only)
+        batch = score(experience)
+        params, outer_state, metrics = outer.step(key_outer, state.params, state.outer, replay_task, batch)
+        metrics |= stage_returns(experience)
         return MAMLState(params, outer_state), metrics
 
-    def score(experience: Transition) -> Batch:
-        """Every task counts the same, and within it every step of the last stage; earlier ones bear penalty and credit.
+    def score(experience: Experience) -> Batch:
+        """Weights every task the same, and every step of its last stage; earlier stages get the penalty and the credit.
 
         The credit is the task's mean discounted return in the last stage, normalised over tasks.
         """
-        last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
+        last = jax.tree.map(lambda leaf: leaf[:, -1:], experience.steps)
         estimate = jax.vmap(jax.vmap(lambda stage: advantages(stage, value_of, discount, lambda_)))(last)
         advantage = jax.vmap(jax.vmap(normalize))(estimate, last.valid)
         num_tasks = len(last.valid) * collectives.num_devices()
-        share = experience.valid / (num_tasks * experience.valid.sum((2, 3), keepdims=True))
+        valid = experience.steps.valid
+        share = valid / (num_tasks * valid.sum((2, 3), keepdims=True))
         is_last = jnp.arange(inner_steps + 1)[:, None, None] == inner_steps
         if credits:
             earned = collectives.gather(jnp.mean(last.reward @ discount ** jnp.arange(num_steps), (1, 2)))

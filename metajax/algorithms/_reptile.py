@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import optax
 
 from metajax.algorithms._maml import META_GRADIENT_OPTIONS, maml
-from metajax.base import Algorithm, Array, Environment, Network, PyTree, Transition
+from metajax.base import Algorithm, Array, Environment, Experience, Network, PyTree, Stage
+from metajax.chunking import vmap_in_chunks
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_count, check_number
 from metajax.factories import options_of
-from metajax.rollouts import vmap_in_chunks
+from metajax.rollouts import stage_returns
 
 
 class ReptileState(NamedTuple):
@@ -69,21 +70,20 @@ def reptile(
         params = network.init(key)
         return ReptileState(params, transform.init(params))
 
-    def update(key: Array, state: ReptileState, experience: Transition) -> tuple[ReptileState, dict[str, Array]]:
-        earlier = jax.tree.map(lambda leaf: leaf[:, :-1], experience)
-        steps = math.prod(earlier.reward.shape[1:])
-        adapted = vmap_in_chunks(lambda task: adapt(key, state.params, task), steps, earlier)
+    def update(key: Array, state: ReptileState, experience: Experience) -> tuple[ReptileState, dict[str, Array]]:
+        earlier = jax.tree.map(lambda leaf: leaf[:, :-1], Stage(experience.steps, experience.last))
+        num_steps = math.prod(earlier.steps.reward.shape[1:])
+        adapted = vmap_in_chunks(lambda stages: adapt(key, state.params, stages), num_steps, earlier)
         mean = collectives.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted))
         away = jax.tree.map(jnp.subtract, state.params, mean)
         updates, moments = transform.update(away, state.optimizer, state.params)
-        returns = experience.reward.sum(-1).mean((0, 2))
-        metrics = {"return_before": returns[0], "return_after": returns[-1], "distance": optax.tree.norm(away)}
+        metrics = stage_returns(experience) | {"distance": optax.tree.norm(away)}
         return ReptileState(optax.apply_updates(state.params, updates), moments), metrics
 
-    def adapt(key: Array, params: PyTree, stages: Transition) -> PyTree:
+    def adapt(key: Array, params: PyTree, stages: Stage) -> PyTree:
         """The parameters after the stages [K, B, T] of one task."""
 
-        def step(knowledge: PyTree, stage: Transition) -> tuple[PyTree, None]:
+        def step(knowledge: PyTree, stage: Stage) -> tuple[PyTree, None]:
             return base.agent.adapt(key, knowledge, stage), None
 
         return jax.lax.scan(step, base.agent.begin(key, params), stages)[0].params

@@ -11,14 +11,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.base import Agent, Algorithm, Array, Decision, Environment, Network, Percept, PyTree, Transition
+from metajax.base import (
+    Agent,
+    Algorithm,
+    Array,
+    Decision,
+    Environment,
+    Experience,
+    Network,
+    Percept,
+    PyTree,
+    Sizes,
+    Transition,
+)
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.baselines import BASELINES, advantages, linear_baseline, linear_fit
 from metajax.learning.outer import Batch, Outer, check_baseline, ppo
 from metajax.learning.returns import trial_advantages
 from metajax.networks import check_fits
-from metajax.rollouts import collect_trials, replay, trial_rows, unroll
+from metajax.replays import replay, trial_rows, unroll
+from metajax.rollouts import collect_trials, stage_returns
 
 
 class RL2State(NamedTuple):
@@ -102,49 +115,46 @@ def rl2(
         policy=network.apply,
         adapt=lambda key, params, stage: params,
         unroll=decide,
+        in_context=True,
     )
 
     def init(key: Array) -> RL2State:
         params = network.init(key)
         return RL2State(params, outer.init(params))
 
-    def collect(key: Array, state: RL2State, tasks: PyTree) -> Transition:
-        sizes = {"num_stages": num_episodes, "num_copies": num_copies, "num_steps": num_steps}
-        return collect_trials(key, agent, state.params, env, tasks, **sizes)
+    sizes = Sizes(num_episodes, num_copies, num_steps)
 
-    def update(key: Array, state: RL2State, experience: Transition) -> tuple[RL2State, dict[str, Array]]:
-        key_replay, key_outer = jax.random.split(key)
-        params, outer_state, metrics = outer.step(
-            key_outer,
-            state.params,
-            state.outer,
-            lambda params, task: replay(jax.random.clone(key_replay), agent, params, task),
-            score(experience),
-        )
-        returns = experience.reward.sum(-1).mean((0, 2))
-        metrics |= {"return_before": returns[0], "return_after": returns[-1]}
+    def collect(key: Array, state: RL2State, tasks: PyTree) -> Experience:
+        return collect_trials(key, agent, state.params, env, tasks, sizes)
+
+    def update(key: Array, state: RL2State, experience: Experience) -> tuple[RL2State, dict[str, Array]]:
+        key_outer = jax.random.split(key)[1]
+        replay_task = partial(replay, agent)
+        batch = score(experience)
+        params, outer_state, metrics = outer.step(key_outer, state.params, state.outer, replay_task, batch)
+        metrics |= stage_returns(experience)
         return RL2State(params, outer_state), metrics
 
-    def score(experience: Transition) -> Batch:
-        """Every step of every episode counts the same.
+    def score(experience: Experience) -> Batch:
+        """Weights every step of every episode the same.
 
-        Rewards are divided by what a reward of 1 at every step of a trial would be worth, so that a network's values
-        do not grow with the trial; otherwise their gradient at first drowns the policy's.
+        Rewards are divided by the discounted return of a reward of 1 at every step of a trial, so that the scale of the
+        values does not depend on the trial's length; otherwise their gradient drowns the policy's at first.
         """
         scale = jnp.sum(discount ** jnp.arange(num_episodes * num_steps))
-        experience = experience._replace(reward=experience.reward / scale)
-        valid = experience.valid
-        estimate = CREDITS[credit](experience, baseline, discount, lambda_)
+        steps = experience.steps._replace(reward=experience.steps.reward / scale)
+        valid = steps.valid
+        estimate = CREDITS[credit](steps, baseline, discount, lambda_)
         weight = valid / collectives.total(valid.sum())
-        moments = collectives.total((jnp.sum(weight * estimate), jnp.sum(weight * experience.reward**2)))
+        moments = collectives.total((jnp.sum(weight * estimate), jnp.sum(weight * steps.reward**2)))
         centred = jnp.where(valid, estimate - moments[0], 0.0)
         deviation = jnp.sqrt(collectives.total(jnp.sum(weight * centred**2)))
-        # Once all trials are alike, what is left are the value's errors: not to be blown up to deviation 1.
+        # Once all trials are alike only the errors of the values are left; they are not scaled up to deviation 1.
         least = 0.03 * jnp.sqrt(moments[1]) + 1e-8
         return Batch(
-            experience,
+            experience._replace(steps=steps),
             advantage=centred / jnp.maximum(deviation, least),
-            value_target=estimate + experience.decision.value if baseline == "learned" else None,
+            value_target=estimate + steps.decision.value if baseline == "learned" else None,
             weight=weight,
             kl_weight=jnp.zeros_like(weight),
         )
@@ -221,10 +231,10 @@ def default_outer(
     )
 
 
-def _over_trials(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
-    """Advantages [N, K, B, T], every trial one row of K T steps; the linear baseline is fitted to all rows at once."""
-    num_tasks, num_stages, num_copies, num_steps = experience.reward.shape
-    rows = jax.tree.map(lambda leaf: _flat(jax.vmap(trial_rows)(leaf), 2), experience)
+def _over_trials(steps: Transition, baseline: str, discount: float, lambda_: float) -> Array:
+    """Advantages [N, K, B, T] over trials, rows of K T steps; the linear baseline is fitted to all rows at once."""
+    num_tasks, num_stages, num_copies, num_steps = steps.reward.shape
+    rows = jax.tree.map(lambda leaf: _flat(jax.vmap(trial_rows)(leaf), 2), steps)
     if baseline == "linear":
         to_come = jax.vmap(trial_advantages, (0, None, 0, None, None))(
             rows.reward, jnp.zeros_like(rows.reward[0]), rows.valid, discount, 1.0
@@ -237,15 +247,15 @@ def _over_trials(experience: Transition, baseline: str, discount: float, lambda_
     return estimate.reshape(num_tasks, num_copies, num_stages, num_steps).swapaxes(1, 2)
 
 
-def _over_episodes(experience: Transition, baseline: str, discount: float, lambda_: float) -> Array:
-    """Advantages [N, K, B, T], every episode a row of its own."""
-    rows = jax.tree.map(lambda leaf: _flat(leaf, 3), experience)
+def _over_episodes(steps: Transition, baseline: str, discount: float, lambda_: float) -> Array:
+    """Advantages [N, K, B, T] over episodes."""
+    rows = jax.tree.map(lambda leaf: _flat(leaf, 3), steps)
     value_of = partial(linear_baseline, total=collectives.total) if baseline == "linear" else BASELINES[baseline]
-    return advantages(rows, value_of, discount, lambda_).reshape(experience.reward.shape)
+    return advantages(rows, value_of, discount, lambda_).reshape(steps.reward.shape)
 
 
 def _flat(leaf: Array, axes: int) -> Array:
-    """The first axes as one."""
+    """Merges the first `axes` axes."""
     return leaf.reshape(-1, *leaf.shape[axes:])
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.base import Environment, PyTree, TaskDistribution
+from metajax.chunking import leading_axis
 from metajax.envs.playing import LIMIT, check_no_tracer, check_play
 from metajax.errors import ConfigError, check_count, first_line
-from metajax.rollouts import check_like, leading_axis
+from metajax.rollouts import check_like
 
 _NEEDED = ("name", "default_params", "reset_env", "step_env", "is_truncated", "action_space", "observation_space")
 

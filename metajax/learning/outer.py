@@ -1,9 +1,9 @@
-"""Outer loops: how replayed decisions improve the meta-parameters, for every differentiable agent."""
+"""Outer loops: updates of the meta-parameters from replayed decisions, for every differentiable agent."""
 
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,42 +11,80 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from metajax.base import Array, Decision, Network, PyTree, Transition
+from metajax.base import Array, Decision, Experience, Network, PyTree, Transition
+from metajax.chunking import chunk_size
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.baselines import BASELINES
 from metajax.learning.losses import clipped_surrogate
 from metajax.learning.trust_region import line_search, natural_step
-from metajax.rollouts import chunk_size
 
-Replay = Callable[[PyTree, Transition], Decision]  # (params, experience [K, B, T]) -> decisions [J, B, T]
+Replay = Callable[[PyTree, Experience], Decision]  # (params, experience of one task) -> decisions [J, B, T]
 Metrics = dict[str, Array]
 
 
 class Batch(NamedTuple):
-    """What an outer loop learns from: all stages of experience, and what counts in the last J of them.
+    """Scored experience: what an outer loop learns from. The last J of the K stages count.
 
-    `weight` is what a step counts in the surrogate, its sum over everything, on all devices, is 1; `kl_weight` is the
-    penalty on a step's divergence from the policy that collected it, its coefficient included; `value_target` is what a
-    value head regresses on.
+    Attributes:
+        experience: all stages, [N, K, B, T]; earlier ones are needed to adapt.
+        advantage: of every action, [N, J, B, T].
+        value_target: regression target of the value head, [N, J, B, T]; None: there is no value head to train.
+        weight: of every step in the surrogate, [N, J, B, T]; it sums to 1 over all tasks of all devices.
+        kl_weight: penalty on the KL divergence from the policy that collected the step, [N, J, B, T].
     """
 
-    experience: Transition  # [N, K, B, T]
-    advantage: Array  # [N, J, B, T]
-    value_target: Array | None  # None: no value head to train
+    experience: Experience
+    advantage: Array
+    value_target: Array | None
     weight: Array
     kl_weight: Array
 
 
-class Outer(NamedTuple):
-    """`init(params) -> state`, `step(key, params, state, replay, batch) -> params, state, metrics`.
+class OuterStepFn(Protocol):
+    """`Outer.step`: one update of the meta-parameters."""
 
-    `values`: whether it trains a value head. `allows_stale_params`: whether the experience may come from slightly older
-    parameters. `task_group`: how many neighbouring tasks must be on the same device.
+    def __call__(
+        self, key: Array, params: PyTree, state: PyTree, replay: Replay, batch: Batch, /
+    ) -> tuple[PyTree, PyTree, Metrics]:
+        """Returns the meta-parameters, the state and metrics after an update.
+
+        Args:
+            key: of everything drawn, such as minibatches.
+            params: the meta-parameters that collected the batch.
+            state: of the outer loop, first `Outer.init(params)`.
+            replay: `replay(params, experience)` returns the decisions [J, B, T] in one task.
+            batch: scored experience.
+        """
+
+
+class AuxiliaryFn(Protocol):
+    """An auxiliary loss, such as the prediction of rewards from a belief."""
+
+    def __call__(self, params: PyTree, decisions: Decision, chunk: Batch, /) -> Array:
+        """Returns the loss of a chunk of M tasks, one number; the losses of all chunks are summed.
+
+        Args:
+            params: the meta-parameters.
+            decisions: replayed with `params`, [M, J, B, T]; `decisions.aux` is what the policy computed besides.
+            chunk: the scored experience of the chunk. Multiplied by `chunk.weight` and summed, a loss per step becomes
+                its mean over all steps.
+        """
+
+
+class Outer(NamedTuple):
+    """An outer loop.
+
+    Attributes:
+        init: `init(params)` returns its state.
+        step: one update.
+        values: whether it trains a value head.
+        allows_stale_params: whether the experience may come from slightly older parameters.
+        task_group: how many neighbouring tasks must be on the same device.
     """
 
     init: Callable[[PyTree], PyTree]
-    step: Callable[[Array, PyTree, PyTree, Replay, Batch], tuple[PyTree, PyTree, Metrics]]
+    step: OuterStepFn
     values: bool = True
     allows_stale_params: bool = False
     task_group: int = 1
@@ -62,21 +100,21 @@ def trust_region(
     line_search_tries: int = 15,
     micro_batch: int | None = None,
 ) -> Outer:
-    """Trust-region policy optimisation (Schulman et al. 2015, arXiv:1502.05477) of replayed decisions.
+    """Trust-region policy optimisation (TRPO; Schulman et al. 2015, arXiv:1502.05477) of replayed decisions.
 
-    Fisher-vector products J'HJv go through the adaptation: the replayed distributions are linearised once (J),
-    transposed (J'), and H is the Hessian of their divergence.
+    Fisher-vector products J'HJv are differentiated through the adaptation: J is the linearisation of the replayed
+    distributions, J' its transpose, and H the Hessian of their KL divergence.
 
     Args:
-        max_kl: mean divergence of the new policy from the old (0.01).
+        max_kl: limit on the mean KL divergence of the new policy from the old one (0.01).
         cg_steps: conjugate-gradient steps (10).
-        damping: added to the Fisher matrix (1e-5).
-        fisher_fraction: share of the tasks that the Fisher matrix is averaged over (1 in the paper; a fifth takes a
-            third of the time); the gradient and the line search see all of them.
-        shrink: the line search's factor (0.5).
-        line_search_tries: steps tried before the parameters stay as they are (15).
-        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
-            cache they fit, or four million on an accelerator.
+        damping: added to the diagonal of the Fisher matrix (1e-5).
+        fisher_fraction: share of the tasks that the Fisher matrix is averaged over (1 in the paper; 0.2 takes a third
+            of the time); the gradient and the line search use all tasks.
+        shrink: factor between two steps of the line search (0.5).
+        line_search_tries: steps that the line search tries before it leaves the parameters unchanged (15).
+        micro_batch: tasks differentiated at a time; None: as many as have 2,048 environment steps on a CPU, which fit
+            its cache, or 4 million on an accelerator.
 
     >>> outer = trust_region(max_kl=0.02)
     >>> outer.init({"weight": jnp.zeros(3)})  # nothing to carry from one update to the next
@@ -127,7 +165,7 @@ def trust_region(
         }
         return unravel(flat + search.fraction * full_step), state, metrics
 
-    # So many neighbours on a device have the same tasks in the Fisher matrix, however many devices there are.
+    # Groups of this many neighbours contribute the same tasks to the Fisher matrix on any number of devices.
     task_group = Fraction(float(fisher_fraction)).limit_denominator(100).denominator
     return Outer(lambda params: (), step, values=False, task_group=task_group)
 
@@ -147,21 +185,24 @@ def ppo(
     entropy_coef: float = 0.0,
     entropy_schedule: optax.Schedule = lambda iteration: 1.0,
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    auxiliary: AuxiliaryFn | None = None,
     micro_batch: int | None = None,
 ) -> Outer:
-    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347) of replayed decisions.
+    """Proximal policy optimisation (PPO; Schulman et al. 2017, arXiv:1707.06347) of replayed decisions.
 
     Args:
-        learning_rate: what `optimizer` is called with (1e-3).
+        learning_rate: the argument of `optimizer` (1e-3).
         epochs: passes over the experience (5, as in ProMP).
-        minibatches: steps a pass, a divisor of the number of tasks: of so many neighbouring tasks, each step has one.
-        clip: the ratio's range around 1 (0.3, as in ProMP).
+        minibatches: gradient steps per epoch, a divisor of the number of tasks; each minibatch gets one of every
+            `minibatches` neighbouring tasks.
+        clip: range of the probability ratio around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus.
-        entropy_schedule: what share of it counts, as a function of the meta-iteration.
-        optimizer: any optax optimiser, as a function of the learning rate.
-        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
-            cache they fit, or four million on an accelerator.
+        entropy_schedule: factor of the entropy bonus as a function of the meta-iteration.
+        optimizer: `optimizer(learning_rate)` returns an optax optimiser.
+        auxiliary: a further loss, added to PPO's; None: none.
+        micro_batch: tasks differentiated at a time; None: as many as have 2,048 environment steps on a CPU, which fit
+            its cache, or 4 million on an accelerator.
 
     >>> outer = ppo(learning_rate=3e-4, optimizer=lambda rate: optax.chain(optax.clip(1.0), optax.adamw(rate)))
     >>> len(outer.init({"weight": jnp.zeros(3)}).optimizer)
@@ -187,6 +228,9 @@ def ppo(
         if chunk.value_target is not None:
             metrics["value_loss"] = 0.5 * jnp.sum(chunk.weight * (decisions.value - chunk.value_target) ** 2)
             total = total + value_coef * metrics["value_loss"]
+        if auxiliary is not None:
+            metrics["auxiliary_loss"] = auxiliary(params, decisions, chunk)
+            total = total + metrics["auxiliary_loss"]
         return total, metrics
 
     def step(key: Array, params: PyTree, state: PPOState, replay: Replay, batch: Batch) -> tuple:
@@ -201,7 +245,7 @@ def ppo(
 
         def minibatch(carry, index):
             params, state = carry
-            part = jax.tree.map(lambda leaf: leaf[index], batch) if minibatches > 1 else batch
+            part = jax.tree.map(lambda leaf: leaf[index], _reusable(batch)) if minibatches > 1 else batch
             part = part._replace(weight=part.weight * minibatches, kl_weight=part.kl_weight * minibatches)
             (_, metrics), gradient = _total(gradient_of, params, _chunks(part, micro_batch))
             updates, state = transform.update(gradient, state, params)
@@ -232,18 +276,18 @@ def policy_gradient(
     accumulate: int = 1,
     micro_batch: int | None = None,
 ) -> Outer:
-    """One step along the policy gradient of replayed decisions.
+    """One gradient step on the policy-gradient objective of replayed decisions.
 
     Args:
-        learning_rate: what `optimizer` is called with (1e-3).
+        learning_rate: the argument of `optimizer` (1e-3).
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus.
-        optimizer: any optax optimiser, as a function of the learning rate.
-        accumulate: meta-iterations whose gradients are averaged to one step of the optimiser, in between which the
-            parameters stay: so many times the tasks, in the memory of one. What is left over at the end of training is
-            not learned from.
-        micro_batch: tasks differentiated at once; None: as many as have two thousand environment steps on a CPU, whose
-            cache they fit, or four million on an accelerator.
+        optimizer: `optimizer(learning_rate)` returns an optax optimiser.
+        accumulate: meta-iterations whose gradients are averaged for one optimiser step; the parameters stay the same in
+            between. It multiplies the meta-batch without more memory. Gradients left over at the end of training are
+            lost.
+        micro_batch: tasks differentiated at a time; None: as many as have 2,048 environment steps on a CPU, which fit
+            its cache, or 4 million on an accelerator.
 
     >>> policy_gradient(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer
     (EmptyState(), EmptyState())
@@ -268,7 +312,7 @@ OUTERS = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
 
 
 def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer) -> None:
-    """Raises ConfigError for a baseline that `network` and `outer` do not learn, or that does not go with `lambda_`."""
+    """Raises ConfigError if `network` and `outer` do not train the baseline, or if it does not go with `lambda_`."""
     check_choice("baseline", baseline, BASELINES)
     check_number("lambda_", lambda_, at_least=0, at_most=1)
     if baseline == "learned" and not (network.value and outer.values):
@@ -278,16 +322,16 @@ def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer
         raise ConfigError(f"baseline='none' gives no values to bootstrap from; lambda_={lambda_} must be 1")
 
 
-def assign_minibatches(key: Array, num_tasks: int, num_hands: int) -> Array:
-    """The numbers of tasks [H, N / H] in each of H hands: of every H neighbours each hand has one, at random.
+def assign_minibatches(key: Array, num_tasks: int, num_minibatches: int) -> Array:
+    """Task numbers [H, N / H] of H minibatches: each gets one of every H neighbouring tasks, at random.
 
-    Devices that have whole groups of neighbours deal them out as one device would.
+    Devices that hold whole groups of neighbours assign them as one device would.
     """
-    groups = jnp.arange(num_tasks // num_hands)
+    groups = jnp.arange(num_tasks // num_minibatches)
 
     def order(group: Array) -> Array:
         among_all = collectives.first_task(len(groups)) + group
-        return group * num_hands + jax.random.permutation(jax.random.fold_in(key, among_all), num_hands)
+        return group * num_minibatches + jax.random.permutation(jax.random.fold_in(key, among_all), num_minibatches)
 
     return jax.vmap(order)(groups).T
 
@@ -303,9 +347,9 @@ def _decide(replay: Replay, params: PyTree, chunk: Batch) -> Decision:
 
 
 def _recorded(chunk: Batch) -> Transition:
-    """The last J stages of a chunk's experience, those that are decided on."""
+    """The last J stages of a chunk's steps, the ones that count."""
     num_scored = chunk.weight.shape[1]
-    return jax.tree.map(lambda leaf: leaf[:, -num_scored:], chunk.experience)
+    return jax.tree.map(lambda leaf: leaf[:, -num_scored:], chunk.experience.steps)
 
 
 def _behaviour(old: Transition) -> Array:
@@ -313,8 +357,8 @@ def _behaviour(old: Transition) -> Array:
 
 
 def _chunks(batch: Batch, micro_batch: int | None) -> Batch:
-    """`batch` with its leading axis [N] split into [N / M, M], M the largest divisor of N within `micro_batch`."""
-    num_tasks, *steps = batch.experience.reward.shape
+    """`batch` with its leading axis [N] split into [N / M, M]; M is the largest divisor of N up to `micro_batch`."""
+    num_tasks, *steps = batch.experience.steps.reward.shape
     if micro_batch is None:
         size = chunk_size(num_tasks, math.prod(steps))
     else:
@@ -323,28 +367,33 @@ def _chunks(batch: Batch, micro_batch: int | None) -> Batch:
 
 
 def _total(function: Callable[[PyTree, Batch], PyTree], params: PyTree, chunks: Batch) -> PyTree:
-    """The sum of `function(params, chunk)` over the chunks, one after the other, of all devices."""
+    """The sum of `function(params, chunk)` over the chunks, one at a time, and over devices."""
 
     def step(total, chunk):
         return jax.tree.map(jnp.add, total, function(params, chunk)), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], chunks)
+    first = jax.tree.map(lambda leaf: leaf[0], _reusable(chunks))
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, params, first))
-    return collectives.total(jax.lax.scan(step, zero, chunks)[0])
+    return collectives.total(jax.lax.scan(step, zero, _reusable(chunks))[0])
+
+
+def _reusable(batch: Batch) -> Batch:
+    """The batch with its keys cloned: every pass over the experience replays it with the same keys."""
+    return batch._replace(experience=batch.experience._replace(key=jax.random.clone(batch.experience.key)))
 
 
 def _share(batch: Batch, fraction: float) -> Batch:
-    """Evenly spaced tasks of a batch, at least one of each device, weighted as if they were all."""
+    """Evenly spaced tasks of a batch, at least one per device, with weights that sum to 1."""
     num_tasks = batch.weight.shape[0]
     count = max(1, round(fraction * num_tasks))
-    some = jax.tree.map(lambda leaf: leaf[np.arange(count) * num_tasks // count], batch)
+    some = jax.tree.map(lambda leaf: leaf[np.arange(count) * num_tasks // count], _reusable(batch))
     return some._replace(weight=some.weight * (num_tasks / count))
 
 
 def _fisher(
     replay: Replay, unravel: Callable[[Array], PyTree], flat: Array, batch: Batch, micro_batch: int | None
 ) -> Callable[[Array], Array]:
-    """v -> F v, the Hessian at `flat` [P] of the mean divergence from the policy itself."""
+    """v -> F v, where F is the Hessian at `flat` [P] of the mean KL divergence from the policy itself."""
     chunks = _chunks(batch, micro_batch)
 
     def distributions(flat: Array) -> PyTree:

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.base import Algorithm, Array, Environment, PyTree, Transition
+from metajax.base import Algorithm, Array, Environment, Experience, PyTree, Sizes, Stage
+from metajax.chunking import leading_axis, vmap_in_chunks
 from metajax.devices import collectives
 from metajax.measuring import timing
 from metajax.networks import mlp
-from metajax.rollouts import Policy, first_percept, leading_axis, rollout, vmap_in_chunks
+from metajax.rollouts import Policy, first_percept, rollout
 from metajax.running.recipes import Built, build
 
 
@@ -95,12 +96,12 @@ class PreparedReference(NamedTuple):
     built: Built
     batch: PyTree
     state: PyTree
-    sizes: tuple[int, int, int]
+    sizes: Sizes
 
     @property
     def stage_steps(self) -> int:
         """Environment steps of one stage in all tasks."""
-        return leading_axis(self.batch) * self.sizes[1] * self.sizes[2]
+        return leading_axis(self.batch) * self.sizes.num_copies * self.sizes.num_steps
 
     @property
     def trips(self) -> tuple[int, ...]:
@@ -128,8 +129,8 @@ def prepare(
     built = build(reference.algorithm, reference.tasks, {**reference.options, **options, **reference.outer})
     batch = jax.jit(built.tasks.batch, static_argnums=1)(jax.random.key(0), num_tasks)
     state = jax.jit(built.algorithm.init)(jax.random.key(1))
-    shape = jax.eval_shape(built.algorithm.collect, jax.random.key(2), state, batch).reward.shape
-    return PreparedReference(reference, options, built, batch, state, shape[1:])
+    shape = jax.eval_shape(built.algorithm.collect, jax.random.key(2), state, batch).steps.reward.shape
+    return PreparedReference(reference, options, built, batch, state, Sizes(*shape[1:]))
 
 
 def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[PyTree, dict[str, Array]]]:
@@ -145,7 +146,7 @@ def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[P
 def whole(setting: PreparedReference) -> Job:
     """A meta-iteration."""
     arguments = (jax.random.key(2), setting.state, setting.batch)
-    steps = setting.stage_steps * setting.sizes[0]
+    steps = setting.stage_steps * setting.sizes.num_stages
     return Job(iteration(setting.built.algorithm), arguments, steps, setting.trips, by_task=(2,))
 
 
@@ -207,11 +208,11 @@ def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, 
 def collecting(setting: PreparedReference) -> Job:
     """All stages, and the adaptations between them."""
     arguments = (jax.random.key(5), setting.state, setting.batch)
-    steps = setting.stage_steps * setting.sizes[0]
+    steps = setting.stage_steps * setting.sizes.num_stages
     return Job(setting.built.algorithm.collect, arguments, steps, by_task=(2,), gives_tasks=True)
 
 
-def learning(setting: PreparedReference, experience: Transition) -> dict[str, Job]:
+def learning(setting: PreparedReference, experience: Experience) -> dict[str, Job]:
     """What is learned from experience [N, K, B, T]: the inner gradient, one outer gradient, and the whole update.
 
     Fisher products are told from updates by trust region of ten and of one of them, without a line search.
@@ -237,11 +238,11 @@ def learning(setting: PreparedReference, experience: Transition) -> dict[str, Jo
     return jobs | {"update": Job(algorithm.update, arguments, 0, setting.trips, by_task=(2,))}
 
 
-def adapt(algorithm: Algorithm, params: PyTree, experience: Transition) -> PyTree:
+def adapt(algorithm: Algorithm, params: PyTree, experience: Experience) -> PyTree:
     """What the first stage of experience [N, K, B, T] teaches: knowledge [N]."""
-    stage = jax.tree.map(lambda leaf: leaf[:, 0], experience)
+    stage = jax.tree.map(lambda leaf: leaf[:, 0], Stage(experience.steps, experience.last))
     knowledge = algorithm.agent.begin(jax.random.key(0), params)
-    steps = math.prod(stage.reward.shape[1:])
+    steps = math.prod(stage.steps.reward.shape[1:])
     return vmap_in_chunks(lambda stage: algorithm.agent.adapt(jax.random.key(0), knowledge, stage), steps, stage)
 
 

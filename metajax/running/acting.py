@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from metajax.base import Agent, Algorithm, Array, Environment, Percept, PyTree, TaskDistribution, Transition
+from metajax.base import Agent, Algorithm, Array, Environment, Experience, Percept, PyTree, Sizes, TaskDistribution
 from metajax.devices import collectives, meshes
 from metajax.evaluation import Evaluation, EvaluationProtocol, evaluate
 from metajax.rollouts import Trial, check_like, collect_trials, to_space, trial
@@ -19,19 +19,11 @@ from metajax.simulators import playing
 from metajax.simulators.environment import HostEnvironment
 
 
-class Sizes(NamedTuple):
-    """How an agent is run in a task: stages, copies of the environment, steps of an episode."""
-
-    num_stages: int
-    num_copies: int
-    num_steps: int
-
-
 class CompiledAgent(NamedTuple):
     """What is compiled once for an agent and an environment, whatever the task and the parameters."""
 
     trial: Callable[..., Trial]  # (key, params, task, sizes)
-    collect: Callable[..., Transition]  # (key, params, tasks, sizes)
+    collect: Callable[..., Experience]  # (key, params, tasks, sizes)
     act: Callable[..., tuple]  # (key, knowledge, memory, percept, greedy) -> memory, percept, action
 
 
@@ -42,7 +34,7 @@ def compile_agent(agent: Agent, env: Environment) -> CompiledAgent:
 
     def of_sizes(function: Callable) -> Callable:
         def run(key: Array, params: PyTree, tasks: PyTree, sizes: Sizes) -> PyTree:
-            return function(key, agent, params, env, tasks, **sizes._asdict())
+            return function(key, agent, params, env, tasks, sizes)
 
         return run if on_host else jax.jit(run, static_argnums=3)
 
@@ -77,10 +69,9 @@ def compile_evaluation(
             -protocol.num_tasks // collectives.num_devices()
         )  # of this device, the last ones perhaps too many
         batch = tasks.batch(key_tasks, num_tasks, held_out=True, first=collectives.first_task(num_tasks))
-        sizes = {name: getattr(protocol, name) for name in Sizes._fields}
         how = {"success": tasks.success, "success_at": protocol.success_at}
         measure = playing.evaluate if on_host else evaluate
-        return measure(key, algorithm.agent, params, tasks.env, batch, **sizes, **how)
+        return measure(key, algorithm.agent, params, tasks.env, batch, protocol.sizes, **how)
 
     @partial(jax.jit, static_argnums=1)
     def spread(params: PyTree, protocol: EvaluationProtocol) -> Evaluation:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from metajax.base import Array, PyTree, TaskDistribution
+from metajax.base import Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
@@ -21,7 +21,6 @@ from metajax.running.acting import (
     ActingState,
     AdaptedAgent,
     CompiledAgent,
-    Sizes,
     acting_state,
     compile_agent,
     compile_evaluation,
@@ -109,7 +108,7 @@ class MetaAgent:
     @cached_property
     def learner(self) -> Learner:
         """All that training carries on."""
-        return jax.jit(partial(new_learner, self.algorithm))(jax.random.key(self.config["seed"]))
+        return jax.jit(partial(new_learner, self.algorithm, tasks=self.tasks))(jax.random.key(self.config["seed"]))
 
     @property
     def iteration(self) -> int:
@@ -145,7 +144,7 @@ class MetaAgent:
         key = jax.random.key(0)
         batch = jax.eval_shape(lambda: self.tasks.batch(key, self.num_tasks))
         experience = jax.eval_shape(self.algorithm.collect, key, self.learner.state, batch)
-        return Sizes(*experience.reward.shape[1:])
+        return Sizes(*experience.steps.reward.shape[1:])
 
     @property
     def evaluation_sizes(self) -> Sizes:
@@ -203,7 +202,7 @@ class MetaAgent:
             key_task, key_init, key_trial, key = jax.random.split(key, 4)
             agent, env, task = self.algorithm.agent, self.tasks.env, self.tasks.sample(key_task)
             params = self.algorithm.params(self.algorithm.init(key_init))
-            played = trial(key_trial, agent, params, env, task, **self.sizes._asdict())
+            played = trial(key_trial, agent, params, env, task, self.sizes)
             return acting_state(played, jax.random.key_data(key))
 
         found = export.filled(jax.eval_shape(state, jax.random.key(0)), arrays)
@@ -246,7 +245,7 @@ class MetaAgent:
         key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
         tasks = self.tasks.batch(key_tasks, num_tasks, held_out=True)
         stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
-        steps = jax.device_get(self._compiled.collect(key, self.params, tasks, self.evaluation_sizes))
+        steps = jax.device_get(self._compiled.collect(key, self.params, tasks, self.evaluation_sizes).steps)
         steps = jax.tree.map(lambda leaf: leaf[:, stages], steps)
         scene = animations.SCENES.get(self.tasks.env.name)
         if scene is None:

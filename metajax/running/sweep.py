@@ -87,7 +87,7 @@ def _begin(agents: Sequence[MetaAgent], names: Sequence[str]) -> None:
     """Gives every agent the learner that it would make for itself, all in one program."""
 
     def one(values: PyTree, seed: jax.Array) -> Learner:
-        return new_learner(_algorithm(agents[0], values), jax.random.key(seed))
+        return new_learner(_algorithm(agents[0], values), jax.random.key(seed), agents[0].tasks)
 
     seeds = jnp.array([agent.config["seed"] for agent in agents])
     _keep(agents, jax.jit(jax.vmap(one))(_values(agents, names), seeds))

@@ -1,4 +1,4 @@
-"""The driver: meta-iterations, many of them in one compiled program, and what happens when a number is not finite."""
+"""Training: many meta-iterations in one compiled program, and what happens when a number is not finite."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import checkify
 from jax.sharding import Mesh
 
-from metajax.base import Algorithm, Array, PyTree, TaskDistribution, Transition
+from metajax.base import Algorithm, Array, Experience, PyTree, Sizes, TaskDistribution
 from metajax.devices import collectives, hardware, meshes
 from metajax.envs.contract import abstract_call, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, check_count
@@ -22,43 +22,87 @@ MAX_SKIPPED = 10  # updates skipped in a row after which training stops, by defa
 
 
 class Learner(NamedTuple):
-    """All that training carries from one meta-iteration to the next."""
+    """All that training carries from one meta-iteration to the next.
 
-    state: PyTree  # the algorithm's
-    key: Array  # of everything that is still to be drawn
-    iteration: Array  # meta-iterations done
-    skipped: Array  # updates left out because a number was not finite
+    Attributes:
+        state: the algorithm's state.
+        key: of everything that is still to be drawn.
+        iteration: meta-iterations done.
+        skipped: updates skipped because a number was not finite.
+        skipped_in_a_row: the number of updates skipped since the last one that was not.
+        bad_task: the number of the task whose reward was not finite, or -1.
+        store: the contents of the algorithm's store, `()` if it has none.
+    """
+
+    state: PyTree
+    key: Array
+    iteration: Array
+    skipped: Array
     skipped_in_a_row: Array
-    bad_task: Array  # the task whose reward was not finite, or -1
+    bad_task: Array
+    store: PyTree = ()
 
 
 class Progress(NamedTuple):
-    """What training yields: the learner after `iteration` meta-iterations, and metrics, means since the last one."""
+    """What training yields at every log line.
+
+    Attributes:
+        learner: after `iteration` meta-iterations.
+        iteration: meta-iterations done.
+        metrics: means over the meta-iterations since the last line.
+        stopped: whether training has ended because numbers were not finite.
+    """
 
     learner: Learner
     iteration: int
     metrics: dict[str, float]
-    stopped: bool = False  # for good, since numbers were not finite
+    stopped: bool = False
 
 
-def new_learner(algorithm: Algorithm, key: Array) -> Learner:
-    """A learner before its first meta-iteration; `key` is that of its parameters and of all its training."""
+def new_learner(algorithm: Algorithm, key: Array, tasks: TaskDistribution | None = None) -> Learner:
+    """A learner before its first meta-iteration.
+
+    Args:
+        algorithm: what learns.
+        key: of the initial parameters and of all training.
+        tasks: what it learns from; only an algorithm with a store needs it, for the shapes of trials.
+
+    Raises:
+        ConfigError: the algorithm has a store, and `tasks` is missing.
+    """
     key_init, key_train = jax.random.split(key)
     zero = jnp.zeros((), int)
-    # Copies, since a donated buffer may appear once only.
-    state = jax.tree.map(jnp.array, algorithm.init(key_init))
-    return Learner(state, key_train, jnp.array(zero), jnp.array(zero), jnp.array(zero), zero - 1)
+    state = jax.tree.map(_own, algorithm.init(key_init))
+    store = ()
+    if algorithm.store is not None:
+        if tasks is None:
+            raise ConfigError("this algorithm has a store; give new_learner the tasks, for the shapes of trials")
+        batch = jax.eval_shape(lambda: tasks.batch(key, 1))
+        store = algorithm.store.init(jax.eval_shape(algorithm.collect, key, state, batch))
+    return Learner(state, key_train, jnp.array(zero), jnp.array(zero), jnp.array(zero), zero - 1, store)
+
+
+def _own(leaf: Array) -> Array:
+    """A copy, since a donated buffer may appear only once, of a strong type, as updates return them."""
+    return jax.lax.convert_element_type(jnp.array(leaf), jnp.result_type(leaf)) if _is_weak(leaf) else jnp.array(leaf)
+
+
+def _is_weak(leaf: Array) -> bool:
+    return getattr(jax.typeof(leaf), "weak_type", False)
 
 
 def meta_iteration(
     algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int
 ) -> Callable[[Learner], tuple[Learner, dict[str, Array]]]:
-    """`iterate(learner) -> learner, metrics`: draw tasks, collect, update; pure, to be jitted and vmapped.
+    """`iterate(learner) -> learner, metrics`: draw tasks, collect, update. It is pure, to be jitted and vmapped.
 
-    Where devices share the tasks, `num_tasks` are those of one device.
+    An update is skipped and counted if the new state has a number that is not finite, or if a reward it learned from is
+    not finite.
 
-    An update that leaves a state with a number that is not finite, or that learned from such a reward, is skipped
-    and counted.
+    Args:
+        algorithm: what learns.
+        tasks: what it learns from.
+        num_tasks: tasks per meta-iteration; where devices share the tasks, those of one device.
     """
 
     def iterate(learner: Learner) -> tuple[Learner, dict[str, Array]]:
@@ -70,17 +114,22 @@ def meta_iteration(
 
 
 def _draw(tasks: TaskDistribution, num_tasks: int, key: Array, iteration: Array) -> tuple[Array, Array, PyTree]:
-    """Keys of collecting and of updating, and the tasks [N], of a meta-iteration."""
+    """The keys of collecting and of updating, and the tasks [N], of a meta-iteration."""
     key_tasks, key_collect, key_update = jax.random.split(jax.random.fold_in(key, iteration), 3)
     return key_collect, key_update, tasks.batch(key_tasks, num_tasks, first=collectives.first_task(num_tasks))
 
 
 def _learn(
-    algorithm: Algorithm, num_tasks: int, learner: Learner, key: Array, experience: Transition
+    algorithm: Algorithm, num_tasks: int, learner: Learner, key: Array, experience: Experience
 ) -> tuple[Learner, dict[str, Array]]:
-    state, metrics = algorithm.update(key, learner.state, experience)
+    stored = ()
+    if algorithm.store is not None:
+        learner = learner._replace(store=algorithm.store.add(learner.store, experience))
+        stored = (learner.store,)
+    state, metrics = algorithm.update(key, learner.state, experience, *stored)
     metrics = collectives.mean(metrics)
-    bad = collectives.gather(~jnp.isfinite(experience.reward.reshape(num_tasks, -1)).all(axis=1))
+    reward = experience.steps.reward
+    bad = collectives.gather(~jnp.isfinite(reward.reshape(num_tasks, -1)).all(axis=1))
     good = _all_finite(state) & ~bad.any()
     learner = learner._replace(
         state=jax.tree.map(lambda new, old: jnp.where(good, new, old), state, learner.state),
@@ -95,10 +144,10 @@ def _learn(
 def run(
     iterate: Callable[[Learner], tuple[Learner, dict[str, Array]]], *, max_skipped: int
 ) -> Callable[[Learner, Array], tuple[Learner, dict[str, Array]]]:
-    """`advance(learner, stop) -> learner, metrics`: meta-iterations up to number `stop`, looped on the device.
+    """`advance(learner, stop) -> learner, metrics`: a loop on the device up to meta-iteration number `stop`.
 
-    Metrics are means over the meta-iterations, those of skipped updates left out. The loop ends early after a
-    reward that is not finite, and after `max_skipped` skipped updates in a row.
+    Metrics are means over the meta-iterations whose update was not skipped. The loop ends early after a reward that is
+    not finite, and after `max_skipped` skipped updates in a row.
     """
 
     def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
@@ -124,14 +173,19 @@ def run(
 
 
 def has_stopped(learner: Learner, max_skipped: int) -> Array:
-    """Whether training ended for numbers that were not finite: a reward, or `max_skipped` updates in a row."""
+    """Whether training has ended because of a reward, or `max_skipped` updates in a row, that were not finite."""
     return (learner.bad_task >= 0) | (learner.skipped_in_a_row >= max_skipped)
 
 
 class Program(NamedTuple):
-    """Meta-training compiled: `advance(learner, stop) -> learner, metrics`, which takes its learner's memory.
+    """Compiled meta-training.
 
-    `num_tasks` tasks and `steps` environment steps make a meta-iteration; `memory` is the compiler's figure, in bytes.
+    Attributes:
+        advance: `advance(learner, stop) -> learner, metrics` trains up to meta-iteration number `stop`. It consumes the
+            learner it is given: the result takes over its memory.
+        max_skipped: updates skipped in a row after which training stops.
+        steps: environment steps of a meta-iteration, at most.
+        memory: peak memory in bytes, as the compiler reports it.
     """
 
     advance: Callable[[Learner, Array], tuple[Learner, dict[str, Array]]]
@@ -148,14 +202,19 @@ def compile_program(
     max_skipped: int = MAX_SKIPPED,
     over: Mesh | None = None,
 ) -> Program:
-    """One compiled program for any seed, any tasks of the distribution and any number of meta-iterations.
+    """One compiled program for any seed and any number of meta-iterations.
 
     Args:
         algorithm: what learns.
         tasks: what it learns from; its training split.
-        num_tasks: tasks a meta-iteration.
-        max_skipped: updates skipped in a row, because something was not finite, after which training stops.
-        over: the devices that share the tasks, from `metajax.devices.mesh`; None: JAX's default one has all.
+        num_tasks: tasks per meta-iteration.
+        max_skipped: updates skipped in a row, because a number was not finite, after which training stops.
+        over: the devices that share the tasks, from `metajax.devices.mesh`; None: JAX's default device has all.
+
+    Raises:
+        ConfigError: the options do not fit together, such as episodes of the algorithm that are longer than those of
+            the tasks.
+        ShapeError: `collect` returns another number of trials than a multiple of `num_tasks`.
     """
     check_count("num_tasks", num_tasks)
     check_count("max_skipped", max_skipped)
@@ -163,11 +222,13 @@ def compile_program(
         _check_shares(algorithm, tasks, num_tasks, over)
     check_tasks(tasks)
     key, stop = jax.random.key(0), jnp.zeros((), int)
-    learner = jax.eval_shape(lambda: new_learner(algorithm, key))
+    learner = jax.eval_shape(lambda: new_learner(algorithm, key, tasks))
     batch = jax.eval_shape(lambda: tasks.batch(key, num_tasks))
     experience = abstract_call("collect", algorithm.collect, key, learner.state, batch)
-    if experience.reward.shape[0] % num_tasks:
-        raise ShapeError(f"collect must give [M N, …] for N={num_tasks} tasks, not {experience.reward.shape}")
+    shape = experience.steps.reward.shape
+    if shape[0] % num_tasks:
+        raise ShapeError(f"collect must return [M N, …] for N={num_tasks} tasks, not {shape}")
+    _check_num_steps(shape[-1], tasks)
     if isinstance(tasks.env, HostEnvironment):
         return _host_program(algorithm, tasks, num_tasks, max_skipped, learner, experience)
     of_each = num_tasks if over is None else num_tasks // over.size
@@ -177,28 +238,40 @@ def compile_program(
         advance = meshes.on_each(advance, over)
     compiled = jax.jit(advance, donate_argnums=0).lower(learner, stop).compile()
     if over is None:
-        return Program(compiled, max_skipped, experience.reward.size, peak_memory(compiled))
+        return Program(compiled, max_skipped, math.prod(shape), peak_memory(compiled))
 
     def spread(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
         return compiled(*meshes.to_each((learner, stop), over))
 
-    return Program(spread, max_skipped, experience.reward.size, peak_memory(compiled, len(over.local_devices)))
+    return Program(spread, max_skipped, math.prod(shape), peak_memory(compiled, len(over.local_devices)))
+
+
+def _check_num_steps(num_steps: int, tasks: TaskDistribution) -> None:
+    """Raises ConfigError if the algorithm's episodes are longer than those of the tasks: the rest would be idle."""
+    if num_steps > tasks.num_steps:
+        idle = 100 * (1 - tasks.num_steps / num_steps)
+        raise ConfigError(
+            f"num_steps={num_steps} of the algorithm must be at most the {tasks.num_steps} steps of an episode of these"
+            f" tasks: {idle:.0f} % of the steps would be idle; use num_steps={tasks.num_steps}"
+        )
 
 
 def num_groups(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int) -> int:
-    """Into how many groups the tasks of a meta-iteration fall that devices may share; 1 if one must have all."""
+    """The number of groups of tasks that devices may share; 1 if one device must have all tasks."""
     if isinstance(tasks.env, HostEnvironment) or not algorithm.task_group or num_tasks % algorithm.task_group:
         return 1
     return num_tasks // algorithm.task_group
 
 
 def _check_shares(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int, over: Mesh) -> None:
-    """Raises ConfigError unless devices can share the tasks."""
+    """Raises ConfigError unless the devices can share the tasks."""
     if isinstance(tasks.env, HostEnvironment):
-        raise ConfigError(f"{tasks.env.name} is simulated on the host, whose tasks no devices share")
+        raise ConfigError(
+            f"{tasks.env.name} is simulated on the host, and devices cannot share its tasks; use one device"
+        )
     if not algorithm.task_group:
         raise ConfigError(
-            "this algorithm's update does not sum over devices (Algorithm.task_group); leave out the devices"
+            "this algorithm's update does not sum over devices (Algorithm.task_group is None); leave out the devices"
         )
     meshes.check_split("num_tasks", num_tasks, over.size)
 
@@ -209,26 +282,27 @@ def _host_program(
     num_tasks: int,
     max_skipped: int,
     learner: Learner,
-    experience: Transition,
+    experience: Experience,
 ) -> Program:
-    """A program whose experience a simulator on the host fills; drawing and learning are compiled, each by itself.
+    """A program whose experience comes from a simulator on the host; drawing and learning are compiled separately.
 
-    They alternate; or, if the algorithm tolerates a lag, the next experience is collected while it learns, but for the
-    first after a line of progress, so that a run that resumes there equals one that was never stopped.
+    Collecting and learning alternate. If the algorithm allows stale parameters, the next experience is collected while
+    it learns, except for the first after a log line, so that a run resumed there equals one that was never stopped.
     """
-    sizes = dict(zip(("num_stages", "num_copies", "num_steps"), experience.reward.shape[1:], strict=True))
-    tasks.env.check_copies(sizes["num_copies"])
-    told = jax.ShapeDtypeStruct(experience.reward.shape, np.float32)
-    experience = experience._replace(info=dict.fromkeys(tasks.env.simulator.info, told))
+    shape = experience.steps.reward.shape
+    sizes = Sizes(*shape[1:])
+    tasks.env.check_copies(sizes.num_copies)
+    info = dict.fromkeys(tasks.env.simulator.info, jax.ShapeDtypeStruct(shape, np.float32))
+    experience = experience._replace(steps=experience.steps._replace(info=info))
     draw = jax.jit(partial(_draw, tasks, num_tasks))
     key_update = jax.eval_shape(lambda: jax.random.key(0))
     lowered = jax.jit(partial(_learn, algorithm, num_tasks)).lower(learner, key_update, experience)
     _check_metrics(lowered.out_info[1])
     learn = lowered.compile()
 
-    def gather(learner: Learner, iteration: int) -> tuple[Array, Transition]:
+    def gather(learner: Learner, iteration: int) -> tuple[Array, Experience]:
         key_collect, key_update, batch = draw(learner.key, iteration)
-        return key_update, playing.collect(key_collect, algorithm, learner.state, tasks.env, batch, **sizes)
+        return key_update, playing.collect(key_collect, algorithm, learner.state, tasks.env, batch, sizes)
 
     def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
         kept, first, stop = [], int(learner.iteration), int(stop)
@@ -245,11 +319,11 @@ def _host_program(
                 gathered = gather(learner, iteration + 1)
         return learner, _means(jax.device_get(kept)) | {"skipped": learner.skipped}
 
-    return Program(advance, max_skipped, experience.reward.size, peak_memory(learn))
+    return Program(advance, max_skipped, math.prod(shape), peak_memory(learn))
 
 
 def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Over meta-iterations, those of skipped updates left out."""
+    """Means over the meta-iterations whose update was not skipped."""
     counted = [one for one in metrics if not one["skipped"]]
     return {
         name: float(np.mean([one[name] for one in counted])) if counted else math.nan
@@ -259,30 +333,27 @@ def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 
 def peak_memory(compiled: jax.stages.Compiled, num_devices: int = 1) -> int:
-    """What a compiled program takes of a device's memory, or of that which a CPU's devices share, in bytes.
-
-    By the compiler's figures.
-    """
+    """Peak memory of a compiled program in bytes, as the compiler reports it; devices of a CPU count together."""
     usage = compiled.memory_analysis()
     memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
     return hardware.in_one_memory(num_devices) * (memory - usage.alias_size_in_bytes)
 
 
 def train(program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10) -> Iterator[Progress]:
-    """Meta-trains up to `num_iterations`, yielding every `log_every`; in between nothing leaves the device.
+    """Meta-trains up to `num_iterations`, and yields progress every `log_every` meta-iterations.
 
-    The learner given and each one yielded is consumed by what follows: copy what is to be kept. Where a simulator on
-    the host plays, an algorithm that tolerates a lag collects while it learns, but not across `log_every`, which then
-    is one of the things that its results depend on.
+    Between two yields nothing leaves the device. The learner given, and every learner yielded, is consumed by the next
+    step of the iterator: copy it to keep it. With a simulator on the host, an algorithm that allows stale parameters
+    collects while it learns, but not across a yield, so its results depend on `log_every`.
 
     Args:
         program: from `compile_program`.
-        learner: where to start from: `new_learner`, or one that stopped earlier.
-        num_iterations: meta-iterations in all.
-        log_every: meta-iterations between two of progress.
+        learner: from `new_learner`, or one that an earlier training yielded.
+        num_iterations: meta-iterations in total, those already done included.
+        log_every: meta-iterations between two yields.
 
     Raises:
-        NonFiniteError: a task gave a reward that is not finite, or too many updates in a row were skipped.
+        NonFiniteError: a reward was not finite, or too many updates in a row were skipped.
     """
     check_count("num_iterations", num_iterations)
     check_count("log_every", log_every)
@@ -302,14 +373,17 @@ def train(program: Program, learner: Learner, *, num_iterations: int, log_every:
 def debug(
     algorithm: Algorithm, tasks: TaskDistribution, *, num_tasks: int = 4, num_iterations: int = 2, seed: int = 0
 ) -> tuple[str, ...]:
-    """Runs a few small meta-iterations with every number, division and index checked; returns what was checked.
+    """Runs a few small meta-iterations with checks of every number, division and index; returns the kinds checked.
 
-    Indices are left out where JAX's checkify cannot trace them, as in the gradient of a vmapped look-up. Raises
-    NonFiniteError that names the operation of the first wrong one, and ConfigError if a simulator on the host plays.
+    Indices are not checked where JAX's checkify cannot trace them, as in the gradient of a vmapped look-up.
+
+    Raises:
+        NonFiniteError: a check failed; the message names the operation.
+        ConfigError: a simulator on the host plays.
     """
     if isinstance(tasks.env, HostEnvironment):
-        raise ConfigError(f"{tasks.env.name} is simulated on the host, where not every number can be checked")
-    iterate, learner = meta_iteration(algorithm, tasks, num_tasks), new_learner(algorithm, jax.random.key(seed))
+        raise ConfigError(f"{tasks.env.name} is simulated on the host, where numbers cannot be checked")
+    iterate, learner = meta_iteration(algorithm, tasks, num_tasks), new_learner(algorithm, jax.random.key(seed), tasks)
     kinds = {"numbers": checkify.nan_checks, "divisions": checkify.div_checks, "indices": checkify.index_checks}
     try:
         program = _checked(iterate, learner, kinds)
@@ -337,8 +411,8 @@ def _check_metrics(metrics: dict[str, Array]) -> None:
 def _raise_if_bad(learner: Learner, iteration: int, max_skipped: int) -> None:
     if learner.bad_task >= 0:
         raise NonFiniteError(
-            f"a reward of task {int(learner.bad_task)} of meta-iteration {iteration} is not finite; "
-            "the parameters are those before it"
+            f"a reward of task {int(learner.bad_task)} in meta-iteration {iteration} is not finite; the parameters are "
+            "those before that meta-iteration"
         )
     if learner.skipped_in_a_row >= max_skipped:
         raise NonFiniteError(

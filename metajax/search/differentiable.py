@@ -106,7 +106,7 @@ def _trained(problem: Problem, memory: str) -> Callable[[Array, Array], tuple[We
     advance = run(meta_iteration(algorithm, problem.tasks, problem.num_tasks), max_skipped=_MAX_SKIPPED)
 
     def train(seed: Array, stop: Array) -> tuple[Weights, Array]:
-        learner, _ = advance(new_learner(algorithm, jax.random.key(seed)), stop)
+        learner, _ = advance(new_learner(algorithm, jax.random.key(seed), problem.tasks), stop)
         params = algorithm.params(learner.state)
         params = params.get("initial", params)  # where step sizes are learned too
         finite = ~has_stopped(learner, _MAX_SKIPPED)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from metajax.base import Algorithm, Array, PyTree, TaskDistribution
+from metajax.base import Algorithm, Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import hardware
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.evaluation import evaluate
@@ -218,7 +218,7 @@ def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, 
 
     Evaluation draws by the seed, so no luck is had again in another split, and all architectures have the same.
     """
-    learner = new_learner(algorithm, jax.random.key(seed))
+    learner = new_learner(algorithm, jax.random.key(seed), problem.tasks)
     iterate = meta_iteration(algorithm, problem.tasks, problem.num_tasks)
     sizes = _sizes(problem, algorithm)
     learner, _ = run(iterate, max_skipped=MAX_SKIPPED)(learner, stop)
@@ -229,23 +229,22 @@ def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, 
         params,
         problem.tasks.env,
         tasks,
-        **sizes,
+        sizes,
         greedy=False,
     )
     finite = ~has_stopped(learner, MAX_SKIPPED)
     return jnp.where(finite, played.sampled[:, -1].mean(-1), jnp.nan), params
 
 
-def _sizes(problem: Problem, algorithm: Algorithm) -> dict[str, int]:
+def _sizes(problem: Problem, algorithm: Algorithm) -> Sizes:
     """Stages, copies and steps of training."""
 
     def collect(key: Array) -> Array:
         key_init, key_tasks, key_collect = jax.random.split(key, 3)
         batch = problem.tasks.batch(key_tasks, problem.num_tasks)
-        return algorithm.collect(key_collect, algorithm.init(key_init), batch).reward
+        return algorithm.collect(key_collect, algorithm.init(key_init), batch).steps.reward
 
-    shape = jax.eval_shape(collect, jax.random.key(0)).shape
-    return dict(zip(("num_stages", "num_copies", "num_steps"), shape[1:], strict=True))
+    return Sizes(*jax.eval_shape(collect, jax.random.key(0)).shape[1:])
 
 
 def leak(params: PyTree, masks: PyTree) -> Array:

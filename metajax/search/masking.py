@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Array, Decision, Percept, PyTree, Transition
+from metajax.base import Array, Decision, Experience, Percept, PyTree, Transition
 from metajax.errors import ConfigError
 from metajax.learning.distributions import Categorical
 from metajax.learning.outer import Batch, Outer
@@ -73,10 +73,10 @@ def _updated(outer: Outer, num_units: int, num_tasks: int, num_updates: int) -> 
         "out": _padded(kernel(keys[1], _UNITS, _ACTIONS), jnp.zeros((num_units, _ACTIONS))),
     }
 
-    def replay(params: PyTree, experience: Transition) -> Decision:
-        obs = resized(experience.percept.obs, num_units)
+    def replay(params: PyTree, experience: Experience) -> Decision:
+        obs = resized(experience.steps.percept.obs, num_units)
         hidden = jnp.tanh(obs @ params["in"] + params["bias"]) * mask
-        return Decision(Categorical(hidden @ params["out"]), experience.reward)
+        return Decision(Categorical(hidden @ params["out"]), experience.steps.reward)
 
     batch = _batch(keys[2], partial(replay, params), num_tasks)
 
@@ -95,8 +95,9 @@ def _batch(key: Array, decide: partial, num_tasks: int) -> Batch:
     reward, zero, false = jax.random.normal(keys[0], shape), jnp.zeros(shape, int), jnp.zeros(shape, bool)
     percept = Percept(jax.random.normal(keys[1], (*shape, _UNITS)), zero, reward, false, zero)
     action = jax.random.randint(keys[2], shape, 0, _ACTIONS)
-    experience = Transition(percept, None, action, reward, false, false, ~false, reward)
-    decision = jax.vmap(decide)(experience)
+    steps = Transition(percept, None, action, reward, false, false, ~false, reward)
+    experience = Experience((), jax.random.split(key, num_tasks), steps, ())
+    steps = steps._replace(decision=jax.vmap(decide)(experience))
     weight = jnp.full(shape, 1 / reward.size)
     advantage = jax.random.normal(keys[3], shape)
-    return Batch(experience._replace(decision=decision), advantage, None, weight, jnp.zeros(shape))
+    return Batch(experience._replace(steps=steps), advantage, None, weight, jnp.zeros(shape))

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import Agent, Algorithm, Array, PyTree, Transition
+from metajax.base import Agent, Algorithm, Array, Experience, PyTree, Sizes, Stage, Transition
+from metajax.chunking import leading_axis
 from metajax.evaluation import Evaluation, outcome
 from metajax.rollouts import (
     Copies,
@@ -22,7 +23,6 @@ from metajax.rollouts import (
     begin_episode,
     first_percept,
     initial_memory,
-    leading_axis,
     select_action,
     to_space,
     with_next_values,
@@ -97,10 +97,10 @@ def _rollout(
 
 
 def _stages(
-    keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: dict[str, int], greedy: bool
+    keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes, greedy: bool
 ) -> Iterator[Trial]:
     """The stages of trials in `tasks` [N] by parameters [N], each without the axis K."""
-    num_stages, num_copies, num_steps = (sizes[name] for name in ("num_stages", "num_copies", "num_steps"))
+    num_stages, num_copies, num_steps = sizes
     play, num_tasks = _player(agent, env.action_space(), num_copies), leading_axis(tasks)
     knowledge, memory, key_stages = play.begin(keys, params)
     one = jax.tree.map(lambda leaf: leaf[0], tasks)
@@ -110,11 +110,11 @@ def _stages(
         key_rollout, key_adapt = play.draw(key_stages, number)
         key_steps, seeds = play.start(key_rollout)
         copies = begin_episode(memory, percept, env.begin(tasks, np.asarray(seeds)))
-        after, experience = _rollout(play, key_steps, knowledge, copies, env, num_steps, greedy)
-        yield Trial(knowledge, memory, percept, experience)
+        after, steps = _rollout(play, key_steps, knowledge, copies, env, num_steps, greedy)
+        yield Trial(knowledge, memory, percept, steps, after.percept)
         memory, percept = after.memory, after.percept
         if number < num_stages - 1:
-            knowledge = play.adapt(key_adapt, knowledge, experience)
+            knowledge = play.adapt(key_adapt, knowledge, Stage(steps, percept))
 
 
 def _chunks(env: HostEnvironment, num_tasks: int, num_copies: int) -> list[slice]:
@@ -132,29 +132,29 @@ def _repeated(params: PyTree, count: int) -> PyTree:
 
 
 def trial(
-    key: Array, agent: Agent, params: PyTree, env: HostEnvironment, task: PyTree, *, greedy: bool = False, **sizes: int
+    key: Array, agent: Agent, params: PyTree, env: HostEnvironment, task: PyTree, sizes: Sizes, *, greedy: bool = False
 ) -> Trial:
     """`rollout.trial` on the host."""
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (params, task))
-    env.fitting(1, sizes["num_copies"])
+    env.fitting(1, sizes.num_copies)
     stages = [jax.device_get(stage) for stage in _stages(key[None], agent, one[0], env, one[1], sizes, greedy)]
     return jax.tree.map(lambda *leaves: np.stack([leaf[0] for leaf in leaves]), *stages)
 
 
 def collect_trials(
-    key: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, **sizes: int
-) -> Transition:
-    """`rollout.collect_trials` on the host: experience [N, K, B, T]."""
+    key: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes
+) -> Experience:
+    """`rollouts.collect_trials` on the host: experience [N, K, B, T]."""
     num_tasks = leading_axis(tasks)
     return _experience(key, agent, _repeated(params, num_tasks), env, tasks, np.arange(num_tasks), sizes)
 
 
 def collect(
-    key: Array, algorithm: Algorithm, state: PyTree, env: HostEnvironment, tasks: PyTree, **sizes: int
-) -> Transition:
-    """`algorithm.collect` on the host, with the `sizes` that it collects."""
+    key: Array, algorithm: Algorithm, state: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes
+) -> Experience:
+    """`algorithm.collect` on the host; `sizes` are those of the algorithm's trials."""
     if algorithm.per_task_params is None:
-        return collect_trials(key, algorithm.agent, algorithm.params(state), env, tasks, **sizes)
+        return collect_trials(key, algorithm.agent, algorithm.params(state), env, tasks, sizes)
     num_tasks = leading_axis(tasks)
     per_task_params = algorithm.per_task_params(state, num_tasks)
     index = np.repeat(np.arange(num_tasks), leading_axis(per_task_params) // num_tasks)
@@ -170,14 +170,15 @@ def _experience(
     env: HostEnvironment,
     tasks: PyTree,
     index: np.ndarray,
-    sizes: dict[str, int],
-) -> Transition:
-    """Of parameters [N] in tasks [N], with the keys of the tasks' `index` [N]."""
+    sizes: Sizes,
+) -> Experience:
+    """Trials with parameters [N] in tasks [N], and with the keys of the task numbers `index` [N]."""
     keys, parts = jax.vmap(partial(jax.random.fold_in, key))(index), []
-    for chunk in _chunks(env, len(index), sizes["num_copies"]):
+    for chunk in _chunks(env, len(index), sizes.num_copies):
         played = _stages(keys[chunk], agent, _part(params, chunk), env, _part(tasks, chunk), sizes, greedy=False)
-        parts.append(jax.tree.map(lambda *leaves: np.stack(leaves, 1), *(stage.experience for stage in played)))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        stages = (Stage(stage.steps, jax.device_get(stage.last)) for stage in played)
+        parts.append(jax.tree.map(lambda *leaves: np.stack(leaves, 1), *stages))
+    return Experience(tasks, keys, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
 
 
 def evaluate(
@@ -186,16 +187,16 @@ def evaluate(
     params: PyTree,
     env: HostEnvironment,
     tasks: PyTree,
+    sizes: Sizes,
     *,
     success: Callable[[PyTree, Transition], Array] | None = None,
     success_at: str = "any",
-    **sizes: int,
 ) -> Evaluation:
-    """`evaluate.evaluate` on the host, with the same draws of the agent."""
+    """`evaluation.evaluate` on the host, with the same draws of the agent."""
     num_tasks = leading_axis(tasks)
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(jnp.arange(num_tasks))
     parts = []
-    for chunk in _chunks(env, num_tasks, sizes["num_copies"]):
+    for chunk in _chunks(env, num_tasks, sizes.num_copies):
         some = _part(tasks, chunk)
         own = _repeated(params, leading_axis(some))
         played = _sampled_and_greedy(keys[chunk], agent, own, env, some, sizes)
@@ -212,21 +213,21 @@ def _by_stage(stages: list[Array | None]) -> np.ndarray | None:
 
 
 def _sampled_and_greedy(
-    keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: dict[str, int]
+    keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes
 ) -> Iterator[tuple[Transition, Transition]]:
-    """Experience [N, B, T] of every stage, of sampled and of the most probable actions; `keys` are [N, 2]."""
+    """The steps [N, B, T] of every stage, with sampled and with the most probable actions; `keys` are [N, 2]."""
     stages = _stages(keys[:, 0], agent, params, env, tasks, sizes, greedy=False)
-    if agent.unroll is not None:
-        sampled = [stage.experience for stage in stages]
+    if agent.in_context:
+        sampled = [stage.steps for stage in stages]
         again = _stages(keys[:, 1], agent, params, env, tasks, sizes, greedy=True)
-        yield from zip(sampled, (stage.experience for stage in again), strict=True)
+        yield from zip(sampled, (stage.steps for stage in again), strict=True)
         return
-    play = _player(agent, env.action_space(), sizes["num_copies"])
-    key_greedy = jax.vmap(lambda key: jax.random.split(key, sizes["num_stages"]))(keys[:, 1])
+    play = _player(agent, env.action_space(), sizes.num_copies)
+    key_greedy = jax.vmap(lambda key: jax.random.split(key, sizes.num_stages))(keys[:, 1])
     for number, stage in enumerate(stages):
         key_steps, seeds = play.start(key_greedy[:, number])
         copies = begin_episode(stage.memory, stage.percept, env.begin(tasks, np.asarray(seeds)))
         yield (
-            stage.experience,
-            _rollout(play, key_steps, stage.knowledge, copies, env, sizes["num_steps"], greedy=True)[1],
+            stage.steps,
+            _rollout(play, key_steps, stage.knowledge, copies, env, sizes.num_steps, greedy=True)[1],
         )

@@ -10,7 +10,8 @@ from test_learning_curves import learned, sure_arms
 
 from metajax.errors import ConfigError
 from metajax.networks import MEMORIES, memory_policy, mlp
-from metajax.rollouts import first_percept, unroll
+from metajax.replays import unroll
+from metajax.rollouts import first_percept
 from metajax.running.recipes import build, options
 from metajax.tasks import bandit, point
 

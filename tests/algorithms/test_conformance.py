@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conformance import NUM_TASKS, ROWS
 
+import metajax.agents
 import metajax.algorithms
-from metajax.base import Agent
+from metajax.base import Agent, Sizes
 from metajax.evaluation import evaluate
 from metajax.rollouts import trial
 from metajax.running import checkpoint
@@ -41,7 +42,8 @@ def meta_step(row, algorithm, state):
 
 
 def test_every_exported_factory_has_a_row():
-    assert set(metajax.algorithms.__all__) <= set(ROWS)
+    factories = {name for name in metajax.algorithms.__all__ if not name.endswith("State")}
+    assert factories | set(metajax.agents.__all__) <= set(ROWS)
 
 
 @everyone
@@ -50,18 +52,18 @@ def test_trial_and_evaluate_run_every_agent(row):
     agent = made if isinstance(made, Agent) else made.agent
     params = () if isinstance(made, Agent) else made.params(made.init(jax.random.key(0)))
     stages, copies, steps = row.sizes
-    sizes = {"num_stages": stages, "num_copies": copies, "num_steps": steps}
+    sizes = Sizes(stages, copies, steps)
 
     @jax.jit
     def play(key, tasks, params):
         first = jax.tree.map(lambda leaf: leaf[0], tasks)
         key_trial, key_evaluate = jax.random.split(key)
-        played = trial(key_trial, agent, params, row.tasks.env, first, **sizes)
-        return played.experience, evaluate(key_evaluate, agent, params, row.tasks.env, tasks, **sizes)
+        played = trial(key_trial, agent, params, row.tasks.env, first, sizes)
+        return played.steps, evaluate(key_evaluate, agent, params, row.tasks.env, tasks, sizes)
 
     tasks = row.tasks.batch(jax.random.key(1), NUM_TASKS, held_out=True)
-    experience, evaluation = play(jax.random.key(2), tasks, params)
-    assert experience.reward.shape == row.sizes
+    steps, evaluation = play(jax.random.key(2), tasks, params)
+    assert steps.reward.shape == row.sizes
     for returns in (evaluation.sampled, evaluation.greedy):
         assert returns.shape == (NUM_TASKS, stages, copies)
         assert jnp.isfinite(returns).all()
@@ -94,7 +96,8 @@ def test_compiled_equals_eager(row):
     compiled = jax.jit(algorithm.collect)(jax.random.key(2), state, tasks)
     with jax.disable_jit():
         eager = algorithm.collect(jax.random.key(2), state, tasks)
-    leaves_close(compiled, eager, rtol=2e-3, atol=2e-3)
+    leaves_close(compiled.steps, eager.steps, rtol=2e-3, atol=2e-3)
+    assert (jax.random.key_data(compiled.key) == jax.random.key_data(eager.key)).all()
 
 
 @learners

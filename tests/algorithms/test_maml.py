@@ -9,12 +9,13 @@ import optax
 import pytest
 
 from metajax.algorithms import maml, promp
+from metajax.base import Stage
 from metajax.errors import ConfigError
 from metajax.learning.baselines import advantages, linear_baseline
 from metajax.learning.losses import ESTIMATORS
 from metajax.learning.outer import policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
-from metajax.rollouts import replay
+from metajax.replays import replay
 from metajax.tasks import point
 
 SIZES = {"num_steps": 5, "num_rollouts": 3}
@@ -34,8 +35,8 @@ def surrogate(algorithm, experience):
     """Mean importance-weighted reward of the last stage as a function of the meta-parameters."""
 
     def of(params):
-        decisions = jax.vmap(partial(replay, jax.random.key(3), algorithm.agent, params, last_only=True))(experience)
-        last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
+        decisions = jax.vmap(partial(replay, algorithm.agent, params, last_only=True))(experience)
+        last = jax.tree.map(lambda leaf: leaf[:, -1:], experience.steps)
         behaviour = last.decision.distribution.log_prob(last.action)
         ratio = jnp.exp(decisions.distribution.log_prob(last.action) - behaviour)
         return jnp.mean(ratio * last.reward.cumsum(-1))
@@ -57,7 +58,7 @@ SETTINGS = [
 def test_meta_gradient_equals_finite_differences(options):
     with jax.enable_x64(True):
         algorithm, state, experience = setting(**options)
-        assert experience.reward.dtype == jnp.float64
+        assert experience.steps.reward.dtype == jnp.float64
         objective = surrogate(algorithm, experience)
         gradient = jax.grad(objective)(state.params)
         flat, unravel = jax.flatten_util.ravel_pytree(state.params)
@@ -89,17 +90,18 @@ def test_first_order_leaves_out_the_inner_derivative(estimator):
 def adapt_once(algorithm, params, experience):
     """Adapted parameters of every task [N]."""
 
-    def one(task):
+    def one(stages):
         knowledge = algorithm.agent.begin(jax.random.key(0), params)
-        return algorithm.agent.adapt(jax.random.key(0), knowledge, jax.tree.map(lambda leaf: leaf[0], task)).params
+        return algorithm.agent.adapt(jax.random.key(0), knowledge, jax.tree.map(lambda leaf: leaf[0], stages)).params
 
-    return jax.vmap(one)(experience)
+    return jax.vmap(one)(Stage(experience.steps, experience.last))
 
 
 def surrogate_after(algorithm, adapted, experience):
     """The surrogate as a function of parameters that have adapted already, one set a task."""
     still = maml(point().env, mlp(point().env, hidden=(4,)), **SIZES, inner_steps=0)
-    last = jax.tree.map(lambda leaf: leaf[:, -1:], experience)
+    steps, seen = jax.tree.map(lambda leaf: leaf[:, -1:], (experience.steps, experience.last))
+    last = experience._replace(steps=steps, last=seen)
     values = [
         surrogate(still, jax.tree.map(lambda leaf, task=task: leaf[task : task + 1], last))(
             jax.tree.map(lambda leaf, task=task: leaf[task], adapted)
@@ -117,7 +119,8 @@ def mean_over_tasks(gradients):
 @pytest.mark.parametrize("outer", [trust_region(), ppo(epochs=2), policy_gradient()], ids=["trpo", "ppo", "gradient"])
 def test_no_reward_changes_nothing_and_stays_finite(estimator, outer):
     algorithm, state, experience = setting(estimator=estimator, outer=outer)
-    experience = experience._replace(reward=jnp.zeros_like(experience.reward))
+    steps = experience.steps._replace(reward=jnp.zeros_like(experience.steps.reward))
+    experience = experience._replace(steps=steps)
     after, metrics = jax.jit(algorithm.update)(jax.random.key(4), state, experience)
     for before, now in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_allclose(now, before, atol=1e-7)
@@ -131,7 +134,7 @@ def test_without_inner_steps_it_is_multi_task_policy_gradient():
     def loss(params):
         network = mlp(point().env, hidden=(4,))
         decide = jax.vmap(jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1])))
-        stage = jax.tree.map(lambda leaf: leaf[:, 0], experience)
+        stage = jax.tree.map(lambda leaf: leaf[:, 0], experience.steps)
         log_prob = decide(stage.percept).distribution.log_prob(stage.action)
         return -jnp.mean(log_prob * advantage_by_hand(stage))
 
@@ -171,8 +174,8 @@ def test_a_learned_baseline_learns():
     for step in range(30):
         experience = collect(jax.random.key(step), state, tasks.batch(jax.random.key(step + 100), 4))
         state, _ = update(jax.random.key(step), state, experience)
-        values.append(experience.decision.value[:, -1, :, 0].mean())
-        returns.append((experience.reward[:, -1] @ 0.5 ** jnp.arange(5)).mean())
+        values.append(experience.steps.decision.value[:, -1, :, 0].mean())
+        returns.append((experience.steps.reward[:, -1] @ 0.5 ** jnp.arange(5)).mean())
     assert abs(values[0]) < 0.1
     np.testing.assert_allclose(np.mean(values[10:]), np.mean(returns[10:]), rtol=0.25)
 
@@ -186,7 +189,7 @@ def test_promp_penalises_what_the_first_policy_does():
         state = algorithm.init(jax.random.key(0))
         experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 4))
         after, _ = jax.jit(algorithm.update)(jax.random.key(3), state, experience)
-        first = jax.tree.map(lambda leaf: leaf[:, 0], experience)
+        first = jax.tree.map(lambda leaf: leaf[:, 0], experience.steps)
         decide = jax.vmap(jax.vmap(jax.vmap(lambda p, s=after: network.apply(s.params, (), p)[1])))
         moved[inner_kl] = first.decision.distribution.kl(decide(first.percept).distribution).mean()
     assert moved[100.0] < 0.7 * moved[0.0]

@@ -23,7 +23,7 @@ from metajax.algorithms import (
     promp,
     reptile,
 )
-from metajax.base import Decision, Network
+from metajax.base import Decision, Network, Stage
 from metajax.errors import ConfigError
 from metajax.learning.baselines import advantages, no_baseline
 from metajax.learning.distributions import Normal
@@ -42,7 +42,7 @@ def learned(algorithm, reward=None):
     state = algorithm.init(jax.random.key(0))
     experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 4))
     if reward is not None:
-        experience = experience._replace(reward=reward(experience))
+        experience = experience._replace(steps=experience.steps._replace(reward=reward(experience.steps)))
     after = jax.jit(algorithm.update)(jax.random.key(3), state, experience)[0]
     change = jax.tree.map(jnp.subtract, algorithm.params(after), algorithm.params(state))
     return change, experience
@@ -50,7 +50,7 @@ def learned(algorithm, reward=None):
 
 def assert_same(one, other):
     (change, experience), (other_change, other_experience) = learned(one), learned(other)
-    np.testing.assert_allclose(experience.reward, other_experience.reward, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(experience.steps.reward, other_experience.steps.reward, rtol=1e-5, atol=1e-6)
     change, other_change = ravel_pytree(change)[0], ravel_pytree(other_change)[0]
     assert jnp.linalg.norm(change) > 1e-3
     np.testing.assert_allclose(change, other_change, rtol=1e-4, atol=1e-6)
@@ -74,14 +74,14 @@ def test_cavia_adapts_the_context_alone_and_the_policy_sees_it():
     experience = algorithm.collect(
         jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.batch(jax.random.key(2), 1)
     )
-    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
+    stage = jax.tree.map(lambda leaf: leaf[0, 0], Stage(experience.steps, experience.last))
     agent = algorithm.agent
     adapted = agent.adapt(jax.random.key(4), agent.begin(jax.random.key(5), params), stage).params
     assert params["context"].shape == (3,)
     assert (adapted["context"] != params["context"]).all()
     for name in ("policy_0", "head"):
         np.testing.assert_array_equal(ravel_pytree(adapted[name])[0], ravel_pytree(params[name])[0])
-    percept = jax.tree.map(lambda leaf: leaf[0, 0], stage.percept)
+    percept = jax.tree.map(lambda leaf: leaf[0, 0], stage.steps.percept)
     before, after = (network.apply(where, (), percept)[1].distribution.mode() for where in (params, adapted))
     assert not np.allclose(before, after, rtol=1e-3)
 
@@ -96,7 +96,7 @@ def test_meta_sgd_with_equal_rates_that_stay_is_maml():
     network = mlp(TASKS.env, hidden=(4,))
     change, experience = learned(meta_sgd(TASKS.env, network, **SIZES, outer=PLAIN))
     expected, same = learned(maml(TASKS.env, network, **SIZES, outer=PLAIN))
-    np.testing.assert_allclose(experience.reward, same.reward, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(experience.steps.reward, same.reward, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ravel_pytree(change["initial"])[0], ravel_pytree(expected)[0], rtol=1e-4, atol=1e-6)
     assert jnp.linalg.norm(ravel_pytree(change["step_sizes"])[0]) > 1e-3  # but learn where they may
 
@@ -111,7 +111,7 @@ def test_multi_task_is_maml_that_does_not_adapt_and_fine_tunes_at_full_length():
     algorithm = maml(TASKS.env, network, **SIZES)
     state = algorithm.init(jax.random.key(0))
     experience = algorithm.collect(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 1))
-    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
+    stage = jax.tree.map(lambda leaf: leaf[0, 0], Stage(experience.steps, experience.last))
     moved = [
         ravel_pytree(agent.adapt(jax.random.key(4), agent.begin(jax.random.key(5), state.params), stage).params)[0]
         for agent in (one, other)
@@ -131,12 +131,12 @@ def test_exploration_is_credited_with_the_return_that_it_leads_to():
     network = mlp(TASKS.env, hidden=(4,))
     plain, experience = learned(maml(TASKS.env, network, **SIZES, outer=PLAIN))
     credited, _ = learned(e_maml(TASKS.env, network, **SIZES, exploration_credit=0.5, outer=PLAIN))
-    success = np.asarray((experience.reward[:, -1] @ 0.99 ** jnp.arange(5)).mean(-1))
+    success = np.asarray((experience.steps.reward[:, -1] @ 0.99 ** jnp.arange(5)).mean(-1))
     credit = (success - success.mean()) / success.std()
 
     def score(params):
         decide = jax.vmap(jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1])))
-        first = jax.tree.map(lambda leaf: leaf[:, 0], experience)
+        first = jax.tree.map(lambda leaf: leaf[:, 0], experience.steps)
         log_prob = decide(first.percept).distribution.log_prob(first.action)
         return jnp.mean(jnp.asarray(credit) * log_prob.mean((1, 2)))
 
@@ -166,7 +166,7 @@ def test_without_a_baseline_an_advantage_is_the_reward_to_go():
     experience = algorithm.collect(
         jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.batch(jax.random.key(2), 1)
     )
-    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
+    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience.steps)
     expected = jax.vmap(reward_to_go, (0, None))(stage.reward, 0.9)
     np.testing.assert_allclose(advantages(stage, no_baseline, 0.9, 1.0), expected, rtol=1e-5)
 
@@ -186,7 +186,8 @@ def test_reptile_moves_towards_what_the_parameters_adapt_to():
     for task in range(4):
         knowledge = agent.begin(jax.random.key(0), params)
         for stage in range(2):
-            one = jax.tree.map(lambda leaf, where=(task, stage): leaf[where], experience)
+            one = Stage(experience.steps, experience.last)
+            one = jax.tree.map(lambda leaf, where=(task, stage): leaf[where], one)
             knowledge = agent.adapt(jax.random.key(0), knowledge, one)
         away.append(ravel_pytree(jax.tree.map(jnp.subtract, knowledge.params, params))[0])
     np.testing.assert_allclose(ravel_pytree(change)[0], 0.5 * np.mean(away, 0), rtol=1e-3, atol=1e-6)
@@ -223,7 +224,7 @@ def test_the_mean_step_of_evolution_is_the_gradient_of_the_smoothed_return():
     batch = batch.replace(goal=jnp.broadcast_to(goal, (20_000, 2)))
     state = algorithm.init(jax.random.key(1))
     experience = jax.jit(algorithm.collect)(jax.random.key(2), state, batch)
-    assert experience.reward.shape == (40_000, 1, 4, 1)
+    assert experience.steps.reward.shape == (40_000, 1, 4, 1)
     after = algorithm.params(jax.jit(algorithm.update)(jax.random.key(3), state, experience)[0])
     start = constant_policy().init(None)
     np.testing.assert_allclose(after["mean"] - start["mean"], -2 * (start["mean"] - goal), atol=0.05)
@@ -236,7 +237,7 @@ def test_a_pair_of_evolution_plays_the_same_task_with_the_same_draws():
     algorithm = es_maml(TASKS.env, network, **SIZES, sigma=1e-9)
     state = algorithm.init(jax.random.key(0))
     experience = algorithm.collect(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 4))
-    returns = experience.reward.sum(-1)
+    returns = experience.steps.reward.sum(-1)
     np.testing.assert_allclose(returns[0::2], returns[1::2], rtol=1e-4)
     assert not np.allclose(returns[0], returns[2], rtol=1e-2)
 

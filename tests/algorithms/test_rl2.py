@@ -12,7 +12,7 @@ from metajax.errors import ConfigError
 from metajax.learning.outer import Outer, trust_region
 from metajax.learning.returns import trial_advantages
 from metajax.networks import MEMORIES, memory_policy, mlp
-from metajax.rollouts import replay
+from metajax.replays import replay
 from metajax.running.recipes import build
 from metajax.tasks import bandit, cartpole
 
@@ -61,11 +61,14 @@ def test_credit_ends_with_the_trial_or_with_the_episode(tasks):
     """
     for credit in ("trial", "episode"):
         batch, experience = seen_by_the_outer_loop(tasks, credit=credit, discount=1.0, lambda_=1.0)
-        reward, valid = np.asarray(experience.reward)[:, :, 0] / 36, np.asarray(experience.valid)[:, :, 0]
+        reward, valid = np.asarray(experience.steps.reward)[:, :, 0] / 36, np.asarray(experience.steps.valid)[:, :, 0]
         if credit == "trial":
             to_come = reward.reshape(4, -1)[:, ::-1].cumsum(1)[:, ::-1].reshape(reward.shape)
         else:
-            cut = np.asarray(experience.truncated)[:, :, 0].any(-1) * np.asarray(experience.next_value)[:, :, 0, -1]
+            cut = (
+                np.asarray(experience.steps.truncated)[:, :, 0].any(-1)
+                * np.asarray(experience.steps.next_value)[:, :, 0, -1]
+            )
             to_come = reward[..., ::-1].cumsum(-1)[..., ::-1] + cut[..., None]
         target = np.asarray(batch.value_target)[:, :, 0]
         np.testing.assert_allclose(target[valid], to_come[valid], rtol=1e-4, atol=1e-4)
@@ -75,7 +78,7 @@ def test_advantages_are_of_mean_0_and_deviation_1_over_all_steps(tasks):
     batch, experience = seen_by_the_outer_loop(tasks)
     np.testing.assert_allclose(batch.advantage.mean(), 0, atol=1e-6)
     np.testing.assert_allclose(batch.advantage.std(), 1, rtol=1e-4)
-    np.testing.assert_allclose(batch.weight, 1 / experience.reward.size, rtol=1e-6)
+    np.testing.assert_allclose(batch.weight, 1 / experience.steps.reward.size, rtol=1e-6)
 
 
 def test_the_baseline_is_learned_where_the_outer_loop_trains_a_value(tasks):
@@ -89,7 +92,7 @@ def test_the_linear_baseline_explains_what_time_explains(tasks):
     """Every pull pays 1: the return to come is a function of the time in the trial, so nothing is an advantage."""
     sure = tasks._replace(sample=lambda key: tasks.sample(key).replace(means=jnp.ones(3)))
     experience = seen_by_the_outer_loop(sure)[1]
-    linear, learned = (_over_trials(experience, name, 1.0, 1.0) for name in ("linear", "learned"))
+    linear, learned = (_over_trials(experience.steps, name, 1.0, 1.0) for name in ("linear", "learned"))
     assert np.abs(linear).max() < 0.05
     assert np.abs(learned).max() > 5
 
@@ -98,13 +101,13 @@ def test_the_linear_baseline_explains_what_time_explains(tasks):
 def test_the_linear_baseline_leaves_an_action_the_credit_for_what_comes_later(tasks):
     """It is fitted to all trials at once, and what it is fitted to passes over idle steps as the advantage does."""
     experience = seen_by_the_outer_loop(tasks, num_tasks=32)[1]
-    valid = np.asarray(experience.valid)[0, :, 0]
+    valid = np.asarray(experience.steps.valid)[0, :, 0]
     assert not valid.all()
 
     def first_advantage(reward):
-        return _over_trials(experience._replace(reward=reward), "linear", 0.99, 1.0)[0, 0, 0, 0]
+        return _over_trials(experience.steps._replace(reward=reward), "linear", 0.99, 1.0)[0, 0, 0, 0]
 
-    slope = jax.grad(first_advantage)(experience.reward)
+    slope = jax.grad(first_advantage)(experience.steps.reward)
     undiscounted = slope[0, :, 0, 0] / 0.99 ** np.array([0, valid[0].sum(), valid[:2].sum()])
     assert (np.asarray(undiscounted) > 0.7).all()
     assert (np.asarray(undiscounted) < 1).all()
@@ -121,10 +124,10 @@ def test_truncated_gradients_decide_the_same_and_go_back_no_further(tasks, memor
 
     def last_decision(algorithm, rewards):
         """The logits at the last step, as a function of the rewards that were perceived."""
-        shown = experience._replace(percept=experience.percept._replace(reward=rewards))
-        return replay(key(3), algorithm.agent, state.params, shown).distribution.logits[-1, 0, -1, 0]
+        steps = experience.steps._replace(percept=experience.steps.percept._replace(reward=rewards))
+        return replay(algorithm.agent, state.params, experience._replace(steps=steps)).distribution.logits[-1, 0, -1, 0]
 
-    rewards = experience.percept.reward
+    rewards = experience.steps.percept.reward
     decided = [last_decision(algorithm, rewards) for algorithm in (whole, cut)]
     np.testing.assert_allclose(*decided, rtol=1e-5, atol=1e-6)
     slopes = [np.asarray(jax.grad(last_decision, 1)(algorithm, rewards)).reshape(-1) for algorithm in (whole, cut)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metajax.algorithms import maml, rl2
-from metajax.base import Agent, Decision
+from metajax.base import Agent, Decision, Sizes
 from metajax.errors import ConfigError
 from metajax.evaluation import evaluate, score
 from metajax.learning.distributions import Categorical, Normal
@@ -14,14 +14,16 @@ from metajax.networks import memory_policy, mlp
 from metajax.tasks import bandit, grid, point
 
 
-def first_arm_first(unroll):
-    """Prefers arm 0, and once it has pulled arm 1 always pulls that again; `unroll` says how it adapts."""
+def first_arm_first(in_context):
+    """Prefers arm 0, and once it has pulled arm 1 always pulls that again."""
 
     def policy(knowledge, memory, percept):
         memory = memory | (percept.action == 1)
         return memory, Decision(Categorical(jnp.where(memory, jnp.array([-50.0, 50.0]), jnp.array([0.1, 0.0]))), 0.0)
 
-    return Agent(lambda key, params: (), lambda k: jnp.array(False), policy, lambda key, k, stage: k, unroll)
+    return Agent(
+        lambda key, params: (), lambda k: jnp.array(False), policy, lambda key, k, stage: k, in_context=in_context
+    )
 
 
 def test_most_probable_actions_are_remembered_by_those_who_adapt_by_remembering():
@@ -29,16 +31,16 @@ def test_most_probable_actions_are_remembered_by_those_who_adapt_by_remembering(
     tasks = bandit(num_arms=2, horizon=8)
     task = jax.tree.map(lambda leaf: jnp.stack([leaf] * 50), tasks.sample(jax.random.key(0)))
     task = task.replace(means=jnp.tile(jnp.array([0.0, 1.0]), (50, 1)))
-    sizes = {"num_stages": 2, "num_copies": 1, "num_steps": 8}
+    sizes = Sizes(2, 1, 8)
     in_context, other = (
-        evaluate(jax.random.key(1), first_arm_first(unroll), (), tasks.env, task, **sizes)
-        for unroll in (lambda *arguments: None, None)
+        evaluate(jax.random.key(1), first_arm_first(in_context), (), tasks.env, task, sizes)
+        for in_context in (True, False)
     )
     assert in_context.sampled[:, 1].mean() > 7.5
     assert in_context.greedy.sum() == 0
     np.testing.assert_array_equal(other.greedy[:, 0], 0)
     assert other.greedy[:, 1].mean() > 7.5
-    assert evaluate(jax.random.key(1), first_arm_first(None), (), tasks.env, task, **sizes, greedy=False).greedy is None
+    assert evaluate(jax.random.key(1), first_arm_first(False), (), tasks.env, task, sizes, greedy=False).greedy is None
 
 
 def test_greedy_trials_of_rl2_are_the_modes():
@@ -46,9 +48,9 @@ def test_greedy_trials_of_rl2_are_the_modes():
     algorithm = rl2(tasks.env, memory_policy(tasks.env, width=4), num_steps=5)
     params = algorithm.init(jax.random.key(0)).params
     batch = tasks.batch(jax.random.key(1), 3)
-    sizes = {"num_stages": 2, "num_copies": 4, "num_steps": 5}
+    sizes = Sizes(2, 4, 5)
     sure = batch.replace(means=jnp.round(batch.means))
-    again = evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, sure, **sizes).greedy
+    again = evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, sure, sizes).greedy
     assert again.shape == (3, 2, 4)
     np.testing.assert_array_equal(again, np.repeat(again[:, :, :1], 4, axis=2))  # nothing is left to chance
 
@@ -61,9 +63,9 @@ def test_tasks_evaluated_a_few_at_a_time_are_those_evaluated_at_once(remembers):
     else:
         algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=3)
     params, batch = algorithm.params(algorithm.init(jax.random.key(0))), tasks.batch(jax.random.key(1), 5)
-    sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 4}
+    sizes = Sizes(2, 3, 4)
     at_once, vmap_in_chunks = (
-        evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, batch, **sizes, task_batch=size)
+        evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, batch, sizes, task_batch=size)
         for size in (5, 2)
     )
     for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(vmap_in_chunks), strict=True):
@@ -95,9 +97,9 @@ def test_success_is_at_any_step_or_at_the_end_of_the_steps_that_count():
     right_then_left = scripted([2, 4, 0])  # on the goal after the first step only
 
     def rate(success_at):
-        sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 3}
+        sizes = Sizes(1, 1, 3)
         how = {"success": tasks.success, "success_at": success_at}
-        found = evaluate(jax.random.key(0), right_then_left, (), tasks.env, batch, **sizes, **how)
+        found = evaluate(jax.random.key(0), right_then_left, (), tasks.env, batch, sizes, **how)
         return found.sampled_success.mean(), found.greedy_success.mean()
 
     assert rate("any") == (1, 1)
@@ -115,11 +117,11 @@ def test_an_end_is_the_last_step_before_the_idle_ones():
         policy=lambda knowledge, memory, percept: (memory, Decision(Normal(jnp.zeros(2), jnp.zeros(2)), jnp.zeros(()))),
         adapt=lambda key, knowledge, stage: knowledge,
     )
-    sizes = {"num_stages": 1, "num_copies": 2, "num_steps": 4}
+    sizes = Sizes(1, 2, 4)
     how = {"success": tasks.success, "success_at": "end"}
-    found = evaluate(jax.random.key(0), still, (), tasks.env, batch, **sizes, **how)
+    found = evaluate(jax.random.key(0), still, (), tasks.env, batch, sizes, **how)
     assert found.sampled_success.all()
-    assert evaluate(jax.random.key(0), still, (), tasks.env, batch, **sizes).sampled_success is None
+    assert evaluate(jax.random.key(0), still, (), tasks.env, batch, sizes).sampled_success is None
 
 
 def scripted(actions):

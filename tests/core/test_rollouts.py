@@ -1,4 +1,3 @@
-import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,12 +7,15 @@ import numpy as np
 import pytest
 from jax.random import key
 
+from metajax import chunking
 from metajax.algorithms import maml, rl2
-from metajax.base import Agent, Decision, Percept
+from metajax.base import Agent, Decision, Percept, Sizes
+from metajax.chunking import chunk_size
 from metajax.errors import ShapeError
 from metajax.learning.distributions import Categorical, Normal
 from metajax.networks import memory_policy, mlp
-from metajax.rollouts import chunk_size, collect_trials, first_percept, replay, rollout, to_space, trial, unroll
+from metajax.replays import replay, unroll
+from metajax.rollouts import collect_trials, first_percept, rollout, to_space, trial
 from metajax.tasks import cartpole, pendulum, point
 
 
@@ -93,9 +95,9 @@ def counting_agent():
 
 
 def test_memory_action_and_reward_live_through_episodes_and_knowledge_changes_between(point_tasks):
-    sizes = {"num_stages": 3, "num_copies": 2, "num_steps": 6}
-    played = trial(key(7), counting_agent(), jnp.zeros(()), point_tasks.env, point_tasks.sample(key(7)), **sizes)
-    steps = played.experience
+    sizes = Sizes(3, 2, 6)
+    played = trial(key(7), counting_agent(), jnp.zeros(()), point_tasks.env, point_tasks.sample(key(7)), sizes)
+    steps = played.steps
     expected = 100 * np.arange(3)[:, None] + np.arange(18).reshape(3, 6)
     np.testing.assert_allclose(steps.decision.distribution.mean[:, 0, :, 0], expected)
     np.testing.assert_array_equal(played.knowledge, [0, 1, 2])
@@ -122,12 +124,12 @@ def assert_replays(algorithm, tasks):
     batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], task)
     experience = jax.tree.map(lambda leaf: leaf[0], algorithm.collect(key(1), state, batch))
     params = algorithm.params(state)
-    decisions = replay(key(2), algorithm.agent, params, experience)
-    recorded = experience.decision
-    valid = np.asarray(experience.valid)
+    decisions = replay(algorithm.agent, params, experience)
+    recorded = experience.steps.decision
+    valid = np.asarray(experience.steps.valid)
     for again, before in zip(jax.tree.leaves(decisions), jax.tree.leaves(recorded), strict=True):
         np.testing.assert_allclose(np.asarray(again)[valid], np.asarray(before)[valid], rtol=2e-4, atol=2e-5)
-    last = replay(key(2), algorithm.agent, params, experience, last_only=True)
+    last = replay(algorithm.agent, params, experience, last_only=True)
     for again, all_of_them in zip(jax.tree.leaves(last), jax.tree.leaves(decisions), strict=True):
         np.testing.assert_allclose(again, all_of_them[-1:], rtol=1e-5, atol=1e-6)
 
@@ -136,12 +138,12 @@ def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):
     network = mlp(point_tasks.env, hidden=(8,))
     algorithm = maml(point_tasks.env, network, num_steps=6, num_rollouts=3)
     params, tasks = algorithm.init(key(7)).params, point_tasks.batch(key(7), 4)
-    sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 6}
-    together = collect_trials(key(7), algorithm.agent, params, point_tasks.env, tasks, **sizes)
+    sizes = Sizes(2, 3, 6)
+    together = collect_trials(key(7), algorithm.agent, params, point_tasks.env, tasks, sizes)
     for index in range(4):
         task = jax.tree.map(lambda leaf, index=index: leaf[index], tasks)
-        alone = trial(jax.random.fold_in(key(7), index), algorithm.agent, params, point_tasks.env, task, **sizes)
-        np.testing.assert_allclose(together.reward[index], alone.experience.reward, rtol=1e-5, atol=1e-5)
+        alone = trial(jax.random.fold_in(key(7), index), algorithm.agent, params, point_tasks.env, task, sizes)
+        np.testing.assert_allclose(together.steps.reward[index], alone.steps.reward, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -167,12 +169,12 @@ def test_tasks_are_adapted_to_in_parts_that_fit(point_tasks, monkeypatch, steps,
     algorithm = maml(point_tasks.env, mlp(point_tasks.env, hidden=(8,)), num_steps=6, num_rollouts=3)
     state, tasks = algorithm.init(key(7)), point_tasks.batch(key(7), 6)
     at_once = algorithm.collect(key(1), state, tasks)
-    module, sizes = sys.modules[collect_trials.__module__], []
-    monkeypatch.setattr(module, "CPU_STEPS", steps)
-    monkeypatch.setattr(module, "chunk_size", lambda *given: sizes.append(chunk_size(*given)) or sizes[-1])
+    sizes = []
+    monkeypatch.setattr(chunking, "CPU_STEPS", steps)
+    monkeypatch.setattr(chunking, "chunk_size", lambda *given: sizes.append(chunk_size(*given)) or sizes[-1])
     in_chunks = algorithm.collect(key(1), state, tasks)
     assert set(sizes) == {6 // num_parts}
-    for part, whole in zip(jax.tree.leaves(in_chunks), jax.tree.leaves(at_once), strict=True):
+    for part, whole in zip(jax.tree.leaves(in_chunks.steps), jax.tree.leaves(at_once.steps), strict=True):
         np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-4)
 
 

@@ -254,8 +254,10 @@ def test_a_reward_that_is_not_finite_is_found_on_any_device():
 
     def collect(key, state, tasks):
         experience = algorithm.collect(key, state, tasks)
-        numbers = collectives.first_task(len(experience.reward)) + jnp.arange(len(experience.reward))
-        return experience._replace(reward=jnp.where(numbers == 5, jnp.nan, experience.reward.T).T)
+        reward = experience.steps.reward
+        numbers = collectives.first_task(len(reward)) + jnp.arange(len(reward))
+        reward = jnp.where(numbers == 5, jnp.nan, reward.T).T
+        return experience._replace(steps=experience.steps._replace(reward=reward))
 
     program = compile_program(algorithm._replace(collect=collect), tasks, num_tasks=8, over=meshes.mesh(4))
     learner, _ = program.advance(new_learner(algorithm, jax.random.key(0)), jnp.asarray(3))

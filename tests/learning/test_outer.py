@@ -1,7 +1,5 @@
 """The Fisher product against a dense Hessian, and the outer loops against each other."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +7,13 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from metajax import chunking
 from metajax.algorithms import maml, rl2
 from metajax.errors import ConfigError
 from metajax.learning import outer
 from metajax.learning.outer import Batch, policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
-from metajax.rollouts import replay
+from metajax.replays import replay
 from metajax.tasks import bandit, point
 
 
@@ -22,13 +21,13 @@ def setting(algorithm, tasks, last_only):
     """The replay, the batch of four tasks, and flat parameters of an algorithm in double precision."""
     state = jax.tree.map(lambda leaf: leaf.astype(float), jax.jit(algorithm.init)(jax.random.key(0)))
     experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 4))
-    shape = (4, 1 if last_only else experience.reward.shape[1], *experience.reward.shape[2:])
+    shape = (4, 1 if last_only else experience.steps.reward.shape[1], *experience.steps.reward.shape[2:])
     weight = jnp.full(shape, 1 / np.prod(shape))
     advantage = jax.random.normal(jax.random.key(3), shape)
     batch = Batch(experience, advantage, None, weight, jnp.zeros(shape))
 
     def replayed(params, task):
-        return replay(jax.random.key(4), algorithm.agent, params, task, last_only=last_only)
+        return replay(algorithm.agent, params, task, last_only=last_only)
 
     return replayed, batch, *ravel_pytree(algorithm.params(state))
 
@@ -47,7 +46,7 @@ def in_context():
 @pytest.mark.parametrize(("steps", "micro_batch", "size"), [(40, None, 2), (1, None, 1), (1, 3, 2), (1, 9, 4)])
 def test_tasks_are_differentiated_in_parts_that_fit(steps, micro_batch, size, monkeypatch):
     """Four tasks of 16 steps each."""
-    monkeypatch.setattr(sys.modules[replay.__module__], "CPU_STEPS", steps)
+    monkeypatch.setattr(chunking, "CPU_STEPS", steps)
     assert outer._chunks(gradient_based()[1], micro_batch).weight.shape[:2] == (4 // size, size)
 
 
@@ -75,13 +74,13 @@ def test_a_share_of_the_tasks_weighs_as_much_as_all():
     with jax.enable_x64(True):
         _, batch, _, _ = gradient_based()
         share = outer._share(batch, 0.5)
-        assert share.experience.reward.shape[0] == 2
+        assert share.experience.steps.reward.shape[0] == 2
         np.testing.assert_allclose(share.weight.sum(), 1)
 
 
 def objective(replayed, batch, params):
     decisions = jax.vmap(replayed, (None, 0))(params, batch.experience)
-    steps = jax.tree.map(lambda leaf: leaf[:, -batch.weight.shape[1] :], batch.experience)
+    steps = jax.tree.map(lambda leaf: leaf[:, -batch.weight.shape[1] :], batch.experience.steps)
     ratio = decisions.distribution.log_prob(steps.action) - steps.decision.distribution.log_prob(steps.action)
     kl = steps.decision.distribution.kl(decisions.distribution)
     return jnp.sum(batch.weight * jnp.exp(ratio) * batch.advantage), jnp.sum(batch.weight * kl)

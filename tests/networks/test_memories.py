@@ -16,7 +16,7 @@ from metajax.networks import MEMORIES, check_fits, memory_policy, state_space
 from metajax.networks.attention import Attention, LinearAttention, rotate
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5, linear_recurrence
-from metajax.rollouts import unroll
+from metajax.replays import unroll
 from metajax.tasks import bandit, pendulum
 
 STEPS, WIDTH, CONTEXT = 40, 8, 12

@@ -30,7 +30,7 @@ def test_options_reach_their_factories():
     assert state.params["policy_0"]["kernel"].shape == (2, 3)
     tasks = jax.eval_shape(lambda: built.tasks.batch(jax.random.key(0), 4))
     experience = jax.eval_shape(built.algorithm.collect, jax.random.key(0), state, tasks)
-    assert experience.reward.shape == (4, 2, 2, 7)
+    assert experience.steps.reward.shape == (4, 2, 2, 7)
     assert "clip" in options("maml", "point", "ppo")
     assert "clip" not in options("maml", "point", "trpo")
     assert "entropy_coef" in options("maml", "point", "ppo")

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from metajax import CheckpointError, MetaAgent
-from metajax.algorithms import uniform
+from metajax.agents import uniform
+from metajax.base import Sizes
 from metajax.evaluation import Evaluation
 from metajax.pictures.animations import SCENES
 from metajax.pictures.plots import task_histogram
@@ -97,8 +98,8 @@ def test_every_scene_shows_the_step_and_the_task(scene):
     """Bare pictures, without titles: other steps and other tasks look different, unless a scene draws nothing."""
     tasks = TASKS[DRAWN.get(scene, "bandit")](horizon=8)
     batch = tasks.batch(jax.random.key(1), 2)
-    sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 8}
-    steps = collect_trials(jax.random.key(2), uniform(tasks.env), (), tasks.env, batch, **sizes)
+    sizes = Sizes(1, 1, 8)
+    steps = collect_trials(jax.random.key(2), uniform(tasks.env), (), tasks.env, batch, sizes).steps
 
     def picture(task, last):
         figure = Figure(figsize=(3, 3))

@@ -148,7 +148,7 @@ def test_a_metric_that_is_not_one_number_is_named():
     algorithm = small()
 
     def update(key, state, experience):
-        return state, {"returns": experience.reward}
+        return state, {"returns": experience.steps.reward}
 
     with pytest.raises(
         ConfigError, match=r"metric 'returns' of update must be one number, not of shape \(2, 2, 2, 4\)"

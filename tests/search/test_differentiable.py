@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_searches import MAML, REMEMBERING, SPACE
 
+from metajax.base import Stage
 from metajax.errors import ConfigError
 from metajax.rollouts import first_percept
 from metajax.search import differentiable, problem
@@ -30,7 +31,7 @@ def test_the_outer_loop_learns_the_architecture(maml):
     knowledge = algorithm.agent.begin(jax.random.key(2), params)
     batch = plain.tasks.batch(jax.random.key(1), 1)
     experience = jax.jit(algorithm.collect)(jax.random.key(3), algorithm.init(jax.random.key(0)), batch)
-    stage = jax.tree.map(lambda leaf: leaf[0, 0], experience)
+    stage = jax.tree.map(lambda leaf: leaf[0, 0], Stage(experience.steps, experience.last))
     adapted = jax.jit(algorithm.agent.adapt)(jax.random.key(4), knowledge, stage).params
     assert all(
         jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), adapted["architecture"], params["architecture"]))

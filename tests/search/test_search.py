@@ -7,7 +7,7 @@ import pytest
 from small_searches import MAML, REMEMBERING, RL2, SPACE, counting
 
 from metajax import collect_trials
-from metajax.base import Agent, Algorithm
+from metajax.base import Agent, Algorithm, Sizes
 from metajax.errors import ConfigError
 from metajax.evaluation import Evaluation
 from metajax.networks import mlp
@@ -146,10 +146,10 @@ def test_a_population_over_two_devices_is_that_on_one():
 
     def make(network, values):  # an algorithm that learns nothing
         agent = Agent(lambda key, params: params, lambda params: (), network.apply, lambda key, params, stage: params)
-        sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 3}
+        sizes = Sizes(1, 1, 3)
 
         def collect(key, state, batch):
-            return collect_trials(key, agent, state, tasks.env, batch, **sizes)
+            return collect_trials(key, agent, state, tasks.env, batch, sizes)
 
         return Algorithm(network.init, collect, lambda key, state, experience: (state, {}), lambda state: state, agent)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.base import Agent, Decision
+from metajax.base import Agent, Decision, Sizes
 from metajax.errors import ConfigError
 from metajax.learning.distributions import Normal
 from metajax.simulators import playing
@@ -91,9 +91,9 @@ def test_one_goal_of_twenty_is_five_per_cent_here_and_all_for_meta_worlds_own_ev
 
     goals = jax.tree.map(lambda leaf: leaf[:NUM_GOALS], reach.test_tasks)
     agent = one_goal_alone(jnp.asarray(goals.places[SOLVED, 3:]))
-    sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 150}
+    sizes = Sizes(1, 1, 150)
     ours = playing.evaluate(
-        jax.random.key(0), agent, (), reach.env, goals, **sizes, success=reach.success, success_at="any"
+        jax.random.key(0), agent, (), reach.env, goals, sizes, success=reach.success, success_at="any"
     )
     np.testing.assert_array_equal(ours.sampled_success.ravel(), np.arange(NUM_GOALS) == SOLVED)
 

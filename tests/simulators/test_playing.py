@@ -12,7 +12,9 @@ from gymnasium.utils import env_checker
 from host_simulators import Corridor, Dying, Failing, PointOnHost, Stuck, set_goal, set_length
 
 from metajax import MetaAgent, TaskDistribution, check_env, check_tasks, to_gymnasium
-from metajax.algorithms import es_maml, maml, rl2, uniform
+from metajax.agents import uniform
+from metajax.algorithms import es_maml, maml, rl2
+from metajax.base import Sizes
 from metajax.cli.commands import main
 from metajax.errors import ConfigError, ShapeError, WorkerError
 from metajax.evaluation import evaluate
@@ -23,7 +25,7 @@ from metajax.simulators.environment import HostEnvironment
 from metajax.simulators.workers import Simulator, Workers
 from metajax.tasks import TASKS, point
 
-SIZES = {"num_stages": 2, "num_copies": 2, "num_steps": 5}
+SIZES = Sizes(2, 2, 5)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +60,16 @@ def test_experience_is_that_of_the_compiled_environment(point_env, factory):
     compiled, hosted = (factory(env, make(env), num_steps=5, **sizes) for env in (point().env, point_env))
     state = compiled.init(jax.random.key(2))
     wanted = compiled.collect(jax.random.key(3), state, tasks)
-    sizes = dict(zip(SIZES, wanted.reward.shape[1:], strict=True))
-    found = playing.collect(jax.random.key(3), hosted, state, point_env, tasks.goal, **sizes)
-    assert found.info["near"].shape == wanted.reward.shape
-    assert_alike(found._replace(info=()), wanted)
+    sizes = Sizes(*wanted.steps.reward.shape[1:])
+    found = playing.collect(jax.random.key(3), hosted, state, point_env, tasks.goal, sizes)
+    assert found.steps.info["near"].shape == wanted.steps.reward.shape
+    assert_alike(comparable(found), comparable(wanted))
+
+
+def comparable(experience):
+    """Without what the host adds, and without the task, which is given in another form."""
+    steps = experience.steps._replace(info=())
+    return experience._replace(task=(), key=jax.random.key_data(experience.key), steps=steps)
 
 
 def near(task, steps):
@@ -75,25 +83,22 @@ def test_evaluation_and_trials_are_those_of_the_compiled_environment(point_env):
         rl2(point().env, memory_policy(point().env), num_steps=5, num_episodes=2),
     ):
         params = algorithm.params(algorithm.init(jax.random.key(2)))
-        wanted = evaluate(jax.random.key(4), algorithm.agent, params, point().env, tasks, **SIZES, success=near)
-        found = playing.evaluate(
-            jax.random.key(4), algorithm.agent, params, point_env, tasks.goal, **SIZES, success=near
-        )
+        wanted = evaluate(jax.random.key(4), algorithm.agent, params, point().env, tasks, SIZES, success=near)
+        found = playing.evaluate(jax.random.key(4), algorithm.agent, params, point_env, tasks.goal, SIZES, success=near)
         assert_alike(found, wanted)
         one = jax.tree.map(lambda leaf: leaf[0], tasks)
-        wanted = trial(jax.random.key(4), algorithm.agent, params, point().env, one, **SIZES)
-        found = playing.trial(jax.random.key(4), algorithm.agent, params, point_env, one.goal, **SIZES)
-        assert_alike(found._replace(experience=found.experience._replace(info=())), wanted)
+        wanted = trial(jax.random.key(4), algorithm.agent, params, point().env, one, SIZES)
+        found = playing.trial(jax.random.key(4), algorithm.agent, params, point_env, one.goal, SIZES)
+        assert_alike(found._replace(steps=found.steps._replace(info=())), wanted)
 
 
 def test_episodes_end_and_idle(corridor_env):
     """Lengths 2 and 4 of at most 6 steps, in three copies each: their rewards are drawn at the reset, from the key."""
-    sizes = SIZES | {"num_copies": 3, "num_steps": 6}
-    played = playing.collect_trials(
-        jax.random.key(0), uniform(corridor_env), (), corridor_env, jnp.array([2, 4]), **sizes
-    )
-    again = playing.collect_trials(
-        jax.random.key(0), uniform(corridor_env), (), corridor_env, jnp.array([2, 4]), **sizes
+    sizes = SIZES._replace(num_copies=3, num_steps=6)
+    tasks = jnp.array([2, 4])
+    played, again = (
+        playing.collect_trials(jax.random.key(0), uniform(corridor_env), (), corridor_env, tasks, sizes).steps
+        for _ in range(2)
     )
     np.testing.assert_array_equal(played.reward, again.reward)
     steps = np.arange(6)
@@ -108,8 +113,9 @@ def test_episodes_end_and_idle(corridor_env):
 
 
 def test_an_episode_that_goes_on_is_truncated(corridor_env):
-    sizes = {"num_stages": 1, "num_copies": 1, "num_steps": 2}
-    played = playing.collect_trials(jax.random.key(0), uniform(corridor_env), (), corridor_env, jnp.array([9]), **sizes)
+    sizes = Sizes(1, 1, 2)
+    tasks = jnp.array([9])
+    played = playing.collect_trials(jax.random.key(0), uniform(corridor_env), (), corridor_env, tasks, sizes).steps
     np.testing.assert_array_equal(played.truncated[0, 0, 0], [False, True])
     assert not played.terminated.any()
 
@@ -260,8 +266,8 @@ def test_a_simulator_is_checked_by_gymnasium(point_env):
 
 
 def test_a_compiled_run_of_a_simulator_is_no_number(point_env):
-    played = collect_trials(jax.random.key(0), uniform(point_env), (), point_env, jnp.zeros((1, 2)), **SIZES)
-    assert np.isnan(played.reward).all()
+    played = collect_trials(jax.random.key(0), uniform(point_env), (), point_env, jnp.zeros((1, 2)), SIZES)
+    assert np.isnan(played.steps.reward).all()
 
 
 def test_seeds_in_one_program_are_refused(point_env, monkeypatch, capsys, tmp_path):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.algorithms import ideal_observer, random_potions, task_known, uniform
-from metajax.base import Percept
+from metajax.agents import ideal_observer, random_potions, task_known, uniform
+from metajax.base import Percept, Sizes
 from metajax.envs.revealed import reveal
 from metajax.errors import ConfigError
 from metajax.rollouts import collect_trials
@@ -161,8 +161,8 @@ def compiled_policy():
 
 
 def played(agent, env, batch, *, num_stages=4):
-    sizes = {"num_stages": num_stages, "num_copies": 1, "num_steps": 8}
-    collect = jax.jit(lambda key, batch: collect_trials(key, agent, (), env, batch, **sizes))
+    sizes = Sizes(num_stages, 1, 8)
+    collect = jax.jit(lambda key, batch: collect_trials(key, agent, (), env, batch, sizes).steps)
     return collect(jax.random.key(6), batch)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import references
 
+from metajax.base import Sizes
 from metajax.errors import ConfigError
 from metajax.rollouts import trial
 from metajax.tasks import instructions
@@ -81,10 +82,10 @@ def test_no_lexicon_is_trained_on_and_held_out():
 
 def test_those_lexicons_are_possible_that_explain_what_was_said_and_paid():
     tasks = instructions(horizon=5)
-    task, sizes = tasks.sample(jax.random.key(0)), {"num_stages": 2, "num_copies": 1, "num_steps": 5}
+    task, sizes = tasks.sample(jax.random.key(0)), Sizes(2, 1, 5)
     agent = references.reader(tasks.env)
-    played = trial(jax.random.key(1), agent, (), tasks.env, task, **sizes)
-    steps = jax.tree.map(lambda leaf: leaf[0, 0], played.experience)
+    played = trial(jax.random.key(1), agent, (), tasks.env, task, sizes)
+    steps = jax.tree.map(lambda leaf: leaf[0, 0], played.steps)
     believed = np.asarray(played.memory.possible[1, 0])  # the last reward is yet to be seen
     lexicons = np.array(list(itertools.permutations(range(6))))
     explains = np.ones(len(lexicons), bool)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from suite_episodes import check_missing_extra, play_all
 
-from metajax import ConfigError, memory_policy, mlp
-from metajax.algorithms import maml, rl2, uniform
+from metajax import ConfigError, Sizes, memory_policy, mlp
+from metajax.agents import uniform
+from metajax.algorithms import maml, rl2
 from metajax.rollouts import trial
 from metajax.tasks import TASKS, bin_pack, cvrp, job_shop, knapsack, tsp
 
@@ -81,8 +82,8 @@ def test_policies_keep_to_what_is_allowed():
         (maml(env, mlp(env, hidden=(8,))).agent, mlp(env, hidden=(8,)).init(jax.random.key(1))),
         (rl2(env, network).agent, network.init(jax.random.key(1))),
     ):
-        run = partial(trial, num_stages=1, num_copies=20, num_steps=5)
-        steps = jax.jit(run, static_argnums=(1, 3))(jax.random.key(2), agent, params, env, task).experience
+        run = partial(trial, sizes=Sizes(1, 20, 5))
+        steps = jax.jit(run, static_argnums=(1, 3))(jax.random.key(2), agent, params, env, task).steps
         assert steps.valid.all()
         assert steps.terminated[..., -1].all()
         assert (np.sort(steps.action[0]) == np.arange(5)).all()
@@ -96,9 +97,9 @@ def test_a_schedule_that_is_finished_is_a_success():
     pytest.importorskip("jumanji")
     tasks = SMALL["job-shop"]()
     task = tasks.sample(jax.random.key(0))
-    run = partial(trial, num_stages=1, num_copies=50, num_steps=tasks.num_steps)
+    run = partial(trial, sizes=Sizes(1, 50, tasks.num_steps))
     played = jax.jit(run, static_argnums=(1, 3))(jax.random.key(1), uniform(tasks.env), (), tasks.env, task)
-    steps = played.experience
+    steps = played.steps
     total, succeeded = np.asarray(steps.reward).sum(-1), np.asarray(tasks.success(task, steps)).any(-1)
     assert 0 < succeeded.sum() < 50
     assert (total[succeeded] >= -tasks.num_steps).all()

@@ -10,21 +10,10 @@ import numpy as np
 import pytest
 
 from metajax import TaskDistribution
+from metajax.agents import beb, epsilon_greedy, gittins, greedy, psrl, task_known, thompson, ucb1, uniform
 from metajax.agents.bandits import gittins_indices
-from metajax.algorithms import (
-    beb,
-    epsilon_greedy,
-    gittins,
-    greedy,
-    maml,
-    psrl,
-    rl2,
-    task_known,
-    thompson,
-    ucb1,
-    uniform,
-)
-from metajax.base import Agent, Decision
+from metajax.algorithms import maml, rl2
+from metajax.base import Agent, Decision, Sizes
 from metajax.envs.contract import check_tasks
 from metajax.envs.revealed import reveal
 from metajax.errors import ConfigError
@@ -59,7 +48,7 @@ def fixed(policy, memory=()):
 def returns(agent, tasks, num_tasks, *, num_stages=1):
     """Of the whole trial in each task, [N]."""
     batch = tasks.batch(jax.random.key(1), num_tasks, held_out=True)
-    run = partial(evaluate, num_stages=num_stages, num_copies=1, num_steps=tasks.num_steps, greedy=False)
+    run = partial(evaluate, sizes=Sizes(num_stages, 1, tasks.num_steps), greedy=False)
     values = jax.jit(lambda key, batch: run(key, agent, (), tasks.env, batch))(jax.random.key(2), batch)
     return np.asarray(values.sampled).sum((1, 2))
 
@@ -74,9 +63,9 @@ def test_tasks_differ_play_out_and_are_described(name):
         jax.tree.leaves(tasks.batch(jax.random.key(0), 3, held_out=True))[1], jax.tree.leaves(batch)[1][:3]
     )
     first = jax.tree.map(lambda leaf: leaf[0], batch)
-    sizes = {"num_stages": 1, "num_copies": 4, "num_steps": tasks.num_steps}
-    steps = jax.jit(lambda key: trial(key, uniform(tasks.env), (), tasks.env, first, **sizes))(jax.random.key(3))
-    steps = steps.experience
+    sizes = Sizes(1, 4, tasks.num_steps)
+    steps = jax.jit(lambda key: trial(key, uniform(tasks.env), (), tasks.env, first, sizes))(jax.random.key(3))
+    steps = steps.steps
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steps))
     assert steps.valid[:, :, 0].all()
     assert (steps.terminated | steps.truncated).any(-1).all()
@@ -276,9 +265,9 @@ def test_a_gaussian_thompson_sampler_finds_the_best_arm():
 
 
 def test_posterior_sampling_gets_better_with_every_episode():
-    sizes = {"num_stages": 12, "num_copies": 1, "num_steps": 10}
+    sizes = Sizes(12, 1, 10)
     batch = TABULAR.batch(jax.random.key(1), 300)
-    earned = evaluate(jax.random.key(2), psrl(TABULAR.env), (), TABULAR.env, batch, **sizes, greedy=False).sampled
+    earned = evaluate(jax.random.key(2), psrl(TABULAR.env), (), TABULAR.env, batch, sizes, greedy=False).sampled
     by_episode = np.asarray(earned).mean((0, 2))
     assert by_episode[:3].mean() + 2 < by_episode[4:7].mean() < by_episode[9:].mean() - 0.5
 
@@ -466,12 +455,12 @@ class TwoOfThree(Bandit):
 def test_actions_that_are_not_allowed_are_not_taken(revealed):
     tasks = bandit(num_arms=3, horizon=40)._replace(env=TwoOfThree(3))
     tasks = reveal(tasks) if revealed else tasks
-    task, sizes = tasks.sample(jax.random.key(0)), {"num_stages": 1, "num_copies": 8, "num_steps": 40}
+    task, sizes = tasks.sample(jax.random.key(0)), Sizes(1, 8, 40)
     feed_forward, remembering = mlp(tasks.env), memory_policy(tasks.env, width=4)
     learners = maml(tasks.env, feed_forward), rl2(tasks.env, remembering, num_steps=40)
     per_task_params = [(one.agent, one.params(one.init(jax.random.key(1)))) for one in learners]
     for agent, params in [(uniform(tasks.env), ()), *per_task_params]:
-        played = trial(jax.random.key(2), agent, params, tasks.env, task, **sizes).experience.action
+        played = trial(jax.random.key(2), agent, params, tasks.env, task, sizes).steps.action
         assert set(np.unique(played)) == {0, 2}
 
 
