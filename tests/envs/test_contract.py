@@ -210,13 +210,13 @@ class Numbered(Spaced):
 
 
 MISBEHAVING = {
-    r"changes self\.count; what changes belongs in the state": Counting(),
+    r"changes self\.count; store what changes in the state": Counting(),
     r"keeps self\.seen\[0\], which a call has computed, on itself": Remembering(),
     r"reset_env cannot be traced: .*\(it depends on params\.action_scale\)": Rounding(),
-    r"step_env gives the reward .* and .*; draw it from the key": Changed(
+    r"two calls of step_env .* give the reward .* and .*; draw random numbers from the key": Changed(
         lambda o, s, r, d, i: (o, s, r + np.random.default_rng().random(), d, i)
     ),
-    r"alone and under jax\.vmap step_env gives the reward": Changed(lambda o, s, r, d, i: (o, s, mixed(r), d, i)),
+    r"step_env gives, alone and under jax\.vmap, the reward": Changed(lambda o, s, r, d, i: (o, s, mixed(r), d, i)),
     r"cannot be compiled, or run under jax\.vmap: .*vmap_method": Changed(
         lambda o, s, r, d, i: (o, s, on_the_host(r), d, i)
     ),
@@ -227,8 +227,8 @@ MISBEHAVING = {
         spaces.Box(-0.02, 0.02, (2,))
     ),
     r"the observation of step_env is 5, but observation_space says Discrete\(5": Numbered(spaces.Discrete(5)),
-    r"is_truncated is false after 8 steps with max_steps_in_episode=8; step_env must count": Endless(),
-    r"is_truncated holds for the state of reset_env": Over(),
+    r"is_truncated is false after 8 steps with max_steps_in_episode=8; step_env must increment": Endless(),
+    r"is_truncated is true for the state of reset_env": Over(),
 }
 
 

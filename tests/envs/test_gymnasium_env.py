@@ -65,5 +65,5 @@ def test_the_task_is_the_one_given():
 
 def test_a_space_that_gymnasium_does_not_have_is_named():
     tasks = reveal(point())
-    with pytest.raises(ConfigError, match="RevealedPointNavigation has a space that Gymnasium does not"):
+    with pytest.raises(ConfigError, match="RevealedPointNavigation has a space without an equivalent in Gymnasium"):
         to_gymnasium(tasks, tasks.sample(jax.random.key(0)))
