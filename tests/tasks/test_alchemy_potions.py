@@ -299,8 +299,8 @@ def test_references_are_in_order_and_those_of_the_default_only():
         (lambda: alchemy(num_potions=0), "num_potions=0 must be a whole number of at least 1"),
         (lambda: alchemy(rotation=2), "rotation=2 must be True or False"),
         (lambda: alchemy(horizon=0), "horizon=0"),
-        (lambda: ideal_observer(bandit().env), "needs the chemistries that Alchemy lists, unlike BernoulliBandit"),
-        (lambda: random_potions(bandit().env), "needs the chemistries"),
+        (lambda: ideal_observer(bandit().env), "needs the environment of metajax.tasks.alchemy, not BernoulliBandit"),
+        (lambda: random_potions(bandit().env), "needs the environment of metajax.tasks.alchemy"),
     ],
 )
 def test_wrong_options_are_named(make, message):

@@ -519,7 +519,7 @@ def test_a_revealed_task_is_in_the_observation_and_nothing_else_changes():
         (lambda: bandit(alpha=0.0), r"alpha=0\.0"),
         (lambda: t_maze(length=0), "length=0"),
         (lambda: two_step(common=0.2), r"common=0\.2 must be a finite number >= 0\.5"),
-        (lambda: thompson(gaussian_bandit().env), "needs rewards of 0 and 1, unlike those of GaussianBandit"),
+        (lambda: thompson(gaussian_bandit().env), "needs rewards of 0 and 1, not those of GaussianBandit"),
         (lambda: psrl(grid().env), "needs num_states states"),
         (lambda: grid_optimum([], size=3, start=(0, 0), horizon=3, num_episodes=1), "must be one or more"),
         (lambda: grid(size=2), "size=2"),
