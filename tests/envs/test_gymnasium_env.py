@@ -1,4 +1,4 @@
-"""Tasks under Gymnasium's interface, by Gymnasium's own checker and against the environment itself."""
+"""Tests tasks as Gymnasium environments, by Gymnasium's checker and against the original environment."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_gymnasium_s_checker_finds_nothing(name):
 
 
 def test_an_episode_is_that_of_the_environment():
-    """Up to the last observation, which is of the episode that ends."""
+    """Compares steps up to the last observation, which belongs to the episode that ends."""
     tasks = cartpole(horizon=200)
     task = tasks.sample(jax.random.key(0))
     env = to_gymnasium(tasks, task)
