@@ -12,6 +12,9 @@ from metajax.rollouts import is_continuous
 def uniform(env: Environment) -> Agent:
     """Acts at random: uniform over the allowed actions, or standard normal, clipped to the bounds of a box.
 
+    Args:
+        env: any environment.
+
     >>> from metajax.tasks import bandit
     >>> uniform(bandit().env).memory(())
     ()

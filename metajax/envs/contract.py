@@ -40,7 +40,7 @@ def check_tasks(tasks: TaskDistribution, *, play: bool = False) -> None:
         _check_shapes(tasks.env, abstract_call(f"{split}(key)", sample, jax.random.key(0)))
         if play:
             drawn = jax.lax.map(sample, jax.random.split(jax.random.key(0), 8))
-            names = [name for name, leaf in _named(drawn) if np.unique(np.asarray(leaf), axis=0).shape[0] > 1]
+            names = [name for name, leaf in _named_leaves(drawn) if np.unique(np.asarray(leaf), axis=0).shape[0] > 1]
             check_play(tasks.env, jax.tree.map(lambda leaf: leaf[:3], drawn), names or _without_limit(drawn))
 
 
@@ -62,13 +62,13 @@ def check_env(env: Environment, task: PyTree | None = None) -> None:
     check_play(env, copies, _without_limit(task))
 
 
-def _named(task: PyTree) -> list[tuple[str, PyTree]]:
+def _named_leaves(task: PyTree) -> list[tuple[str, PyTree]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(task)]
 
 
 def _without_limit(task: PyTree) -> list[str]:
     """Names of the leaves of a task except the time limit."""
-    return [name for name, _ in _named(task) if name != f".{LIMIT}"]
+    return [name for name, _ in _named_leaves(task) if name != f".{LIMIT}"]
 
 
 def _check_shapes(env: Environment, task: PyTree) -> None:

@@ -136,7 +136,7 @@ def cartpole_projected(*, num_features: int = 4, shift: float = 0.0, horizon: in
 
     Args:
         num_features: entries of an observation, at least 4.
-        shift: standard deviation of the constant that a task adds to each feature.
+        shift: standard deviation of the constant that a task adds to each feature; 0 adds none.
         horizon: steps of an episode.
 
     >>> cartpole_projected(num_features=6).batch(jax.random.key(0), 3).matrix.shape

@@ -82,8 +82,8 @@ class Coordination(environment.Environment[CoordinationState, CoordinationParams
 
     def step_env(self, key: Array, state: CoordinationState, action: Array, params: CoordinationParams) -> tuple:
         position = self._move(state.position, action)
-        move = jax.random.choice(key, len(MOVES), p=self._odds(state.partner, params))
-        met, partner = self._partner(state.partner, move, position, params)
+        move = jax.random.choice(key, len(MOVES), p=self._move_probabilities(state.partner, params))
+        met, partner = self._step_partner(state.partner, move, position, params)
         state = CoordinationState(position=position, partner=partner, time=state.time + 1)
         return self._observe(state, params), state, met.astype(float), jnp.zeros((), bool), {}
 
@@ -95,20 +95,20 @@ class Coordination(environment.Environment[CoordinationState, CoordinationParams
         cells = jnp.stack(jnp.meshgrid(*[jnp.arange(self.size)] * 2, indexing="ij"), -1).reshape(-1, 2)
         partners = Partner(cell=jnp.repeat(cells, STOPS, axis=0), stop=jnp.tile(jnp.arange(STOPS), len(cells)))
         moves = jnp.arange(len(MOVES))
-        over_moves = jax.vmap(self._partner, (None, 0, None, None))
+        over_moves = jax.vmap(self._step_partner, (None, 0, None, None))
         over_partners = jax.vmap(over_moves, (0, None, None, None))
         met, after = jax.vmap(over_partners, (None, None, 0, None))(partners, moves, cells, task)
-        odds = jax.vmap(self._odds, (0, None))(partners, task)  # [partner, its move]
-        reached = self._number(self._move(cells[:, None], moves))  # [position, action]
+        probabilities = jax.vmap(self._move_probabilities, (0, None))(partners, task)  # [partner, its move]
+        reached = self._index(self._move(cells[:, None], moves))  # [position, action]
 
         def back(_, later: Array) -> Array:  # [position, partner's cell, stop]
-            worth = met + jax.vmap(lambda later, after: later[self._number(after.cell), after.stop])(later, after)
-            return jnp.sum(odds * worth, -1)[reached].max(1).reshape(later.shape)
+            worth = met + jax.vmap(lambda later, after: later[self._index(after.cell), after.stop])(later, after)
+            return jnp.sum(probabilities * worth, -1)[reached].max(1).reshape(later.shape)
 
         value = jax.lax.fori_loop(0, task.max_steps_in_episode, back, jnp.zeros((len(cells), len(cells), STOPS)))
-        return value[self._number(jnp.full(2, self.size // 2)), self._number(jnp.asarray(task.round)[-1]), 0]
+        return value[self._index(jnp.full(2, self.size // 2)), self._index(jnp.asarray(task.round)[-1]), 0]
 
-    def _partner(
+    def _step_partner(
         self, partner: Partner, move: Array, position: Array, params: CoordinationParams
     ) -> tuple[Array, Partner]:
         """Whether the partner meets the agent at `position` by its `move`, and the partner after the move."""
@@ -118,7 +118,7 @@ class Coordination(environment.Environment[CoordinationState, CoordinationParams
         leaves = met | (there & ~jnp.asarray(params.waits))
         return met, Partner(cell=cell, stop=(partner.stop + leaves) % STOPS)
 
-    def _odds(self, partner: Partner, params: CoordinationParams) -> Array:
+    def _move_probabilities(self, partner: Partner, params: CoordinationParams) -> Array:
         """Probabilities of the partner's moves [5]: it stays at its stop, and may stray on its way there."""
         down, right = params.round[partner.stop] - partner.cell
         towards = jnp.select([down < 0, down > 0, right > 0, right < 0], [1, 3, 2, 4], 0)
@@ -128,7 +128,7 @@ class Coordination(environment.Environment[CoordinationState, CoordinationParams
     def _move(self, cell: Array, move: Array) -> Array:
         return jnp.clip(cell + jnp.asarray(MOVES)[move], 0, self.size - 1)
 
-    def _number(self, cell: Array) -> Array:
+    def _index(self, cell: Array) -> Array:
         return cell[..., 0] * self.size + cell[..., 1]
 
     def _observe(self, state: CoordinationState, params: CoordinationParams) -> Array:
@@ -163,7 +163,7 @@ def coordination(*, size: int = 5, noise: float = 0.2, sight: int = 1, horizon: 
 
     Args:
         size: cells along a side of the room.
-        noise: largest probability that a partner's move is random; the probability of each partner is uniform from 0.
+        noise: a partner's probability of a random move is uniform between 0 and this.
         sight: largest distance, in rows and in columns, at which the partner is observed.
         horizon: steps of an episode.
 

@@ -62,9 +62,9 @@ class MarketMaking(environment.Environment[MarketState, MarketParams]):
 
     def step_env(self, key: Array, state: MarketState, action: Array, params: MarketParams) -> tuple:
         key_orders, key_price = jax.random.split(key)
-        distance, odds = self._quotes(params, action)
-        room = SIDES * state.inventory < MOST
-        filled = ((jax.random.uniform(key_orders, (2,)) < odds) & room).astype(float)
+        distance, probability = self._quotes(params, action)
+        allowed = SIDES * state.inventory < MOST
+        filled = ((jax.random.uniform(key_orders, (2,)) < probability) & allowed).astype(float)
         inventory = state.inventory + filled @ SIDES
         move = params.drift + params.volatility * jax.random.normal(key_price)
         reward = filled @ distance + inventory * move - params.inventory_cost * inventory**2
@@ -77,9 +77,10 @@ class MarketMaking(environment.Environment[MarketState, MarketParams]):
     def action_values(self, task: MarketParams, obs: Array, time: Array) -> Array:
         """Expected return [A] to the end of the episode, by dynamic programming over the inventory."""
         held = jnp.arange(-MOST, MOST + 1)
-        distance, odds = jax.vmap(lambda action: self._quotes(task, action))(jnp.arange(self.num_actions))  # [A, 2]
+        quotes = jax.vmap(lambda action: self._quotes(task, action))
+        distance, probability = quotes(jnp.arange(self.num_actions))  # [A, 2]
         filled = jnp.array([(0, 0), (1, 0), (0, 1), (1, 1)])  # [outcome, side]
-        likely = jnp.prod(jnp.where(filled[None], odds[:, None], 1 - odds[:, None]), -1)  # [A, outcome]
+        likely = jnp.prod(jnp.where(filled[None], probability[:, None], 1 - probability[:, None]), -1)  # [A, outcome]
 
         def values(later: Array) -> Array:
             def of_inventory(now: Array) -> Array:

@@ -96,7 +96,7 @@ def partner(*, game: str = "prisoners-dilemma", spread: float = 0.5, horizon: in
     """A repeated game with an unknown partner that remembers one round (Press and Dyson 2012).
 
     Args:
-        game: prisoners-dilemma, stag-hunt, chicken or coordination.
+        game: payoffs of the game: prisoners-dilemma, stag-hunt, chicken or coordination.
         spread: both parameters of the beta distribution of the partner's five probabilities. Near 0 partners are almost
             deterministic (tit for tat and win-stay, lose-shift among them); at 1 the probabilities are uniform.
         horizon: rounds of an episode.

@@ -210,7 +210,7 @@ def half_cheetah_velocity(
     steps), PEARL (arXiv:1903.08254, 200 steps) and VariBAD (arXiv:1910.08348, 200 steps) use 3.
 
     Args:
-        max_velocity: upper end of the distribution of target velocities.
+        max_velocity: largest target velocity, in m / s.
         horizon: steps of an episode.
         backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
@@ -258,7 +258,7 @@ def ant_goal(*, max_distance: float = 3.0, horizon: int = 100, backend: str = "g
     the contact cost. The position p is the first two entries of the observation. A fall does not terminate an episode.
 
     Args:
-        max_distance: radius of the disc.
+        max_distance: radius of the disc of goals, in m.
         horizon: steps of an episode.
         backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
@@ -304,7 +304,7 @@ def walker_physics(*, log_scale: float = 3.0, horizon: int = 100, backend: str =
     here scale with the masses.
 
     Args:
-        log_scale: largest absolute value of the exponent z.
+        log_scale: largest absolute exponent z of the factors 1.5^z (of dampings 1.3^z).
         horizon: steps of an episode.
         backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
@@ -317,7 +317,7 @@ def hopper_physics(*, log_scale: float = 3.0, horizon: int = 100, backend: str =
     The reward is v_x + 1 - 0.001 |a|^2.
 
     Args:
-        log_scale: largest absolute value of the exponent z.
+        log_scale: largest absolute exponent z of the factors 1.5^z (of dampings 1.3^z).
         horizon: steps of an episode.
         backend: physics backend of Brax: generalized, spring, positional or mjx.
     """

@@ -75,7 +75,7 @@ def craftax(*, version: str = "classic", horizon: int = 200) -> TaskDistribution
     """Craftax (Matthews et al. 2024, arXiv:2402.16801) with a random world for each task.
 
     Args:
-        version: classic (17 actions) or full (43 actions).
+        version: version of the game: classic (17 actions) or full (43 actions).
         horizon: steps of an episode; Craftax's limits are 10,000 (classic) and 100,000 (full).
     """
     env = World(version)

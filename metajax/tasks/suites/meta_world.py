@@ -35,7 +35,7 @@ def meta_world(
     fixed number of finished episodes, so that goals reached early count more often.)
 
     Args:
-        benchmark: ML1, ML10, ML25 or ML45.
+        benchmark: set of tasks: ML1, ML10, ML25 or ML45.
         skill: Meta-World's name of the skill of ML1; the other benchmarks ignore it.
         horizon: largest number of steps of an episode; Meta-World uses 500.
         goal_visible: show the goal in the observation, so that the task is known.

@@ -123,7 +123,7 @@ def xland(
     about a ruleset.
 
     Args:
-        rulesets: trivial (a goal and objects), small, medium or high (trees of rules of depth 1, 2 or 3).
+        rulesets: complexity: trivial (a goal and objects), small, medium or high (trees of rules of depth 1, 2 or 3).
         world: XLand's name of the number and size of rooms, such as R1-9x9, R4-13x13 or R9-25x25.
         view_size: cells along a side of the observed square, at least 3.
         new_goals: hold out all goals whose first object is red or green; otherwise both splits have the same goals.
