@@ -65,7 +65,7 @@ class HostEnvironment:
 
     @property
     def name(self) -> str:
-        return self._name or self._described[2]
+        return self._name or self._spaces_and_name[2]
 
     def check_copies(self, num_copies: int) -> None:
         """Raises ConfigError if one task needs more than `max_copies` copies."""
@@ -90,18 +90,18 @@ class HostEnvironment:
         """Begins an episode in B copies of every task [N] with seeds [N, B]; returns observations [N, B]."""
         self._shape = seeds.shape
         repeated = jax.tree.map(lambda leaf: np.repeat(leaf, seeds.shape[1], 0), jax.device_get(tasks))
-        filled = jax.tree.map(self._filled, (repeated, seeds.ravel()))
-        return self._unfilled(self.read(self._workers.reset(*filled)))
+        filled = jax.tree.map(self._pad_to_copies, (repeated, seeds.ravel()))
+        return self._drop_padding(self.read(self._workers.reset(*filled)))
 
     def play(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Steps by `actions` [N, B]; returns observations, rewards, terminated, truncated and info [N, B]."""
-        actions = self._filled(actions.reshape(-1, *actions.shape[2:])).astype(self._described[1].dtype)
+        actions = self._pad_to_copies(actions.reshape(-1, *actions.shape[2:])).astype(self._spaces_and_name[1].dtype)
         obs, *rest = self._workers.step(actions)
-        return self._unfilled((self.read(obs), *rest))
+        return self._drop_padding((self.read(obs), *rest))
 
     def read(self, obs: PyTree) -> PyTree:
         """Converts observations of the simulator, with any leading axes, to those of agents."""
-        return _read(self._described[0], obs)
+        return _read(self._spaces_and_name[0], obs)
 
     def close(self) -> None:
         """Ends the worker processes; they are started again on demand."""
@@ -109,11 +109,11 @@ class HostEnvironment:
             self._finalizer()
             self._workers = None
 
-    def _filled(self, leaf: np.ndarray) -> np.ndarray:
+    def _pad_to_copies(self, leaf: np.ndarray) -> np.ndarray:
         """Repeats rows up to the number of copies, so that unused copies receive valid inputs."""
         return leaf[np.arange(self._workers.num_copies) % len(leaf)]
 
-    def _unfilled(self, tree: PyTree) -> PyTree:
+    def _drop_padding(self, tree: PyTree) -> PyTree:
         count = self._shape[0] * self._shape[1]
         return jax.tree.map(lambda leaf: leaf[:count].reshape(*self._shape, *leaf.shape[1:]), tree)
 
@@ -133,13 +133,13 @@ class HostEnvironment:
 
     @cached_property
     def _actions(self) -> Any:
-        return _actions(self._described[1], self.name)
+        return _to_gymnax_actions(self._spaces_and_name[1], self.name)
 
     def observation_space(self, params: PyTree | None = None) -> Any:
-        return _observations(self._described[0], self.name)
+        return _to_gymnax_observations(self._spaces_and_name[0], self.name)
 
     @cached_property
-    def _described(self) -> tuple[Any, Any, str]:
+    def _spaces_and_name(self) -> tuple[Any, Any, str]:
         """Gymnasium's observation space, action space and name, read from an environment made for this purpose."""
         env: Any = self.simulator.make()
         try:
@@ -148,13 +148,13 @@ class HostEnvironment:
             env.close()
 
 
-def _observations(space: Any, name: str) -> Any:
+def _to_gymnax_observations(space: Any, name: str) -> Any:
     """The gymnax space of observations that `_read` converts from a space of Gymnasium."""
     from gymnax.environments import spaces  # not imported without a simulator
 
     kind = type(space).__name__
     if kind == "Dict":
-        return spaces.Dict({key: _observations(part, name) for key, part in space.spaces.items()})
+        return spaces.Dict({key: _to_gymnax_observations(part, name) for key, part in space.spaces.items()})
     if kind == "Discrete":
         return spaces.Box(0.0, 1.0, (int(space.n),))
     if kind == "Box":
@@ -173,7 +173,7 @@ def _read(space: Any, obs: PyTree) -> PyTree:
     return np.asarray(obs, np.float32)
 
 
-def _actions(space: Any, name: str) -> Any:
+def _to_gymnax_actions(space: Any, name: str) -> Any:
     from gymnax.environments import spaces
 
     kind = type(space).__name__

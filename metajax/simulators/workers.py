@@ -69,14 +69,14 @@ class Workers:
 
     def reset(self, tasks: PyTree, seeds: np.ndarray) -> PyTree:
         """Begins an episode in every copy with tasks [E] and seeds [E]; returns observations [E]."""
-        return self._ask("reset", "resetting", (tasks, seeds), _STARTING_FACTOR * self._timeout)
+        return self._call("reset", "resetting", (tasks, seeds), _STARTING_FACTOR * self._timeout)
 
     def step(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Steps by `actions` [E]; returns observations, rewards, terminated, truncated and info [E].
 
         After the end of its episode a copy runs further episodes until the next reset; the caller ignores them.
         """
-        return self._ask("step", "stepping", actions, self._timeout)
+        return self._call("step", "stepping", actions, self._timeout)
 
     def close(self) -> None:
         """Ends the processes."""
@@ -94,7 +94,7 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, name: str, doing: str, argument: PyTree, timeout: float) -> PyTree:
+    def _call(self, name: str, doing: str, argument: PyTree, timeout: float) -> PyTree:
         """Sends every worker its part of `argument`; returns the concatenated answers."""
         if self.closed:
             raise WorkerError("the workers are closed; create new ones")
@@ -124,13 +124,13 @@ class Workers:
         except (EOFError, OSError):
             process.join(1.0)
             hint = '; a script that starts workers needs `if __name__ == "__main__":`' if doing == "starting" else ""
-            raise WorkerError(f"{name} died while {doing}: {_ending(process.exitcode)}{hint}") from None
+            raise WorkerError(f"{name} died while {doing}: {_exit_reason(process.exitcode)}{hint}") from None
         if not succeeded:
             raise WorkerError(f"{name} failed while {doing}: {answer}")
         return answer
 
 
-def _ending(code: int | None) -> str:
+def _exit_reason(code: int | None) -> str:
     if code is not None and code < 0:
         return signal.Signals(-code).name
     return f"exit code {code}"
