@@ -46,7 +46,7 @@ def random_potions(env: Environment) -> Agent:
 
 
 def ideal_observer(env: Environment) -> Agent:
-    """Maximises the expected reward of the episode under the exact posterior (Wang et al. 2021, arXiv:2102.02926).
+    """Plans the current episode with the exact posterior over chemistries (Wang et al. 2021, arXiv:2102.02926).
 
     The posterior is exact: the prior restricted to the chemistries under which every observed stone, before and after
     potions, has the observed appearance.
