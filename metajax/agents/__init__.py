@@ -1,4 +1,4 @@
-"""Hand-written agents, one module a problem: they learn nothing across tasks and bound what learned agents reach."""
+"""Hand-written agents, one module per problem. They do not meta-learn, and serve as baselines and upper bounds."""
 
 from metajax.agents.alchemy import ideal_observer, random_potions
 from metajax.agents.bandits import epsilon_greedy, gittins, greedy, thompson, ucb1

@@ -1,4 +1,4 @@
-"""Hand-written agents for Alchemy, which learn nothing across tasks: what a learned one is held against."""
+"""Hand-written baselines for Alchemy, which do not learn across tasks."""
 
 from typing import NamedTuple
 
@@ -10,24 +10,24 @@ from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree
 from metajax.errors import ConfigError
 from metajax.learning.distributions import Categorical
 
-_GAIN = 1e-3  # what a potion has to be expected to add, or it is left
+_MIN_GAIN = 1e-3  # a potion is used if its expected gain exceeds this
 
 
 class Belief(NamedTuple):
-    """Which chemistries agree with all that was seen, by how stones look and what potions do [L, E]; the last obs."""
+    """Which chemistries are consistent with all observations, by appearance and effect [L, E]; the last observation."""
 
     possible: Array
     obs: Array
 
 
 def random_potions(env: Environment) -> Agent:
-    """Puts any stone that is not of the best into any potion until there is none of either; cashes in the good ones.
+    """Dips random stones, except the best ones, into random potions while it can; then cashes in stones worth a reward.
 
-    All pairs of a stone and a potion are alike to it, and it has no memory: the "random heuristic" of Wang et al. 2021
-    (arXiv:2102.02926).
+    All pairs of a stone and a potion are equally probable, and the agent has no memory. This is the "random heuristic"
+    of Wang et al. 2021 (arXiv:2102.02926).
 
     Args:
-        env: Alchemy.
+        env: the Alchemy environment.
 
     >>> from metajax.tasks import alchemy
     >>> random_potions(alchemy().env).memory(())
@@ -47,20 +47,20 @@ def random_potions(env: Environment) -> Agent:
 
 
 def ideal_observer(env: Environment) -> Agent:
-    """Acts for the reward of this episode by all that was seen in the task (Wang et al. 2021, arXiv:2102.02926).
+    """Plans the current episode with the exact posterior over chemistries (Wang et al. 2021, arXiv:2102.02926).
 
-    The belief is exact. Of all chemistries those are kept under which everything seen, the stones as they lay there and
-    as potions left them, had to look as it did; the posterior is the prior, restricted to them.
+    The posterior is exact: the prior restricted to the chemistries under which every observed stone, before and after
+    potions, has the observed appearance.
 
-    The plan is not the paper's, which searches through all actions and all that they may teach. Here potions are taken
-    to move stones with the probabilities of the posterior, as if drawn anew at every use, and the plan is the best one
-    for that, over all stones and potions of the episode: its values are exact given how stones look, and averaged over
-    the ways in which they may. It is made anew at every step. So what a use teaches counts once it is learned, and not
-    before; who is certain of the chemistry plans as well as can be. As in the paper nothing is done for later episodes.
-    In the paper's ten trials this earns 279.9 (1.6) where the search earns 284.4 (1.6); the first trial makes the gap.
+    The plan differs from the paper's search over all actions and their possible outcomes. Here each use of a potion
+    moves a stone with its posterior probabilities, independently of all other uses, and the plan is optimal for this
+    model over all stones and potions of the episode. Values are exact given the appearance of stones, and averaged over
+    the possible appearances. The agent plans anew at every step, so it does not value information before it has it, and
+    it is optimal once the chemistry is certain. As in the paper, it ignores later episodes. In the paper's ten trials
+    it earns 279.9 (1.6), the paper's search 284.4 (1.6); the difference arises in the first trial.
 
     Args:
-        env: Alchemy.
+        env: the Alchemy environment.
 
     >>> from metajax.tasks import alchemy
     >>> ideal_observer(alchemy().env).memory(()).possible.shape
@@ -73,7 +73,7 @@ def ideal_observer(env: Environment) -> Agent:
         by_stone = _expected(env, belief)[1:].reshape(len(seen.gone), -1)
         pours, good = by_stone.at[:, 0].set(-jnp.inf), jnp.maximum(seen.reward, 0)
         cashes = jnp.zeros_like(by_stone).at[:, 0].set(good)
-        worth = jnp.append(0, jnp.where(pours.max() > good.sum() + _GAIN, pours, cashes))
+        worth = jnp.append(0, jnp.where(pours.max() > good.sum() + _MIN_GAIN, pours, cashes))
         return belief, _decide(jnp.arange(env.num_actions) == jnp.argmax(worth))
 
     def memory() -> Belief:
@@ -84,12 +84,12 @@ def ideal_observer(env: Environment) -> Agent:
 
 
 def _vertices(env: Environment, obs: Array) -> tuple[Array, Array]:
-    """Where the stones are in every way to look [L, 3], and whether they can look so [L]."""
+    """Vertices of the stones under every appearance [L, 3], and whether the appearance can explain them [L]."""
     return jax.vmap(env.match, (0, None))(jnp.asarray(env.looks), env.read(obs))
 
 
 def _learn(env: Environment, belief: Belief, percept: Percept) -> Belief:
-    """Keeps what agrees with the stones that are seen, and with what the potion did that was used, if there was one."""
+    """Keeps the chemistries consistent with the observed stones, and with the effect of the potion used, if any."""
     before, now, (stone, potion) = env.read(belief.obs), env.read(percept.obs), env.parts(percept.action)
     vertices, fits = _vertices(env, percept.obs)
     came_from = _vertices(env, belief.obs)[0][:, stone]
@@ -100,10 +100,10 @@ def _learn(env: Environment, belief: Belief, percept: Percept) -> Belief:
 
 
 def _expected(env: Environment, belief: Belief) -> Array:
-    """Expected rewards of actions [A], averaged over the ways in which stones may look, the likeliest first.
+    """Expected return of actions [A], averaged over the possible appearances, the most probable first.
 
-    Zero where there is nothing to plan: without potions, and from the first stone that is gone on, as one is cashed in
-    only when no potion is of use to any.
+    Zeros if no potion is left, and as soon as a stone is in the cauldron: the agent cashes in a stone only when no
+    potion has a use.
     """
     seen, (vertices, _) = env.read(belief.obs), _vertices(env, belief.obs)
     mass = jnp.where(belief.possible, jnp.asarray(env.prior, float), 0)
@@ -122,10 +122,10 @@ def _expected(env: Environment, belief: Belief) -> Array:
 
 
 def _decide(chosen: Array) -> Decision:
-    """Any of the `chosen` actions [A] alike."""
+    """A uniform decision over the `chosen` actions [A]."""
     return Decision(Categorical(jnp.log(chosen + 1e-30)), jnp.zeros(()))
 
 
 def _check_alchemy(env: Environment) -> None:
     if not hasattr(env, "effects"):
-        raise ConfigError(f"this agent needs the chemistries that Alchemy lists, unlike {env.name}")
+        raise ConfigError(f"this agent needs the environment of metajax.tasks.alchemy, not {env.name}")

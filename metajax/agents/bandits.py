@@ -1,4 +1,4 @@
-"""Hand-written agents for bandits, which learn nothing across tasks: what a learned one is held against."""
+"""Hand-written baselines for bandits, which do not learn across tasks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,24 +13,24 @@ from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.distributions import Categorical
 from metajax.rollouts import is_continuous
 
-_TIE = 1e-5  # scores this close are alike, and drawn from at random
+_TIE = 1e-5  # arms whose scores are within this of the best are tied, and one of them is drawn uniformly
 POSTERIORS = ("beta", "normal")
 
 
 class Counts(NamedTuple):
-    """Of each arm [A]: pulls, and the sum of the rewards they brought."""
+    """The number of pulls and the sum of rewards of each arm [A]."""
 
     pulls: Array
     total: Array
 
 
 def greedy(env: Environment, *, prior_mean: float = 0.5, prior_pulls: float = 2.0) -> Agent:
-    """Pulls the arm of the greatest posterior mean.
+    """Pulls the arm with the largest posterior mean.
 
     Args:
         env: a bandit.
-        prior_mean: mean reward of an arm never pulled (0.5, as under a uniform prior; 0 for a standard normal one).
-        prior_pulls: how many pulls the prior is worth (2 for the uniform prior; 1 for the normal one).
+        prior_mean: prior mean of an arm's reward: 0.5 for a uniform prior, 0 for a standard normal prior.
+        prior_pulls: weight of the prior in pulls: 2 for a uniform prior, 1 for a standard normal prior with unit noise.
 
     >>> from metajax.tasks import bandit
     >>> greedy(bandit(num_arms=3).env).memory(()).pulls.shape
@@ -42,13 +42,13 @@ def greedy(env: Environment, *, prior_mean: float = 0.5, prior_pulls: float = 2.
 def epsilon_greedy(
     env: Environment, *, epsilon: float = 0.1, prior_mean: float = 0.5, prior_pulls: float = 2.0
 ) -> Agent:
-    """Pulls the arm of the greatest posterior mean, or with probability `epsilon` any.
+    """Pulls the arm with the largest posterior mean or, with probability `epsilon`, a uniformly random arm.
 
     Args:
         env: a bandit.
-        epsilon: probability of a pull at random.
-        prior_mean: mean reward of an arm never pulled.
-        prior_pulls: how many pulls the prior is worth.
+        epsilon: probability of a random pull.
+        prior_mean: prior mean of an arm's reward: 0.5 for a uniform prior, 0 for a standard normal prior.
+        prior_pulls: weight of the prior in pulls: 2 for a uniform prior, 1 for a standard normal prior with unit noise.
 
     >>> from metajax.tasks import bandit
     >>> agent = epsilon_greedy(bandit(num_arms=3).env, epsilon=0.3)
@@ -64,11 +64,11 @@ def epsilon_greedy(
 
 
 def ucb1(env: Environment, *, scale: float = 2.0) -> Agent:
-    """Pulls every arm once, then that of the greatest mean + sqrt(scale ln t / pulls) (Auer et al. 2002).
+    """Pulls every arm once, then the arm with the largest mean + sqrt(scale ln t / pulls) (Auer et al. 2002).
 
     Args:
         env: a bandit.
-        scale: of the bonus (2; RL²'s authors tune it).
+        scale: scale of the exploration bonus (Auer et al.: 2; Duan et al. 2016 tune it).
 
     >>> from metajax.tasks import bandit
     >>> agent = ucb1(bandit(num_arms=3).env, scale=0.2)
@@ -86,17 +86,17 @@ def ucb1(env: Environment, *, scale: float = 2.0) -> Agent:
 def thompson(
     env: Environment, *, posterior: str = "beta", alpha: float = 1.0, beta: float = 1.0, resolution: int = 512
 ) -> Agent:
-    """Pulls each arm with the posterior probability that it is the best one (Thompson 1933).
+    """Thompson sampling (Thompson 1933): pulls each arm with the posterior probability that it is the best arm.
 
-    The probabilities are integrals of products of posterior densities, taken on a grid, so the decision is the exact
-    distribution of the action and needs no draw of its own.
+    These probabilities are integrated numerically on a grid, so the decision is the exact distribution of the action
+    instead of a posterior sample.
 
     Args:
         env: a bandit.
-        posterior: beta, for rewards of 0 and 1; or normal, for standard normal means and unit noise.
-        alpha: of the Beta prior (1, uniform).
-        beta: of the Beta prior.
-        resolution: points of the grid on which the posteriors are integrated.
+        posterior: beta, for rewards of 0 and 1, or normal, for standard normal means with unit noise.
+        alpha: first parameter of the Beta prior; the prior is uniform if alpha and beta are 1.
+        beta: second parameter of the Beta prior.
+        resolution: number of grid points of the integration.
 
     >>> from metajax.base import Sizes
     >>> from metajax.rollouts import trial
@@ -116,7 +116,7 @@ def thompson(
     unit = (jnp.arange(resolution) + 0.5) / resolution
 
     def log_density(counts: Counts) -> Array:
-        """Up to a constant, of every arm's mean on a grid: [A, resolution]."""
+        """Posterior log-density of the mean of each arm on the grid, up to a constant, [A, resolution]."""
         pulls, total = counts.pulls[:, None], counts.total[:, None]
         if posterior == "beta":
             return (total + alpha - 1) * jnp.log(unit) + (pulls - total + beta - 1) * jnp.log1p(-unit)
@@ -135,17 +135,17 @@ def thompson(
 def gittins(
     env: Environment, *, horizon: int = 10, alpha: float = 1.0, beta: float = 1.0, resolution: int = 1000
 ) -> Agent:
-    """Pulls the arm of the greatest finite-horizon Gittins index (Gittins 1979; Nino-Mora 2011).
+    """Pulls the arm with the largest finite-horizon Gittins index (Gittins 1979; Nino-Mora 2011).
 
-    An arm's index is the sure reward a pull that makes one indifferent to this arm for the pulls that are left. It is
-    nearly optimal, not optimal, when they are finitely many.
+    The index of an arm is the certain reward per pull that is worth as much as playing this arm for the remaining
+    pulls. For a finite horizon the policy is nearly optimal, but not optimal.
 
     Args:
         env: a bandit with rewards of 0 and 1.
         horizon: pulls of a trial.
-        alpha: of the Beta prior (1, uniform).
-        beta: of the Beta prior.
-        resolution: sure rewards tried, between which the index is interpolated.
+        alpha: first parameter of the Beta prior; the prior is uniform if alpha and beta are 1.
+        beta: second parameter of the Beta prior.
+        resolution: number of certain rewards between which the index is interpolated, at least 2.
 
     >>> from metajax.tasks import bandit
     >>> agent = gittins(bandit(num_arms=3).env, horizon=10)
@@ -167,11 +167,11 @@ def gittins(
 
 
 def gittins_indices(horizon: int, alpha: float, beta: float, resolution: int) -> np.ndarray:
-    """The index of an arm after `won` and `lost` pulls with `left` still to come, at [left - 1, won, lost].
+    """The index of an arm with `won` and `lost` pulls and `left` remaining pulls, at [left - 1, won, lost].
 
-    For each sure reward s, backward induction over the arm's advantage D of playing it on for a while over s:
-    D_m = p (1 - s + max(D_{m-1} after a win, 0)) + (1 - p) (-s + max(D_{m-1} after a loss, 0)); the index is where it
-    is zero.
+    For each certain reward s, backward induction computes the advantage D of playing the arm, with optimal stopping,
+    over s: D_m = p (1 - s + max(D_{m-1} after a win, 0)) + (1 - p) (-s + max(D_{m-1} after a loss, 0)). The index is
+    the s at which D is zero.
     """
     won, lost = np.meshgrid(np.arange(horizon), np.arange(horizon), indexing="ij")
     chance = ((alpha + won) / (alpha + beta + won + lost)).astype(np.float32)
@@ -179,7 +179,7 @@ def gittins_indices(horizon: int, alpha: float, beta: float, resolution: int) ->
     table = np.zeros((horizon, horizon, horizon), np.float32)
     advantage = np.zeros((resolution, horizon + 1, horizon + 1), np.float32)
     for left in range(1, horizon + 1):
-        size = horizon - left + 1  # an arm won and lost fewer pulls than this
+        size = horizon - left + 1  # the wins and losses of an arm are fewer than this
         later, here = np.maximum(advantage[:, : size + 1, : size + 1], 0), chance[:size, :size]
         advantage = here * (1 + later[:, 1:, :-1]) + (1 - here) * later[:, :-1, 1:] - sure[:, None, None]
         table[left - 1, :size, :size] = _zero_of(advantage, sure)
@@ -187,7 +187,7 @@ def gittins_indices(horizon: int, alpha: float, beta: float, resolution: int) ->
 
 
 def _zero_of(falling: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Where functions falling along the first axis, known at `at`, are zero, by linear interpolation."""
+    """The zeros of functions that fall along the first axis, given at points `at`, by linear interpolation."""
     last = np.clip((falling > 0).sum(0) - 1, 0, len(at) - 2)
     above = np.take_along_axis(falling, last[None], 0)[0]
     below = np.take_along_axis(falling, last[None] + 1, 0)[0]
@@ -197,11 +197,13 @@ def _zero_of(falling: np.ndarray, at: np.ndarray) -> np.ndarray:
 def _check_bernoulli(env: Environment) -> None:
     discrete = not is_continuous(env.action_space(env.default_params))
     if discrete and getattr(env, "reward", "bernoulli") != "bernoulli":
-        raise ConfigError(f"this agent needs rewards of 0 and 1, unlike those of {env.name}")
+        raise ConfigError(
+            f"this agent needs rewards of 0 and 1, not those of {env.name}; use thompson with posterior='normal'"
+        )
 
 
 def _counting(env: Environment, choose: Callable[[Counts], Array]) -> Agent:
-    """An agent that counts, and pulls with the probabilities [A] that `choose` gives."""
+    """An agent that counts pulls and rewards, and pulls an arm with the probabilities [A] that `choose` returns."""
     space = env.action_space(env.default_params)
     if is_continuous(space):
         raise ConfigError(f"this agent needs a discrete set of arms, but {env.name} has the action space {space}")

@@ -1,4 +1,4 @@
-"""The two ends of every scale: acting at random, and acting as one who knows the task."""
+"""Reference agents for normalised scores: a random agent, and an agent that knows the task."""
 
 import jax.numpy as jnp
 
@@ -11,7 +11,10 @@ from metajax.rollouts import is_continuous
 
 
 def uniform(env: Environment) -> Agent:
-    """Acts at random: any of the allowed actions alike; in a box, standard normal ones, which the box's bounds clip.
+    """Acts at random: uniform over the allowed actions, or standard normal, clipped to the bounds of a box.
+
+    Args:
+        env: any environment.
 
     >>> from metajax.tasks import bandit
     >>> uniform(bandit().env).memory(())
@@ -30,10 +33,10 @@ def uniform(env: Environment) -> Agent:
 
 
 def task_known(env: Environment) -> Agent:
-    """Takes the best action in an environment of which the task is laid open, as `metajax.envs.revealed.reveal` does.
+    """Takes the action with the largest value in an environment that reveals the task (`metajax.envs.revealed.reveal`).
 
     Args:
-        env: the revealed environment; the one underneath gives `action_values(task, obs, time) -> [A]`.
+        env: a revealed environment; the original one must have `action_values(task, obs, time) -> [A]`.
 
     >>> from metajax.envs.revealed import reveal
     >>> from metajax.tasks import bandit
@@ -42,7 +45,7 @@ def task_known(env: Environment) -> Agent:
     values = getattr(getattr(env, "env", None), "action_values", None)
     if values is None:
         raise ConfigError(
-            f"task_known needs a revealed environment that gives action_values, not {env.name}; use reveal(tasks).env"
+            f"task_known needs a revealed environment with action_values, not {env.name}; use reveal(tasks).env"
         )
 
     def decide(percept: Percept) -> Categorical:

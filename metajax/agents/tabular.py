@@ -1,4 +1,4 @@
-"""Hand-written agents for tabular Markov decision processes, which plan every episode in what they have counted."""
+"""Hand-written baselines for tabular MDPs, which plan every episode with a model estimated from counts."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from metajax.rollouts import is_continuous
 
 
 class Counted(NamedTuple):
-    """How often each step was taken [S, A, S], how often each action [S, A], its rewards' sum; and the plan [T, S]."""
+    """Counts of transitions [S, A, S] and of actions [S, A], sums of rewards [S, A], and the planned actions [T, S]."""
 
     moves: Array
     pulls: Array
@@ -25,15 +25,15 @@ Model = Callable[[Array, Array, Array, Array], tuple[Array, Array]]  # (key, mov
 
 
 def psrl(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0) -> Agent:
-    """Posterior sampling (Strens 2000; Osband et al. 2013): each episode follows the best plan for a process drawn from
-    the posterior.
+    """Posterior sampling (PSRL; Strens 2000; Osband et al. 2013): an episode is optimal for an MDP from the posterior.
 
-    The prior: transitions are flat Dirichlet, mean rewards normal around `reward_mean` with variance 1 as is the noise.
+    The prior of transitions is a flat Dirichlet; mean rewards are normal around `reward_mean` with variance 1, and so
+    is the noise of rewards.
 
     Args:
-        env: a tabular process that observes its state one-hot.
+        env: a tabular MDP with one-hot observations of its state.
         num_steps: steps of an episode.
-        reward_mean: the prior's mean of a reward.
+        reward_mean: prior mean of a reward.
 
     >>> from metajax.tasks import tabular_mdp
     >>> psrl(tabular_mdp().env).begin(jax.random.key(0), ()).plan.shape
@@ -51,15 +51,15 @@ def psrl(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0) -> 
 
 
 def beb(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0, bonus: float = 1.0) -> Agent:
-    """Bayesian exploration bonus (Kolter and Ng 2009): plans in the posterior mean with bonus / (1 + pulls) on rewards.
+    """Bayesian exploration bonus (BEB; Kolter and Ng 2009): plans with the posterior mean plus bonus / (1 + pulls).
 
     The prior is that of `psrl`.
 
     Args:
-        env: a tabular process that observes its state one-hot.
+        env: a tabular MDP with one-hot observations of its state.
         num_steps: steps of an episode.
-        reward_mean: the prior's mean of a reward.
-        bonus: weight of the bonus, to be tuned to the number of episodes.
+        reward_mean: prior mean of a reward.
+        bonus: weight of the exploration bonus; its best value depends on the number of episodes.
 
     >>> from metajax.tasks import tabular_mdp
     >>> agent = beb(tabular_mdp().env, bonus=2.0)
@@ -76,11 +76,14 @@ def beb(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0, bonu
 
 
 def _planning(env: Environment, num_steps: int, model: Model) -> Agent:
-    """An agent that follows the best plan for the `model` of what it has counted; all copies count together."""
+    """An agent that follows the optimal plan of the `model` given its counts; all parallel copies share the counts."""
     check_count("num_steps", num_steps)
     space, num_states = env.action_space(env.default_params), getattr(env, "num_states", None)
     if is_continuous(space) or num_states is None:
-        raise ConfigError(f"this agent needs num_states states, observed one-hot, and actions, unlike {env.name}")
+        raise ConfigError(
+            f"this agent needs num_states states, observed one-hot, and discrete actions, as in tabular_mdp(), not "
+            f"{env.name}"
+        )
     num_actions = space.n
 
     def plan(key: Array, moves: Array, pulls: Array, total: Array) -> Counted:
@@ -102,7 +105,7 @@ def _planning(env: Environment, num_steps: int, model: Model) -> Agent:
         return memory, Decision(Categorical(jnp.log(jax.nn.one_hot(action, num_actions) + 1e-30)), jnp.zeros(()))
 
     def adapt(key: Array, counted: Counted, stage: Stage) -> Counted:
-        """Where an episode's last step led to is not observed, and not counted."""
+        """Updates counts and plan; the state after an episode's last step is not counted."""
         steps = stage.steps
         place, action = jnp.argmax(steps.percept.obs, -1), steps.action
         pulls = counted.pulls.at[place, action].add(steps.valid)

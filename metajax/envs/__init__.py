@@ -1,4 +1,4 @@
-"""Environments in the gymnax 1.0 protocol, with the task in the traced parameters.
+"""Tools for environments in the gymnax 1.0 protocol, whose traced parameters are the task.
 
-`notebooks/own_environment_and_suite.ipynb` writes one from scratch and adapts one of another package.
+`notebooks/own_environment_and_suite.ipynb` writes an environment from scratch and adapts one of another package.
 """

@@ -1,4 +1,4 @@
-"""What an environment must keep to; checked before anything compiles, so that a fault names its field."""
+"""Checks of the environment protocol by tracing, before anything compiles; errors name the faulty field."""
 
 import re
 from collections.abc import Callable
@@ -17,42 +17,42 @@ _NEEDED = ("name", "default_params", "reset_env", "step_env", "is_truncated", "a
 
 
 def check_tasks(tasks: TaskDistribution, *, play: bool = False) -> None:
-    """Raises ConfigError unless the environment of `tasks` keeps the contract in a task of either split.
+    """Checks the environment of `tasks` in a training task and a held-out task. Raises ConfigError if a check fails.
 
-    Shapes and dtypes are traced, in a moment; every training does it. With `play` a few steps are run as well, as
-    `check_env` does, and what `sample` draws must make a difference.
+    Shapes and dtypes are checked by tracing, which is fast; every training does this. With `play`, a few steps are run
+    as well, as in `check_env`, and the parameters that `sample` draws must change the environment's behaviour.
 
     >>> from metajax.tasks import point
     >>> check_tasks(point(), play=True)
     """
     if not isinstance(tasks, TaskDistribution):
-        raise ConfigError(f"tasks must be a TaskDistribution, or a name where one is asked for, not {tasks!r}")
+        raise ConfigError(f"tasks must be a TaskDistribution, or a name where names are accepted, not {tasks!r}")
     if tasks.horizon is not None:
         check_count("horizon", tasks.horizon)
     elif not hasattr(tasks.env.default_params, LIMIT):
-        raise ConfigError(f"{tasks.env.name} sets no {LIMIT}; give TaskDistribution(horizon=…)")
+        raise ConfigError(f"the parameters of {tasks.env.name} have no {LIMIT}; set TaskDistribution(horizon=…)")
     if tasks.test_tasks is not None:
         leading_axis(tasks.test_tasks)
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], tasks.test_tasks)
-        check_like("held_out_set[0]", abstract_call("sample(key)", tasks.sample, jax.random.key(0)), first)
+        check_like("test_tasks[0]", abstract_call("sample(key)", tasks.sample, jax.random.key(0)), first)
     for split, sample in (("sample", tasks.sample), ("held_out", tasks.held_out)):
         if sample is None:
             continue
         _check_shapes(tasks.env, abstract_call(f"{split}(key)", sample, jax.random.key(0)))
         if play:
             drawn = jax.lax.map(sample, jax.random.split(jax.random.key(0), 8))
-            names = [name for name, leaf in _named(drawn) if np.unique(np.asarray(leaf), axis=0).shape[0] > 1]
+            names = [name for name, leaf in _named_leaves(drawn) if np.unique(np.asarray(leaf), axis=0).shape[0] > 1]
             check_play(tasks.env, jax.tree.map(lambda leaf: leaf[:3], drawn), names or _without_limit(drawn))
 
 
 def check_env(env: Environment, task: PyTree | None = None) -> None:
-    """Raises ConfigError, naming the field and the fix, unless `env` keeps to the gymnax 1.0 protocol in `task`.
+    """Checks that `env` implements the gymnax 1.0 protocol in `task`. Raises ConfigError with the field and the fix.
 
-    The observation, the state, the reward and the end must come out of `step_env` as they went in: same structure,
-    shapes and dtypes. Then a few steps are run: it must be a pure function of its arguments that can be vmapped, depend
-    on the task, keep nothing on itself, and give finite numbers inside its spaces; `is_truncated` must hold after
-    max_steps_in_episode. It takes as long as compiling the environment three times. `task` is the environment's default
-    when it is not given.
+    First, `reset_env` and `step_env` are traced: observation and state must keep their structure, shapes and dtypes,
+    and the reward and the flags must be scalars. Then a few random steps are run: the environment must be a pure
+    function of its arguments that works under vmap, depends on the task and stores nothing on itself; its outputs must
+    be finite and inside its spaces; and `is_truncated` must be true after max_steps_in_episode steps. This compiles the
+    environment three times. The default of `task` is the environment's `default_params`.
 
     >>> from metajax.tasks import point
     >>> check_env(point().env)
@@ -63,17 +63,17 @@ def check_env(env: Environment, task: PyTree | None = None) -> None:
     check_play(env, copies, _without_limit(task))
 
 
-def _named(task: PyTree) -> list[tuple[str, PyTree]]:
+def _named_leaves(task: PyTree) -> list[tuple[str, PyTree]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(task)]
 
 
 def _without_limit(task: PyTree) -> list[str]:
-    """The names of a task's leaves but for the time limit."""
-    return [name for name, _ in _named(task) if name != f".{LIMIT}"]
+    """Names of the leaves of a task except the time limit."""
+    return [name for name, _ in _named_leaves(task) if name != f".{LIMIT}"]
 
 
 def _check_shapes(env: Environment, task: PyTree) -> None:
-    """Raises ConfigError unless `env` has all that is needed, of the right shapes; `task` may be shapes only."""
+    """Checks the attributes of `env` and the shapes of what its functions return; `task` may be abstract."""
     for attribute in _NEEDED:
         if not hasattr(env, attribute):
             raise ConfigError(
@@ -105,15 +105,15 @@ def _check_shapes(env: Environment, task: PyTree) -> None:
 
 
 def abstract_call(name: str, function: Callable, *arguments: PyTree) -> PyTree:
-    """The shapes of what `function` returns; any error becomes a ConfigError that names it."""
+    """Returns the shapes and dtypes of what `function` returns. Any error becomes a ConfigError with its `name`."""
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
         cause = re.search(r"depends on the values? of the arguments? ([^\n]+)\.\n", str(error))
         which = f" (it depends on {cause[1]})" if cause else ""
         raise ConfigError(
-            f"{name} cannot be traced: {first_line(error)}{which}; it must be a pure function of arrays, "
-            "its state a pytree of arrays (no Python numbers that change, no Python `if` on an array)"
+            f"{name} cannot be traced: {first_line(error)}{which}; it must be a pure function of arrays, and its state "
+            "a pytree of arrays (without Python numbers that change, and without Python's `if` on an array)"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""A task under Gymnasium's interface, for whatever learns or plays there.
+"""A single task as a Gymnasium environment, for agents and tools of other libraries.
 
-gymnax's own wrapper begins the next episode inside the step that ends one, so that the last observation is lost, and
-fails Gymnasium's checker as its `reset` leaves Gymnasium's generator unseeded.
+gymnax's own wrapper resets within the step that ends an episode, which loses the last observation, and fails
+Gymnasium's checker because its `reset` does not seed Gymnasium's generator.
 """
 
 from typing import Any
@@ -17,20 +17,20 @@ from metajax.simulators.environment import HostEnvironment
 
 
 class GymnasiumTask(gymnasium.Env):
-    """One task; every reset begins another episode of it, and an episode is truncated after `tasks.num_steps`."""
+    """One task as a Gymnasium environment; an episode is truncated after `tasks.num_steps` steps at the latest."""
 
     metadata = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, tasks: TaskDistribution, task: PyTree):
         env = tasks.env
         if isinstance(env, HostEnvironment):
-            raise ConfigError(f"{env.name} is simulated on the host; take what its `make` returns")
+            raise ConfigError(f"{env.name} is simulated on the host; use the environment that its `make` returns")
         self.task, self.num_steps = task, tasks.num_steps
         try:
             self.observation_space = gymnax_space_to_gym_space(env.observation_space(env.default_params))
             self.action_space = gymnax_space_to_gym_space(env.action_space(env.default_params))
         except NotImplementedError as error:
-            raise ConfigError(f"{env.name} has a space that Gymnasium does not: {error}") from error
+            raise ConfigError(f"{env.name} has a space without an equivalent in Gymnasium: {error}") from error
 
         def step(key, time, state, action, task):
             obs, state, reward, terminated, _ = env.step_env(jax.random.fold_in(key, time), state, action, task)
@@ -54,18 +54,18 @@ class GymnasiumTask(gymnasium.Env):
 
 
 def _cast(space: gymnasium.Space, obs: PyTree) -> PyTree:
-    """`obs` as NumPy arrays of the types that `space` has."""
+    """`obs` as NumPy arrays with the dtypes of `space`."""
     if isinstance(space, gymnasium.spaces.Dict):
         return {name: _cast(child, obs[name]) for name, child in space.items()}
     return np.asarray(obs, space.dtype)
 
 
 def to_gymnasium(tasks: TaskDistribution, task: PyTree) -> gymnasium.Env:
-    """A Gymnasium environment of one task; actions are the environment's own, within its bounds.
+    """Returns a Gymnasium environment of one task; actions are those of `tasks.env`, within its bounds.
 
     Args:
-        tasks: the distribution, which says how long an episode is.
-        task: one of its tasks.
+        tasks: the task distribution; it gives the environment and the length of an episode.
+        task: a task, as drawn by `tasks.sample`.
 
     >>> from metajax.tasks import cartpole
     >>> env = to_gymnasium(cartpole(), cartpole().sample(jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""What an environment does that its shapes do not show: it is played for a few steps, and traced more than once."""
+"""Checks of an environment's behaviour: it is traced twice, and a few random steps are run."""
 
 import dataclasses
 from collections.abc import Collection
@@ -19,7 +19,7 @@ _NUM_STEPS = 8
 
 
 class Played(NamedTuple):
-    """The first observation of an episode and whether it is over by then, and what its steps [T] brought."""
+    """The first observation of an episode, whether its first state is truncated, and the outputs of its steps [T]."""
 
     first: PyTree
     over: Array
@@ -30,13 +30,15 @@ class Played(NamedTuple):
 
 
 def check_play(env: Environment, tasks: PyTree, varied: Collection[str]) -> None:
-    """Raises ConfigError, naming the field, unless `env` plays in `tasks` [N] as an environment has to.
+    """Checks the behaviour of `env` in `tasks` [N] with a few random actions. Raises ConfigError with the faulty field.
 
-    It keeps nothing between two calls, depends on a task's `varied` leaves, does the same again and under `jax.vmap`,
-    gives finite numbers inside its spaces, and ends by max_steps_in_episode. A few steps of random actions are run.
+    The environment must store nothing between two calls, depend on the `varied` leaves of a task, be reproducible, also
+    under `jax.vmap`, return finite numbers inside its spaces, and end an episode at max_steps_in_episode.
     """
     if isinstance(env, HostEnvironment):
-        raise ConfigError(f"{env.name} is simulated on the host; gymnasium.utils.env_checker checks what it makes")
+        raise ConfigError(
+            f"{env.name} is simulated on the host; check the environment that it makes by gymnasium.utils.env_checker"
+        )
     limited = _limited(tasks)
     one = jax.tree.map(lambda leaf: leaf[0], limited)
     _check_nothing_kept(env, one)
@@ -47,15 +49,15 @@ def check_play(env: Environment, tasks: PyTree, varied: Collection[str]) -> None
         env,
         first,
         again,
-        "for the same key, state, action and task step_env gives the",
-        "draw it from the key, and keep in the state what changes",
+        "two calls of step_env with the same key, state, action and task give the",
+        "draw random numbers from the key only, and store what changes in the state",
     )
     _check_alike(
         env,
         first,
         _run(env, jax.vmap(partial(_play, env)), jax.tree.map(lambda leaf: leaf[None], batch)),
-        "alone and under jax.vmap step_env gives the",
-        "what it does to one copy must not touch another",
+        "step_env gives, alone and under jax.vmap, the",
+        "one copy of the environment must not affect another",
     )
     _check_values(env, first)
     if limited is not tasks:
@@ -63,17 +65,17 @@ def check_play(env: Environment, tasks: PyTree, varied: Collection[str]) -> None
 
 
 def check_no_tracer(env: Environment) -> None:
-    """Raises ConfigError, naming the attribute, if tracing `env` has left something on itself."""
+    """Checks that tracing has stored no tracer on `env`. Raises ConfigError with the name of the attribute."""
     for name, leaf in _attributes(env).items():
         if isinstance(leaf, jax.core.Tracer):
-            raise ConfigError(f"{env.name} keeps {name}, which a call has computed, on itself; {_WHERE_TO_KEEP}")
+            raise ConfigError(f"{env.name} keeps {name}, which a call has computed, on itself; {_WHERE_TO_STORE}")
 
 
-_WHERE_TO_KEEP = "what changes belongs in the state that reset_env and step_env return"
+_WHERE_TO_STORE = "store what changes in the state that reset_env and step_env return"
 
 
 def _limited(tasks: PyTree) -> PyTree:
-    """`tasks` with episodes no longer than what is played, if their limit is traced."""
+    """`tasks` with episodes of `_NUM_STEPS` steps, if the time limit is a traced field."""
     limit = getattr(tasks, LIMIT, None)
     if not isinstance(limit, jax.Array) or not dataclasses.is_dataclass(tasks):
         return tasks
@@ -81,7 +83,7 @@ def _limited(tasks: PyTree) -> PyTree:
 
 
 def _play(env: Environment, number: Array, task: PyTree) -> Played:
-    """Random actions in `task`, played on beyond any end; all that is random depends on `number`."""
+    """Runs random actions in `task`, also beyond the end of an episode; `number` seeds all random draws."""
     key_reset, key_act, key_step = jax.random.split(jax.random.fold_in(jax.random.key(0), number), 3)
     first, start = env.reset_env(key_reset, task)
     space = env.action_space(env.default_params)
@@ -102,7 +104,7 @@ def _random_action(key: Array, space: Any) -> Array:
 
 
 def _run(env: Environment, play: Any, batch: tuple[Array, PyTree]) -> Played:
-    """Episodes [N] as NumPy arrays, each element of `batch` after the other; a map compiles what it maps."""
+    """Runs the elements of `batch` in sequence, compiled by `jax.lax.map`; returns episodes [N] as NumPy arrays."""
     try:
         played = jax.tree.map(np.asarray, jax.lax.map(lambda inputs: play(*inputs), batch))
     except Exception as error:
@@ -111,19 +113,19 @@ def _run(env: Environment, play: Any, batch: tuple[Array, PyTree]) -> Played:
 
 
 def _attributes(env: Environment) -> dict[str, Any]:
-    """What an environment holds, looking into containers, by name."""
+    """The attributes of an environment by name, with containers flattened to their leaves."""
     found = {}
     for name, value in getattr(env, "__dict__", {}).items():
         try:
             leaves = jax.tree.leaves_with_path(value)
-        except ValueError:  # a dictionary whose keys have no order
+        except ValueError:  # a dictionary with keys that cannot be sorted
             leaves = [((), value)]
         found |= {f"self.{name}{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
     return found
 
 
 def _check_nothing_kept(env: Environment, task: PyTree) -> None:
-    """Traces twice, as the first time may fill a cache."""
+    """Traces twice, because the first trace may fill a cache."""
     held = []
     for _ in range(2):
         jax.eval_shape(partial(_play, env), 0, task)
@@ -132,7 +134,7 @@ def _check_nothing_kept(env: Environment, task: PyTree) -> None:
     before, after = held
     for name in before.keys() | after.keys():
         if name not in before or name not in after or not _is_same(before[name], after[name]):
-            raise ConfigError(f"{env.name}: reset_env or step_env changes {name}; {_WHERE_TO_KEEP}")
+            raise ConfigError(f"{env.name}: reset_env or step_env changes {name}; {_WHERE_TO_STORE}")
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -140,7 +142,7 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _check_dependence(env: Environment, task: PyTree, varied: Collection[str]) -> None:
-    """Of tasks that differ in the `varied` leaves alone, something must come out that differs."""
+    """Checks that tasks which differ in the `varied` leaves only can give different outputs."""
     leaves, structure = jax.tree.flatten(task)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(task)]
     axes = [0 if name in varied else None for name in names]
@@ -152,12 +154,12 @@ def _check_dependence(env: Environment, task: PyTree, varied: Collection[str]) -
     try:
         if varied:
             jax.eval_shape(jax.vmap(play, axes, out_axes=None), *several)
-    except Exception:  # an output has the axis of the tasks, so depends on them; anything else comes up when it is run
+    except Exception:  # an output has the task axis, so it depends on the task; other errors recur when it is run
         return
     what = f"of {', '.join(sorted(varied))}" if varied else f"but {LIMIT}"
     raise ConfigError(
-        f"{env.name}: nothing {what} in the task changes what reset_env, step_env or is_truncated return; what tells "
-        "tasks apart must be read from the parameters, not drawn in reset_env or kept on the environment"
+        f"{env.name}: nothing {what} in the task changes what reset_env, step_env or is_truncated return; read what "
+        "differs between tasks from the parameters, instead of drawing it in reset_env or storing it on the environment"
     )
 
 
@@ -173,7 +175,7 @@ def _check_alike(env: Environment, one: Played, other: Played, when: str, fix: s
 
 
 def _check_values(env: Environment, played: Played) -> None:
-    """Observations and rewards, up to the end of each episode."""
+    """Checks observations and rewards up to the end of each episode."""
     ends = played.terminated | played.truncated
     going_on = np.cumsum(ends, axis=1) - ends == 0
     _check_inside(env, "reset_env", "observation", env.observation_space(env.default_params), played.first)
@@ -183,7 +185,7 @@ def _check_values(env: Environment, played: Played) -> None:
 
 
 def _check_inside(env: Environment, function: str, name: str, space: Any, values: PyTree) -> None:
-    """Raises ConfigError unless all `values` [M] are finite and inside `space`, which may be a dictionary of spaces."""
+    """Checks that all `values` [M] are finite and inside `space`, which may be a dictionary of spaces."""
     for part, child in getattr(space, "spaces", {}).items() if isinstance(values, dict) else ():
         _check_inside(env, function, f"{name}[{part!r}]", child, values[part])
     for leaf in jax.tree.leaves(values):
@@ -202,9 +204,9 @@ def _check_inside(env: Environment, function: str, name: str, space: Any, values
 
 def _check_limit(env: Environment, played: Played) -> None:
     if played.over.any():
-        raise ConfigError(f"{env.name}: is_truncated holds for the state of reset_env; an episode begins at time zero")
+        raise ConfigError(f"{env.name}: is_truncated is true for the state of reset_env; begin an episode at time 0")
     if not (played.terminated | played.truncated).any(1).all():
         raise ConfigError(
             f"{env.name}: is_truncated is false after {_NUM_STEPS} steps with {LIMIT}={_NUM_STEPS}; step_env must "
-            f"count the state's time up, and is_truncated compare it with the task's {LIMIT}"
+            f"increment the time in the state, and is_truncated must compare it with {LIMIT} of the task"
         )

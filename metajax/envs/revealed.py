@@ -1,4 +1,4 @@
-"""Any environment with the task laid open, for those who are to know it."""
+"""Environments that show the task in the observation, for agents that know the task."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ from metajax.errors import check_choice
 
 
 class Revealed(NamedTuple):
-    """`env`, of which every observation is a dictionary of its own observation `obs` and the task's parameters `task`.
+    """`env` with observations {"obs": the observation of `env`, "task": the parameters of the task}.
 
-    `task` is all of them or, with `fields`, a dictionary of these. What an agent reaches here bounds what any can reach
-    by exploring.
+    With `fields`, "task" is a dictionary of these parameters only. The return of an optimal agent in this environment
+    is an upper bound for agents that have to explore.
     """
 
     env: Environment
@@ -47,12 +47,12 @@ class Revealed(NamedTuple):
         return spaces.Dict({"obs": self.env.observation_space(params), "task": None})
 
     def action_mask(self, obs: dict[str, PyTree]) -> Array | None:
-        """Which actions [A] are allowed, if the environment underneath says so."""
+        """Which actions [A] are allowed, or None if `env` has no action mask."""
         mask = getattr(self.env, "action_mask", None)
         return None if mask is None else mask(obs["obs"])
 
     def features(self, obs: dict[str, PyTree]) -> dict[str, PyTree]:
-        """What networks read, with the environment underneath saying what of its own."""
+        """The input of networks; `env` preprocesses its own observation."""
         read = getattr(self.env, "features", lambda own: own)
         return obs | {"obs": read(obs["obs"])}
 
@@ -62,9 +62,9 @@ class Revealed(NamedTuple):
 
 
 def reveal(tasks: TaskDistribution, *, fields: tuple[str, ...] | None = None) -> TaskDistribution:
-    """`tasks` with every task shown in the observations, or those `fields` of it that are named.
+    """Returns `tasks` with the task shown in the observations, or only its `fields` if they are given.
 
-    Raises ConfigError for a field that the task does not have.
+    Raises ConfigError if the task has no such field.
 
     >>> from metajax.tasks import bandit
     >>> reveal(bandit()).env.name

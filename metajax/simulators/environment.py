@@ -1,6 +1,6 @@
-"""Environments that a simulator on the host steps, such as Gymnasium's, as the rest of metajax sees them.
+"""Environments of simulators on the host, such as Gymnasium's, behind metajax's environment interface.
 
-Compiled code knows their shapes alone. `metajax.simulators.playing` plays them in worker processes.
+Compiled code sees only their shapes. `metajax.simulators.playing` runs them in worker processes.
 """
 
 import weakref
@@ -19,23 +19,23 @@ from metajax.simulators.workers import Simulator, Workers
 
 
 class HostEnvironment:
-    """A Gymnasium environment whose tasks are set from outside, in worker processes.
+    """A Gymnasium environment with a function that sets its task; copies run in worker processes.
 
-    The task is a pytree of arrays that `set_task` is given. The observations may be a Box, Discrete (one-hot here) or a
-    Dict of them, the actions a Box of one axis or Discrete. Numbers are of single precision, whatever the simulator's.
+    A task is a pytree of arrays, which `set_task` receives. The observation space may be a Box, Discrete (one-hot here)
+    or a Dict of these, the action space a Box with one axis or Discrete. Numbers are converted to single precision.
 
     Args:
-        make: returns the environment; it is sent to the workers.
-        set_task: `set_task(environment, task)`, called before an episode begins.
-        task: one task, which gives the structure of all.
-        name: of the environment, by default that of Gymnasium.
-        info: names of the numbers in `info` that are kept in `Transition.info`, zero where they are missing.
-        num_workers: processes; None: as many as there are cores.
-        max_copies: copies of the environment in all processes, at most; tasks that have none wait for their turn.
-        timeout: seconds after which a worker that has not answered a step counts as lost; ten times as many for
-            starting and resetting.
+        make: returns a new environment; it is sent to the workers.
+        set_task: `set_task(environment, task)`, called before every reset.
+        task: an example task with the structure of all tasks.
+        name: name of the environment; if empty, Gymnasium's.
+        info: names of the numbers in the simulator's `info` that `Transition.info` records, 0 where they are missing.
+        num_workers: number of worker processes; None: one per CPU core.
+        max_copies: largest number of parallel copies in all workers; the remaining tasks are run afterwards.
+        timeout: seconds to wait for a worker to answer a step before WorkerError; ten times as long for starting and
+            resetting.
 
-    Workers are processes that import the program's main module: a script needs `if __name__ == "__main__":`.
+    Workers import the main module of the program: a script needs `if __name__ == "__main__":`.
     """
 
     def __init__(
@@ -65,15 +65,18 @@ class HostEnvironment:
 
     @property
     def name(self) -> str:
-        return self._name or self._described[2]
+        return self._name or self._spaces_and_name[2]
 
     def check_copies(self, num_copies: int) -> None:
-        """Raises ConfigError unless there may be as many copies as a task is played at once."""
+        """Raises ConfigError if one task needs more than `max_copies` copies."""
         if num_copies > self._max_copies:
-            raise ConfigError(f"max_copies={self._max_copies} must be at least the {num_copies} episodes of a task")
+            raise ConfigError(
+                f"max_copies={self._max_copies} must be at least the {num_copies} parallel episodes of a task; "
+                "raise it, or use fewer episodes"
+            )
 
     def fitting(self, num_tasks: int, num_copies: int) -> int:
-        """How many tasks can be played at once, of `num_copies` copies each; starts the processes that they need."""
+        """Returns how many tasks with `num_copies` copies each run at once, and starts the workers they need."""
         self.check_copies(num_copies)
         size = min(num_tasks, self._max_copies // num_copies)
         if self._workers is None or self._workers.closed or self._workers.num_copies < size * num_copies:
@@ -84,42 +87,42 @@ class HostEnvironment:
         return size
 
     def begin(self, tasks: PyTree, seeds: np.ndarray) -> PyTree:
-        """Begins an episode in B copies of every task [N]: observations [N, B], from seeds [N, B]."""
+        """Begins an episode in B copies of every task [N] with seeds [N, B]; returns observations [N, B]."""
         self._shape = seeds.shape
         repeated = jax.tree.map(lambda leaf: np.repeat(leaf, seeds.shape[1], 0), jax.device_get(tasks))
-        filled = jax.tree.map(self._filled, (repeated, seeds.ravel()))
-        return self._unfilled(self.read(self._workers.reset(*filled)))
+        filled = jax.tree.map(self._pad_to_copies, (repeated, seeds.ravel()))
+        return self._drop_padding(self.read(self._workers.reset(*filled)))
 
     def play(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Observations, rewards, terminated, truncated and info [N, B] after `actions` [N, B]."""
-        actions = self._filled(actions.reshape(-1, *actions.shape[2:])).astype(self._described[1].dtype)
+        """Steps by `actions` [N, B]; returns observations, rewards, terminated, truncated and info [N, B]."""
+        actions = self._pad_to_copies(actions.reshape(-1, *actions.shape[2:])).astype(self._spaces_and_name[1].dtype)
         obs, *rest = self._workers.step(actions)
-        return self._unfilled((self.read(obs), *rest))
+        return self._drop_padding((self.read(obs), *rest))
 
     def read(self, obs: PyTree) -> PyTree:
-        """What agents see of one or more of the simulator's observations."""
-        return _read(self._described[0], obs)
+        """Converts observations of the simulator, with any leading axes, to those of agents."""
+        return _read(self._spaces_and_name[0], obs)
 
     def close(self) -> None:
-        """Ends the processes; they are started again when they are needed."""
+        """Ends the worker processes; they are started again on demand."""
         if self._workers is not None:
             self._finalizer()
             self._workers = None
 
-    def _filled(self, leaf: np.ndarray) -> np.ndarray:
-        """As many rows as there are copies: those that nobody plays repeat the others."""
+    def _pad_to_copies(self, leaf: np.ndarray) -> np.ndarray:
+        """Repeats rows up to the number of copies, so that unused copies receive valid inputs."""
         return leaf[np.arange(self._workers.num_copies) % len(leaf)]
 
-    def _unfilled(self, tree: PyTree) -> PyTree:
+    def _drop_padding(self, tree: PyTree) -> PyTree:
         count = self._shape[0] * self._shape[1]
         return jax.tree.map(lambda leaf: leaf[:count].reshape(*self._shape, *leaf.shape[1:]), tree)
 
     def reset_env(self, key: Array, params: PyTree) -> tuple[PyTree, Array]:
-        """The observation's shape, in zeros: only the host can begin an episode."""
+        """Returns zeros with the shape of the observation, because only the host can begin an episode."""
         return _zeros(self.observation_space()), jnp.zeros(())
 
     def step_env(self, key: Array, state: Array, action: Array, params: PyTree) -> tuple:
-        """Shapes, and a reward that is no number, lest they be taken for the simulator's."""
+        """Returns zeros with the right shapes and a reward of NaN, so that they are not mistaken for real data."""
         return _zeros(self.observation_space()), state, jnp.full((), jnp.nan), jnp.zeros((), bool), {}
 
     def is_truncated(self, state: Array, params: PyTree) -> Array:
@@ -130,14 +133,14 @@ class HostEnvironment:
 
     @cached_property
     def _actions(self) -> Any:
-        return _actions(self._described[1], self.name)
+        return _to_gymnax_actions(self._spaces_and_name[1], self.name)
 
     def observation_space(self, params: PyTree | None = None) -> Any:
-        return _observations(self._described[0], self.name)
+        return _to_gymnax_observations(self._spaces_and_name[0], self.name)
 
     @cached_property
-    def _described(self) -> tuple[Any, Any, str]:
-        """Gymnasium's spaces, and the name, of one environment, made for that and closed."""
+    def _spaces_and_name(self) -> tuple[Any, Any, str]:
+        """Gymnasium's observation space, action space and name, read from an environment made for this purpose."""
         env: Any = self.simulator.make()
         try:
             return env.observation_space, env.action_space, env.spec.id if env.spec else type(env.unwrapped).__name__
@@ -145,18 +148,20 @@ class HostEnvironment:
             env.close()
 
 
-def _observations(space: Any, name: str) -> Any:
-    """Gymnax's space of what `_read` makes of one of Gymnasium's; ConfigError if it makes nothing of it."""
-    from gymnax.environments import spaces  # imported when there is a simulator
+def _to_gymnax_observations(space: Any, name: str) -> Any:
+    """The gymnax space of observations that `_read` converts from a space of Gymnasium."""
+    from gymnax.environments import spaces  # not imported without a simulator
 
     kind = type(space).__name__
     if kind == "Dict":
-        return spaces.Dict({key: _observations(part, name) for key, part in space.spaces.items()})
+        return spaces.Dict({key: _to_gymnax_observations(part, name) for key, part in space.spaces.items()})
     if kind == "Discrete":
         return spaces.Box(0.0, 1.0, (int(space.n),))
     if kind == "Box":
         return spaces.Box(np.asarray(space.low, np.float32), np.asarray(space.high, np.float32), space.shape)
-    raise ConfigError(f"{name} has observations {space}; metajax reads a Box, Discrete, or a Dict of them")
+    raise ConfigError(
+        f"{name} has the observation space {space}; it must be a Box, Discrete or a Dict of these: convert it in `make`"
+    )
 
 
 def _read(space: Any, obs: PyTree) -> PyTree:
@@ -168,7 +173,7 @@ def _read(space: Any, obs: PyTree) -> PyTree:
     return np.asarray(obs, np.float32)
 
 
-def _actions(space: Any, name: str) -> Any:
+def _to_gymnax_actions(space: Any, name: str) -> Any:
     from gymnax.environments import spaces
 
     kind = type(space).__name__
@@ -176,7 +181,9 @@ def _actions(space: Any, name: str) -> Any:
         return spaces.Discrete(int(space.n))
     if kind == "Box":
         return spaces.Box(np.asarray(space.low, np.float32), np.asarray(space.high, np.float32), space.shape)
-    raise ConfigError(f"{name} has actions {space}; metajax takes a Box, or Discrete from 0 on")
+    raise ConfigError(
+        f"{name} has the action space {space}; it must be a Box, or Discrete starting at 0: convert it in `make`"
+    )
 
 
 def _zeros(space: Any) -> PyTree:

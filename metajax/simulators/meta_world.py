@@ -1,4 +1,4 @@
-"""The robot arm of Meta-World (Yu et al. 2020, arXiv:1910.10897), which turns from one of its skills to another."""
+"""The robot arm of Meta-World (Yu et al. 2020, arXiv:1910.10897) as one Gymnasium environment for several skills."""
 
 import pickle
 from functools import cache
@@ -12,24 +12,24 @@ from metajax.base import Array
 from metajax.errors import load
 
 NUM_OBSERVED, NUM_PLACED = 39, 6
-_IDLE: list[tuple[str, Any]] = []  # skills and simulations of this process that no arm needs now, the oldest first
-_MOST_IDLE = 32
+_IDLE_SIMULATIONS: list[tuple[str, Any]] = []  # (skill, simulation) pairs of this process not in use, oldest first
+_MAX_IDLE = 32
 
 
 class Placement(NamedTuple):
-    """The task: which skill, and where object and goal are, x, y and z each in metres (of some skills the goal alone).
+    """The task: the skill, and the positions (x, y, z) of object and goal in metres; some skills have only a goal.
 
-    Entries of `places` beyond those of the skill are zero.
+    Unused entries of `places` are zero.
     """
 
-    skill: Array
+    skill: Array  # index in the skills of the benchmark
     places: Array  # [6]
 
 
 class Arm(gymnasium.Env):
-    """One of Meta-World's `skills` at a time, as its task says; of the goal nothing is seen unless it is `visible`.
+    """Simulates the skill of its task, one of Meta-World's `skills`; the goal is observed only if `visible`.
 
-    Starting a simulation takes about as long as a thousand steps, so those that are not needed are kept for others.
+    Starting a simulation takes about as long as a thousand steps, so unused simulations are kept for later tasks.
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (NUM_OBSERVED,), np.float64)
@@ -37,16 +37,16 @@ class Arm(gymnasium.Env):
 
     def __init__(self, skills: tuple[str, ...], visible: bool = False):
         self._skills, self._visible, self._skill = skills, visible, skills[0]
-        self._simulation = _started(self._skill)
+        self._simulation = _take_simulation(self._skill)
 
     def set_task(self, task: Placement) -> None:
-        """Puts the objects in place at the next reset."""
+        """Selects the skill now; the next reset moves the objects."""
         skill = self._skills[int(task.skill)]
         if skill != self._skill:
-            _IDLE.append((self._skill, self._simulation))
-            if len(_IDLE) > _MOST_IDLE:
-                _IDLE.pop(0)[1].close()
-            self._skill, self._simulation = skill, _started(skill)
+            _IDLE_SIMULATIONS.append((self._skill, self._simulation))
+            if len(_IDLE_SIMULATIONS) > _MAX_IDLE:
+                _IDLE_SIMULATIONS.pop(0)[1].close()
+            self._skill, self._simulation = skill, _take_simulation(skill)
         places = np.asarray(task.places, float)[: self._simulation._random_reset_space.shape[0]]
         kind = type(self._simulation)
         data = {"rand_vec": places, "env_cls": kind, "partially_observable": not self._visible}
@@ -67,22 +67,23 @@ def set_task(env: Arm, task: Placement) -> None:
 
 
 def load_meta_world() -> Any:
-    """The package; raises MissingExtraError without it."""
+    """Returns the package metaworld. Raises MissingExtraError if it is not installed."""
     return load("metaworld", extra="metaworld", needed_by="Meta-World")
 
 
-def _started(skill: str) -> Any:
-    for number, (name, _) in enumerate(_IDLE):
+def _take_simulation(skill: str) -> Any:
+    """Returns an idle simulation of a skill, or starts one."""
+    for number, (name, _) in enumerate(_IDLE_SIMULATIONS):
         if name == skill:
-            return _IDLE.pop(number)[1]
+            return _IDLE_SIMULATIONS.pop(number)[1]
     return load_meta_world().ALL_V3_ENVIRONMENTS[skill]()
 
 
 @cache
 def placements(benchmark: str, skill: str, seed: int) -> tuple[tuple[str, ...], Placement, Placement]:
-    """Names of all skills of a benchmark, and its training and its test tasks, 50 of every skill.
+    """Names of all skills of a benchmark, and its training and test tasks, 50 per skill.
 
-    Meta-World finds them by resetting every simulation 50 times, half a minute for 50 skills.
+    Meta-World draws them by 50 resets of every simulation, which takes about 30 seconds for 50 skills.
     """
     package = load_meta_world()
     made = package.ML1(skill, seed=seed) if benchmark == "ML1" else getattr(package, benchmark)(seed=seed)

@@ -1,4 +1,4 @@
-"""Task distributions, one module a family: an environment, and a training and a held-out split of its parameters."""
+"""Task distributions. Each module is one family: an environment, and distributions of its parameters."""
 
 from metajax.tasks.alchemy_potions import alchemy
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit

@@ -1,7 +1,8 @@
-"""Symbolic Alchemy (Wang et al. 2021, arXiv:2102.02926): potions turn stones into others, by rules to be found out.
+"""Symbolic Alchemy (Wang et al. 2021, arXiv:2102.02926): the agent infers how potions transform stones.
 
-A stone is at a vertex of a cube, and a potion moves it along an edge if there is one. Bit i of a vertex's number says
-whether its latent coordinate i is +1 or -1.
+Tasks differ in the chemistry: how a stone looks in each latent state, and what each colour of potion does to it. The
+latent state is a vertex of a cube; a potion moves the stone along an edge, if this edge exists. Bit i of a vertex's
+number is 1 if its coordinate i is +1, and 0 if it is -1.
 """
 
 import itertools
@@ -18,36 +19,36 @@ from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import check_count, check_flag
 
 NUM_STONES = 3
-NUM_COLOURS = 6  # of potions, in three pairs: of a pair, either undoes what the other does
+NUM_COLOURS = 6  # of potions, in three pairs; the two colours of a pair have opposite effects
 COORDINATES = 2 * (np.arange(8)[:, None] >> np.arange(3) & 1) - 1  # of the vertices, [8, 3]
-INDICATOR = COORDINATES.sum(1)  # what a stone shows of its worth: -3, -1, 1 or 3
-REWARDS = np.where(INDICATOR == 3, 15, INDICATOR)  # of putting it into the cauldron
-BEST = 7  # the vertex of the greatest reward
-GONE, EMPTY = 8, NUM_COLOURS  # the vertex of a stone in the cauldron, the colour of an empty potion
-NEIGHBOURS = np.arange(8)[:, None] ^ np.array([1, 2, 4, 0])  # the vertex along each axis, and the same one: [8, 4]
-_IDLE = 1e-3  # what an action that changes nothing is said to lose, lest it is taken for as good as any
+INDICATOR = COORDINATES.sum(1)  # the value that a stone displays: -3, -1, 1 or 3
+REWARDS = np.where(INDICATOR == 3, 15, INDICATOR)  # for putting the stone into the cauldron
+BEST = 7  # the vertex with the largest reward
+GONE, EMPTY = 8, NUM_COLOURS  # vertex number of a stone in the cauldron, colour number of an empty potion
+NEIGHBOURS = np.arange(8)[:, None] ^ np.array([1, 2, 4, 0])  # neighbour along each axis, and the vertex itself, [8, 4]
+_IDLE_COST = 1e-3  # subtracted from the value of an action without effect, so that it never ties with a useful one
 
 
 @cache
 def graphs() -> tuple[np.ndarray, np.ndarray]:
-    """Which edges there are, by vertex and axis, [109, 8, 3], and the prior of these graphs [109].
+    """The edges of all graphs, by vertex and axis [109, 8, 3], and the prior of the graphs [109].
 
-    An axis has the edges at which the other two coordinates are as it demands: +1, -1 or, of either, nothing. Graphs
-    that are not in one piece are left out. The number of demands, 0 to 3, is uniform, and so is the graph given it.
+    An axis may demand +1 or -1 of each of the other two coordinates; it has the edges that meet its demands.
+    Disconnected graphs are excluded. The number of demands, 0 to 3, is uniform, and so is the graph given this number.
     """
     found, counts = [], []
     others = np.stack([np.delete(COORDINATES, axis, 1) for axis in range(3)], 1)  # [8, 3, 2]
     for demanded in itertools.product((0, -1, 1), repeat=6):
         demands = np.reshape(demanded, (3, 2))
         edges = ((demands == 0) | (others == demands)).all(-1)
-        if _in_one_piece(edges):
+        if _is_connected(edges):
             found.append(edges)
             counts.append(np.count_nonzero(demands))
     with_as_many = np.bincount(counts)
     return np.array(found), 1 / (len(with_as_many) * with_as_many[counts])
 
 
-def _in_one_piece(edges: np.ndarray) -> bool:
+def _is_connected(edges: np.ndarray) -> bool:
     reached = np.arange(8) == 0
     for _ in range(7):
         reached = reached | (edges & reached[NEIGHBOURS[:, :3]]).any(1)
@@ -56,9 +57,10 @@ def _in_one_piece(edges: np.ndarray) -> bool:
 
 @cache
 def effects() -> tuple[np.ndarray, np.ndarray]:
-    """What a potion makes of a vertex, by its colour, in 48 x 109 chemistries [E, 6, 8], and their prior [E].
+    """The vertex after a potion, by colour and vertex, of all 48 x 109 effects [E, 6, 8], and their prior [E].
 
-    Each of three pairs of colours belongs to an axis, all six ways alike; which one of a pair leads up is even odds.
+    A uniform permutation assigns the three pairs of colours to the axes. Either colour of a pair increases the
+    coordinate with probability 1/2.
     """
     edges, prior = graphs()
     tables = []
@@ -75,10 +77,10 @@ def effects() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def looks(rotation: bool = True) -> np.ndarray:
-    """The three features that a stone at each vertex shows, in all ways that there are [L, 8, 3].
+    """All appearances [L, 8, 3]: the three features that a stone displays at each vertex.
 
-    Every coordinate may change its sign. With `rotation` the cube may then turn by 45 degrees about an axis, by which
-    the other two coordinates a, b become (a - b) / 2, (a + b) / 2.
+    An appearance may flip the sign of each coordinate. With `rotation` it may then rotate the cube by 45 degrees about
+    one axis, which maps the other two coordinates a, b to (a - b) / 2, (a + b) / 2.
     """
     upright = np.array([COORDINATES * np.array(signs, float) for signs in itertools.product((-1, 1), repeat=3)])
     turned = []
@@ -99,7 +101,7 @@ class AlchemyState(environment.EnvState):
 
 @struct.dataclass
 class AlchemyParams(environment.EnvParams):
-    """The task: the chemistry, that is how every vertex looks [8, 3], and what every colour makes of it [6, 8]."""
+    """The task: the chemistry, that is the features of every vertex [8, 3], and the vertex after each colour [6, 8]."""
 
     looks: Array = struct.field(default_factory=lambda: jnp.asarray(looks()[7]))
     effect: Array = struct.field(default_factory=lambda: jnp.asarray(effects()[0][0]))
@@ -107,25 +109,26 @@ class AlchemyParams(environment.EnvParams):
 
 
 class Seen(NamedTuple):
-    """What can be told from an observation, of each stone and of each potion [P]."""
+    """A decoded observation: properties of each stone [3], and of each potion [P]."""
 
     features: Array  # [3, 3]
-    reward: Array  # 0 of a stone that is gone
-    gone: Array
-    colour: Array  # 6 of an empty potion
+    reward: Array  # 0 for a stone in the cauldron
+    gone: Array  # whether the stone is in the cauldron
+    colour: Array  # 6 for an empty potion
     full: Array
 
 
 class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
-    """A trial of Alchemy, with new stones and potions; the chemistry stays for all trials of a task.
+    """An episode has new stones and potions; all episodes of a task have the same chemistry.
 
-    Action 0 does nothing; of the P + 1 actions of each stone the first puts it into the cauldron, the others into one
-    of the P potions, which is empty then, whatever it did. With a stone that is gone or a potion that is empty nothing
-    happens. Observed are, of each stone, three features, a third of its indicator and whether it is gone (all 2, and 1,
-    if it is), and of each potion its colour, from -1 to 2/3, and whether it is empty (1, and 1, if it is).
+    Action 0 does nothing. Each stone has P + 1 further actions: the first puts it into the cauldron, the others dip it
+    into one of the P potions, which is empty afterwards, even if the stone did not move. Actions on a stone in the
+    cauldron or with an empty potion have no effect. The observation contains, for each stone, its three features, a
+    third of its indicator, and whether it is in the cauldron (2, 2, 2, 2 and 1 if it is), and for each potion its
+    colour, from -1 to 2/3, and whether it is empty (1 and 1 if it is).
 
-    `looks` [L, 8, 3] and `effects` [E, 6, 8] are the chemistries there are, any of the first with any of the second;
-    `prior` [E] is that of the second, and all of the first are as likely.
+    A chemistry is a pair of an appearance in `looks` [L, 8, 3], uniform, and an effect in `effects` [E, 6, 8], whose
+    prior is `prior` [E].
     """
 
     def __init__(self, num_potions: int = 12, rotation: bool = True):
@@ -173,12 +176,12 @@ class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
         return jnp.zeros((), bool)
 
     def parts(self, action: Array) -> tuple[Array, Array]:
-        """The stone and the potion that an action is of, the potion -1 for the cauldron."""
+        """The stone and the potion of an action; the potion is -1 for the cauldron."""
         stone, potion = jnp.divmod(jnp.maximum(action - 1, 0), self.num_potions + 1)
         return stone, potion - 1
 
     def read(self, obs: Array) -> Seen:
-        """What an observation says of the stones and of the potions."""
+        """Decodes an observation."""
         stones, potions = obs[: 5 * NUM_STONES].reshape(-1, 5), obs[5 * NUM_STONES :].reshape(-1, 2)
         gone, indicator = stones[:, 4] > 0.5, jnp.round(3 * stones[:, 3])
         return Seen(
@@ -190,24 +193,24 @@ class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
         )
 
     def match(self, looks: Array, seen: Seen) -> tuple[Array, Array]:
-        """The vertices of the stones seen if they look as `looks` [8, 3] says, and whether they can look so."""
+        """The vertices of the observed stones under the appearance `looks` [8, 3], and whether it can explain them."""
         alike = jnp.all(jnp.abs(seen.features[:, None] - looks) < 0.1, -1) & (seen.reward[:, None] == REWARDS)
         return jnp.where(seen.gone, GONE, alike.argmax(-1)), jnp.all(seen.gone | alike.any(-1))
 
     def action_values(self, task: AlchemyParams, obs: Array, time: Array) -> Array:
-        """Expected rewards [A] of each action and of the best ones after it, if there is time for all potions."""
+        """Expected return [A] of each action followed by optimal ones, if there is time for all potions."""
         seen = self.read(obs)
         return self.plan(self.moves(task.effect), self.match(task.looks, seen)[0], seen.colour)
 
     def moves(self, effect: Array) -> Array:
-        """Whether a potion moves a stone along each axis, or not at all, [..., 6, 8, 4] for effects [..., 6, 8]."""
+        """Indicators [..., 6, 8, 4] of a move along each axis or, last, of no move, for effects [..., 6, 8]."""
         return (effect[..., None] == NEIGHBOURS).astype(float)
 
     def plan(self, moves: Array, vertex: Array, colour: Array) -> Array:
-        """Expected rewards [A] of each action and of the best ones after it, if `moves` [6, 8, 4] are probabilities.
+        """Expected return [A] of each action followed by optimal ones, if `moves` [6, 8, 4] are move probabilities.
 
-        Dynamic programming over the vertices of all stones and the number of potions left of each colour. A stone that
-        is gone is planned for as one of the best, which nobody would touch, and its reward taken off again.
+        Dynamic programming over the vertices of all stones and the number of remaining potions of each colour. A stone
+        in the cauldron is treated as a stone at the best vertex, which no plan dips, and its reward is subtracted.
         """
         left = jnp.sum(colour[:, None] == jnp.arange(NUM_COLOURS), 0)
         stride = jnp.concatenate([jnp.ones(1, int), jnp.cumprod(left + 1)])
@@ -215,7 +218,7 @@ class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
         poured = _poured(moves, values[now - stride[:-1]])
         gone = vertex == GONE
         at = jnp.where(gone, BEST, vertex)
-        idle = values[now, *at] - _IDLE
+        idle = values[now, *at] - _IDLE_COST
 
         def of_stone(stone: Array) -> Array:
             here, others = at[stone], at[(stone + jnp.array([1, 2])) % NUM_STONES]
@@ -227,9 +230,10 @@ class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
         return worth - REWARDS[BEST] * gone.sum()
 
     def _values(self, moves: Array, left: Array, stride: Array) -> Array:
-        """What stones at any vertices earn with any of the potions `left` [6], numbered by `stride`: [K, 8, 8, 8].
+        """Value [K, 8, 8, 8] of stones at any vertices with any subset of the potions `left` [6], indexed by `stride`.
 
-        K is the most there can be, of potions of all colours alike; entries that no number stands for mean nothing.
+        K is the largest number of subsets, which equal numbers of all colours have; entries beyond the actual number
+        are undefined.
         """
         one = jnp.maximum(jnp.asarray(REWARDS, float), 0)
         stop = one[:, None, None] + one[:, None] + one
@@ -239,7 +243,7 @@ class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
         def fill(number: Array, values: Array) -> Array:
             there = number // stride % (left + 1) > 0
             poured = _poured(moves, values[jnp.where(there, number - stride, 0)])
-            best = jnp.where(there[:, None, None, None], poured, 0).max(0)  # by the vertex of the stone that is poured
+            best = jnp.where(there[:, None, None, None], poured, 0).max(0)  # the first axis is the dipped stone's
             ways = jnp.stack([stop, best, best.swapaxes(0, 1), best.swapaxes(0, 2)])
             return values.at[number].set(ways.max(0))
 
@@ -263,25 +267,30 @@ class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
 
 
 def _poured(moves: Array, values: Array) -> Array:
-    """What a potion of each colour brings the first stone, [6, 8, 8, 8], by what stones earn after it, `values`."""
+    """Value [6, 8, 8, 8] of dipping the first stone into each colour, given the `values` of the stones afterwards."""
     return sum(moves[..., way, None, None] * values[:, NEIGHBOURS[:, way]] for way in range(4))
 
 
-# Of an episode, with the default options: `python benchmarks/references.py alchemy`. That of the ideal observer is the
-# mean of ten, from the first on.
-KNOWN = (("random", 1.87), ("random potions", 14.79), ("ideal observer, of ten", 27.99), ("chemistry known", 28.79))
+# Mean returns of an episode with the default options, from `python benchmarks/references.py alchemy`. The return of the
+# ideal observer is the mean of the first ten episodes of a task.
+REFERENCE_RETURNS = (
+    ("random", 1.87),
+    ("random potions", 14.79),
+    ("ideal observer, of ten", 27.99),
+    ("chemistry known", 28.79),
+)
 
 
 def alchemy(*, num_potions: int = 12, rotation: bool = True, horizon: int = 20) -> TaskDistribution:
-    """Symbolic Alchemy (Wang et al. 2021, arXiv:2102.02926), with the prior and the features of its published level.
+    """Symbolic Alchemy with the prior and the features of the published level (Wang et al. 2021, arXiv:2102.02926).
 
-    An episode is what the paper calls a trial, with new stones and potions. Ten of them, with the same chemistry, are
-    the paper's episode: `--num-episodes 10`.
+    An episode here is a trial of the paper. An episode of the paper is ten trials with the same chemistry: use
+    `--num-episodes 10`.
 
     Args:
-        num_potions: for the three stones of an episode.
-        rotation: whether a feature may show two latent coordinates mixed; else each shows one, or its opposite.
-        horizon: steps of an episode, 15 of which suffice to use up twelve potions and three stones.
+        num_potions: potions of an episode, which has three stones.
+        rotation: let features mix two latent coordinates; otherwise each feature is one coordinate up to its sign.
+        horizon: steps of an episode; 15 are enough to use twelve potions and three stones.
 
     >>> alchemy().batch(jax.random.key(0), 3).effect.shape
     (3, 6, 8)
@@ -300,6 +309,6 @@ def alchemy(*, num_potions: int = 12, rotation: bool = True, horizon: int = 20) 
         env,
         sample,
         horizon=horizon,
-        references=KNOWN if (num_potions, rotation, horizon) == (12, True, 20) else (),
+        references=REFERENCE_RETURNS if (num_potions, rotation, horizon) == (12, True, 20) else (),
         split=f"fresh draws of the same {len(looks) * len(effects):,} chemistries, as in the paper",
     )

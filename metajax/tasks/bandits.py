@@ -1,4 +1,7 @@
-"""Bandits, whose episode is all the pulls there are (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016)."""
+"""Multi-armed bandits (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763).
+
+The agent has to find the best arm while it collects rewards. Tasks differ in the mean rewards of the arms.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +24,7 @@ class BanditState(environment.EnvState):
 
 @struct.dataclass
 class BanditParams(environment.EnvParams):
-    """The task: each arm's mean reward [A], the noise of a gaussian arm, and the pulls of an episode."""
+    """The task: the mean reward of each arm [A], the noise of gaussian arms, and the pulls of an episode."""
 
     means: Array = struct.field(default_factory=lambda: jnp.full(2, 0.5))
     noise_std: float = 1.0
@@ -29,9 +32,9 @@ class BanditParams(environment.EnvParams):
 
 
 class Bandit(environment.Environment[BanditState, BanditParams]):
-    """A pull of arm i pays 1 with probability `means[i]`, else 0; or `means[i]` and normal noise.
+    """Arm i pays 1 with probability `means[i]`, else 0 ("bernoulli"), or `means[i]` plus normal noise ("gaussian").
 
-    There is nothing to observe but a constant.
+    The observation is a constant.
     """
 
     def __init__(self, num_arms: int = 2, reward: str = "bernoulli"):
@@ -64,7 +67,7 @@ class Bandit(environment.Environment[BanditState, BanditParams]):
         return jnp.zeros((), bool)
 
     def action_values(self, task: BanditParams, obs: Array, time: Array) -> Array:
-        """What each arm is worth [A] to one who knows the task."""
+        """The mean reward of each arm [A]."""
         del obs, time
         return task.means
 
@@ -79,7 +82,7 @@ class Bandit(environment.Environment[BanditState, BanditParams]):
         return spaces.Box(1.0, 1.0, (1,))
 
 
-# The Bayes-optimal return for (arms, pulls) under the uniform prior, as `bernoulli_optimum` computes it.
+# Bayes-optimal returns by (arms, pulls) under the uniform prior, computed by `bernoulli_optimum`.
 BAYES_OPTIMAL = {
     (2, 10): 6.0218,
     (5, 10): 6.6600,
@@ -91,13 +94,13 @@ BAYES_OPTIMAL = {
 
 
 def bandit(*, num_arms: int = 5, horizon: int = 10, alpha: float = 1.0, beta: float = 1.0) -> TaskDistribution:
-    """Bernoulli bandits whose arms' probabilities have a Beta prior.
+    """Bernoulli bandits with a Beta prior on the success probability of each arm.
 
     Args:
-        num_arms: arms to choose from.
-        horizon: pulls.
-        alpha: of the Beta prior; 1 and 1 are the uniform distribution.
-        beta: of the Beta prior.
+        num_arms: number of arms.
+        horizon: pulls of an episode.
+        alpha: first parameter of the Beta prior; the prior is uniform if alpha and beta are 1.
+        beta: second parameter of the Beta prior.
 
     >>> bandit(num_arms=3).batch(jax.random.key(0), 2).means.shape
     (2, 3)
@@ -122,12 +125,12 @@ def bandit(*, num_arms: int = 5, horizon: int = 10, alpha: float = 1.0, beta: fl
 
 
 def gaussian_bandit(*, num_arms: int = 5, horizon: int = 50, noise_std: float = 1.0) -> TaskDistribution:
-    """Bandits with normal noise on the rewards, whose arms' means are standard normal.
+    """Bandits with normal rewards and a standard normal prior on the mean reward of each arm.
 
     Args:
-        num_arms: arms to choose from.
-        horizon: pulls.
-        noise_std: standard deviation of the noise.
+        num_arms: number of arms.
+        horizon: pulls of an episode.
+        noise_std: standard deviation of a reward around its mean.
 
     >>> round(dict(gaussian_bandit(num_arms=2, horizon=10).references)["arms known"], 2)
     5.64
@@ -150,10 +153,10 @@ def gaussian_bandit(*, num_arms: int = 5, horizon: int = 50, noise_std: float = 
 
 
 def dependent_bandit(*, horizon: int = 100) -> TaskDistribution:
-    """Two arms whose probabilities, uniform, sum to 1, so either tells of both.
+    """Two-armed Bernoulli bandits with success probabilities p and 1 - p, p uniform: a pull informs about both arms.
 
     Args:
-        horizon: pulls.
+        horizon: pulls of an episode.
 
     >>> float(dependent_bandit().sample(jax.random.key(0)).means.sum())
     1.0

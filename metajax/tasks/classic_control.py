@@ -1,4 +1,7 @@
-"""gymnax's classic control with a distribution over the physics: an episode's observations do not show which it is."""
+"""Classic control of gymnax: the agent adapts to unknown physics or, in CartPole, to an unknown observation matrix.
+
+Tasks differ in physical constants or in the observation matrix; a single observation does not reveal them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +11,6 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.classic_control import acrobot as gymnax_acrobot
-from gymnax.environments.classic_control import cartpole
 from gymnax.environments.classic_control import cartpole as gymnax_cartpole
 from gymnax.environments.classic_control import continuous_mountain_car as gymnax_mountain_car_continuous
 from gymnax.environments.classic_control import mountain_car as gymnax_mountain_car
@@ -20,18 +22,18 @@ from metajax.learning.linalg import orthogonal
 
 
 @struct.dataclass
-class ProjectedParams(cartpole.EnvParams):
-    """The task: `matrix` [D, 4], which CartPole's own observation goes through, and `shift` [D], which is then added.
+class ProjectedParams(gymnax_cartpole.EnvParams):
+    """The task: the projection of CartPole's observation by `matrix` [D, 4] and `shift` [D].
 
-    The rest is CartPole's physics.
+    The other fields are CartPole's physics.
     """
 
     matrix: Array = struct.field(default_factory=lambda: jnp.eye(4))
     shift: Array = struct.field(default_factory=lambda: jnp.zeros(4))
 
 
-class ProjectedCartPole(cartpole.CartPole):
-    """CartPole, of which matrix @ (position, velocity, angle, angular velocity) + shift is observed."""
+class ProjectedCartPole(gymnax_cartpole.CartPole):
+    """CartPole with the observation matrix @ (position, velocity, angle, angular velocity) + shift."""
 
     def __init__(self, num_features: int = 4):
         super().__init__()
@@ -46,16 +48,16 @@ class ProjectedCartPole(cartpole.CartPole):
     def default_params(self) -> ProjectedParams:
         return ProjectedParams(matrix=jnp.eye(self.num_features, 4), shift=jnp.zeros(self.num_features))
 
-    def reset_env(self, key: Array, params: ProjectedParams) -> tuple[Array, cartpole.EnvState]:
+    def reset_env(self, key: Array, params: ProjectedParams) -> tuple[Array, gymnax_cartpole.EnvState]:
         obs, state = super().reset_env(key, params)
         return self._project(obs, params), state
 
-    def step_env(self, key: Array, state: cartpole.EnvState, action: Array, params: ProjectedParams) -> tuple:
+    def step_env(self, key: Array, state: gymnax_cartpole.EnvState, action: Array, params: ProjectedParams) -> tuple:
         obs, *rest = super().step_env(key, state, action, params)
         return self._project(obs, params), *rest
 
     def unprojected(self, obs: Array, params: ProjectedParams) -> Array:
-        """CartPole's own observations [..., 4] of those observed, [..., D]."""
+        """CartPole's observations [..., 4], recovered from projected observations [..., D]."""
         return (obs - params.shift) @ jnp.linalg.pinv(params.matrix).T
 
     def _project(self, obs: Array, params: ProjectedParams) -> Array:
@@ -65,17 +67,17 @@ class ProjectedCartPole(cartpole.CartPole):
         return spaces.Box(-jnp.inf, jnp.inf, (self.num_features,))
 
 
-# Of the default options: `python benchmarks/references.py cartpole-projected`.
-PROJECTED = (("random", 22.21), ("projection known, linear feedback", 200.0))
+# Mean returns with the default options, from `python benchmarks/references.py cartpole-projected`.
+REFERENCE_RETURNS = (("random", 22.21), ("projection known, linear feedback", 200.0))
 Range = tuple[float, float]
 
 
 def physical(
     env: Any, horizon: int, plane: tuple, *, derive: Callable[[PyTree], PyTree] = lambda params: params, **ranges: Range
 ) -> TaskDistribution:
-    """Tasks of a gymnax environment whose parameters named in `ranges` are uniform between two bounds.
+    """Tasks of a gymnax environment; the parameters named in `ranges` are drawn uniformly between two bounds.
 
-    `derive(params) -> params` recomputes the fields that follow from others.
+    `derive(params) -> params` recomputes the fields that depend on the drawn ones.
     """
     check_count("horizon", horizon)
     template = env.default_params.replace(max_steps_in_episode=horizon)
@@ -94,17 +96,17 @@ def physical(
 
 
 def cartpole(*, horizon: int = 200, reversible: bool = True) -> TaskDistribution:
-    """CartPole with gravity, masses, length of the pole and force drawn anew for each task; one a step while it stands.
+    """CartPole with gravity, masses, pole length and force drawn for each task; 1 per step until the pole falls.
 
-    One policy can balance all of these. With `reversible` none can: the motor is wired either way round.
+    A single policy can balance all tasks without `reversible`; no fixed policy can with it.
 
     Args:
         horizon: steps of an episode.
-        reversible: in half of the tasks the force is negative, so the actions push the other way.
+        reversible: reverse the force in half of the tasks, so that the two actions are swapped.
     """
 
     def derive(params: PyTree) -> PyTree:
-        # The force is drawn from both signs; its magnitude is between 5 and 15.
+        # Maps the uniform draw to a force of either sign with magnitude between 5 and 15.
         force = params.force_mag + jnp.where(params.force_mag < 0, -5.0, 5.0)
         return params.replace(
             force_mag=force,
@@ -126,15 +128,15 @@ def cartpole(*, horizon: int = 200, reversible: bool = True) -> TaskDistribution
 
 
 def cartpole_projected(*, num_features: int = 4, shift: float = 0.0, horizon: int = 200) -> TaskDistribution:
-    """CartPole with random projections (Lu et al. 2023, arXiv:2303.03982): each task shows it through its own matrix.
+    """CartPole with random projections (Lu et al. 2023, arXiv:2303.03982): each task has its own observation matrix.
 
-    The columns of a matrix are orthogonal and sqrt(2) long, as in the authors' code, which however hides the
-    velocities. Nothing of the state is lost, but no fixed policy can tell to which side the pole falls. The physics,
-    and the reward of one a step while it stands, are CartPole's.
+    The columns of a matrix are orthogonal with norm sqrt(2), as in the authors' code; unlike there, the velocities are
+    observed too. The projection loses no information, but no fixed policy can tell to which side the pole falls. The
+    physics and the reward, 1 per step until the pole falls, are CartPole's.
 
     Args:
-        num_features: entries of an observation, at least the four of CartPole.
-        shift: standard deviation of what a task adds to each.
+        num_features: entries of an observation, at least 4.
+        shift: standard deviation of the constant that a task adds to each feature; 0 adds none.
         horizon: steps of an episode.
 
     >>> cartpole_projected(num_features=6).batch(jax.random.key(0), 3).matrix.shape
@@ -157,13 +159,13 @@ def cartpole_projected(*, num_features: int = 4, shift: float = 0.0, horizon: in
         env,
         sample,
         horizon=horizon,
-        references=PROJECTED if horizon == 200 else (),
+        references=REFERENCE_RETURNS if horizon == 200 else (),
         split="fresh projections from the same continuous prior",
     )
 
 
 def pendulum(*, horizon: int = 200) -> TaskDistribution:
-    """Pendulum with gravity, mass and length drawn anew for each task; the cost is gymnax's.
+    """Pendulum with gravity, mass and length drawn for each task; the reward is gymnax's.
 
     Args:
         horizon: steps of an episode.
@@ -179,7 +181,9 @@ def pendulum(*, horizon: int = 200) -> TaskDistribution:
 
 
 def acrobot(*, horizon: int = 200) -> TaskDistribution:
-    """Acrobot with lengths, masses and centres of mass of the links drawn anew for each task; minus one a step.
+    """Acrobot with lengths, masses and moment of inertia of the links drawn for each task; the reward is -1 per step.
+
+    The centre of mass of a link is its midpoint.
 
     Args:
         horizon: steps of an episode.
@@ -202,7 +206,7 @@ def acrobot(*, horizon: int = 200) -> TaskDistribution:
 
 
 def mountain_car(*, horizon: int = 200) -> TaskDistribution:
-    """MountainCar with gravity, force and goal drawn anew for each task; minus one a step.
+    """MountainCar with gravity, force and goal position drawn for each task; the reward is -1 per step.
 
     Args:
         horizon: steps of an episode.
@@ -218,7 +222,9 @@ def mountain_car(*, horizon: int = 200) -> TaskDistribution:
 
 
 def mountain_car_continuous(*, horizon: int = 200) -> TaskDistribution:
-    """MountainCarContinuous with gravity, power and goal drawn anew for each task; 100 at the goal, less the fuel.
+    """MountainCarContinuous with gravity, power and goal position drawn for each task.
+
+    The reward is 100 at the goal, minus gymnax's cost of the action.
 
     Args:
         horizon: steps of an episode.

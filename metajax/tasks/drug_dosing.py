@@ -1,4 +1,8 @@
-"""Dosing a drug for an unknown patient: one compartment, and a sigmoid effect (Holford and Sheiner 1981)."""
+"""Dosing a drug for an unknown patient: a one-compartment model with a sigmoid effect (Holford and Sheiner 1981).
+
+The agent infers from measured effects how the patient responds. Tasks differ in the half-life of the drug, the volume
+of distribution, and the concentration and steepness of the effect.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +21,13 @@ class DosingState(environment.EnvState):
 
 @struct.dataclass
 class DosingParams(environment.EnvParams):
-    """The task: the patient. A dose is given every `interval`, and its effect measured before the next."""
+    """The task: the patient. A dose is given every `interval`, and its effect is measured before the next dose."""
 
     half_life: float = 12.0  # h, of the drug in the blood
-    volume: float = 10.0  # l, in which a dose spreads
-    half_effect: float = 4.0  # mg / l, the concentration of half the greatest effect
+    volume: float = 10.0  # l, volume of distribution
+    half_effect: float = 4.0  # mg / l, concentration with half the maximal effect
     steepness: float = 2.0  # Hill coefficient
-    target: float = 0.5  # effect wanted, as a share of the greatest
+    target: float = 0.5  # desired effect, as a fraction of the maximal effect
     noise: float = 0.02  # standard deviation of a measured effect
     interval: float = 6.0  # h
     max_dose: float = 200.0  # mg
@@ -31,10 +35,10 @@ class DosingParams(environment.EnvParams):
 
 
 class Dosing(environment.Environment[DosingState, DosingParams]):
-    """A dose between none and `max_dose`; the reward is minus the distance of the effect from the one wanted.
+    """The action in [0, 1] is the dose as a fraction of `max_dose`; the reward is -|effect - target|.
 
-    Observed are the effect as measured, and the share of the treatment that is over. A dose acts at once, and the
-    concentration then falls by half every `half_life`; the effect is measured, and counts, at the end of an interval.
+    A dose raises the concentration at once, which then halves every `half_life`. The effect is measured and rewarded at
+    the end of an interval. The observation contains the measured effect and the elapsed fraction of the treatment.
     """
 
     @property
@@ -58,12 +62,12 @@ class Dosing(environment.Environment[DosingState, DosingParams]):
         return self._observe(key, state, params), state, reward, jnp.zeros((), bool), {}
 
     def effect(self, concentration: Array, params: DosingParams) -> Array:
-        """Share of the greatest effect, c^h / (c^h + half_effect^h)."""
+        """The effect as a fraction of the maximal effect, c^h / (c^h + half_effect^h) with h = `steepness`."""
         scaled = jnp.maximum(concentration / params.half_effect, 1e-9) ** params.steepness
         return scaled / (1 + scaled)
 
     def best_dose(self, state: DosingState, params: DosingParams) -> Array:
-        """The action [1] that leads to the effect wanted, or as near as doses go; from no drug on, none earns more."""
+        """The action [1] with the effect nearest to the target; it is optimal if treatment starts without drug."""
         wanted = params.half_effect * (params.target / (1 - params.target)) ** (1 / params.steepness)
         kept = 0.5 ** (params.interval / params.half_life)
         dose = (wanted / kept - state.concentration) * params.volume
@@ -87,17 +91,22 @@ class Dosing(environment.Environment[DosingState, DosingParams]):
         return spaces.Box(-jnp.inf, jnp.inf, (2,))
 
 
-# Between which a patient's parameters are drawn, uniform in their logarithm.
-PATIENTS = {"half_life": (4.0, 24.0), "volume": (5.0, 20.0), "half_effect": (2.0, 8.0), "steepness": (1.0, 3.0)}
-# Of the default options: `python benchmarks/references.py dosing`.
-KNOWN = (("random", -7.20), ("patient known", -0.005))
+# A patient's parameters are log-uniform between these bounds.
+PARAMETER_RANGES = {
+    "half_life": (4.0, 24.0),
+    "volume": (5.0, 20.0),
+    "half_effect": (2.0, 8.0),
+    "steepness": (1.0, 3.0),
+}
+# Mean returns with the default options, from `python benchmarks/references.py dosing`.
+REFERENCE_RETURNS = (("random", -7.20), ("patient known", -0.005))
 
 
 def dosing(*, noise: float = 0.02, horizon: int = 20) -> TaskDistribution:
-    """Doses every six hours for a patient whose drug clearance, volume and sensitivity are found out by treating.
+    """Dosing a drug every six hours for a patient with unknown half-life, volume of distribution and sensitivity.
 
     Args:
-        noise: standard deviation of a measured effect, whose greatest value is 1.
+        noise: standard deviation of a measured effect, as a fraction of the maximal effect.
         horizon: doses of an episode.
 
     >>> dosing().batch(jax.random.key(0), 3).half_life.shape
@@ -109,15 +118,15 @@ def dosing(*, noise: float = 0.02, horizon: int = 20) -> TaskDistribution:
     template = env.default_params.replace(noise=noise, max_steps_in_episode=horizon)
 
     def sample(key: Array) -> PyTree:
-        shares = dict(zip(PATIENTS, jax.random.uniform(key, (len(PATIENTS),)), strict=True))
-        drawn = {name: low * (high / low) ** shares[name] for name, (low, high) in PATIENTS.items()}
+        shares = dict(zip(PARAMETER_RANGES, jax.random.uniform(key, (len(PARAMETER_RANGES),)), strict=True))
+        drawn = {name: low * (high / low) ** shares[name] for name, (low, high) in PARAMETER_RANGES.items()}
         return template.replace(**drawn)
 
     return TaskDistribution(
         env,
         sample,
         horizon=horizon,
-        references=KNOWN if horizon == 20 else (),
+        references=REFERENCE_RETURNS if horizon == 20 else (),
         plane=(("effect", 0), ("time", 1)),
         split="fresh patients from the same continuous prior",
         success=lambda task, steps: jnp.abs(steps.reward) < 0.05,

@@ -1,4 +1,7 @@
-"""A frozen lake (gymnasium's FrozenLake) in which the task is the map, and the map is not seen."""
+"""Frozen lakes (gymnasium's FrozenLake): the agent has to find a path to the goal around holes that it cannot see.
+
+Tasks differ in their maps.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +23,17 @@ class LakeState(environment.EnvState):
 
 @struct.dataclass
 class LakeParams(environment.EnvParams):
-    """The task: where the ice has holes, [size, size], and how slippery it is."""
+    """The task: the map of holes [size, size], and how slippery the ice is."""
 
     holes: Array = struct.field(default_factory=lambda: jnp.zeros((4, 4), bool))
-    slip: float = 0.0  # probability of moving to either side instead, half each
+    slip: float = 0.0  # probability of moving sideways instead, half to each side
     max_steps_in_episode: int = 30
 
 
 class FrozenLake(environment.Environment[LakeState, LakeParams]):
-    """From the upper left corner to the lower right one, which brings 1 and ends the episode, as a hole does with 0.
+    """The agent starts in the upper left corner; the goal in the lower right corner pays 1 and ends the episode.
 
-    Observed are the row and the column, one-hot (2 x size).
+    A hole pays 0 and ends the episode too. The observation is the agent's row and column, one-hot (2 x size).
     """
 
     def __init__(self, size: int = 4):
@@ -62,7 +65,7 @@ class FrozenLake(environment.Environment[LakeState, LakeParams]):
         return self._at_goal(state.position) | params.holes[*state.position]
 
     def action_values(self, task: LakeParams, obs: Array, time: Array) -> Array:
-        """Probabilities [A] of reaching the goal in time, by dynamic programming."""
+        """Probabilities [A] of reaching the goal within the time limit, by dynamic programming."""
         cells = jnp.stack(jnp.meshgrid(*[jnp.arange(self.size)] * 2, indexing="ij"), -1)
         turned = (jnp.arange(4)[:, None] + jnp.array([-1, 0, 1])) % 4
         after = self._move(cells[:, :, None, None], turned)  # [row, column, action, turn, 2]
@@ -81,7 +84,7 @@ class FrozenLake(environment.Environment[LakeState, LakeParams]):
         return values(later)[row, column]
 
     def _turns(self, params: LakeParams) -> Array:
-        """The probabilities of moving a quarter turn to one side, as told, and to the other side."""
+        """Probabilities [3] of moving a quarter turn to one side, as intended, and to the other side."""
         return jnp.array([0.5, 0.0, 0.5]) * params.slip + jnp.array([0.0, 1.0, 0.0]) * (1 - params.slip)
 
     def _move(self, position: Array, direction: Array) -> Array:
@@ -105,12 +108,12 @@ class FrozenLake(environment.Environment[LakeState, LakeParams]):
 
 
 def frozen_lake(*, size: int = 4, holes: float = 0.3, slip: float = 0.0, horizon: int = 30) -> TaskDistribution:
-    """A frozen lake with a map of its own in every task; there is always a way.
+    """Frozen lakes with a random map for each task; every map has a path to the goal.
 
     Args:
         size: cells along a side.
-        holes: probability that a cell is a hole, before maps without a way are drawn again.
-        slip: probability of moving to either side instead, half each (2/3 in gymnasium's slippery lake).
+        holes: probability that a cell is a hole, at most 0.5; maps without a path to the goal are redrawn.
+        slip: probability of moving sideways instead, half to each side; gymnasium's slippery lake has 2/3.
         horizon: steps of an episode.
 
     >>> frozen_lake().batch(jax.random.key(0), 3).holes.shape
@@ -133,7 +136,7 @@ def frozen_lake(*, size: int = 4, holes: float = 0.3, slip: float = 0.0, horizon
             return number + 1, draw(jax.random.fold_in(key, number))
 
         start = (jnp.zeros((), int), jnp.ones((size, size), bool))
-        return template.replace(holes=jax.lax.while_loop(lambda carry: ~_has_a_way(carry[1]), another, start)[1])
+        return template.replace(holes=jax.lax.while_loop(lambda carry: ~_has_path(carry[1]), another, start)[1])
 
     return TaskDistribution(
         env,
@@ -145,8 +148,8 @@ def frozen_lake(*, size: int = 4, holes: float = 0.3, slip: float = 0.0, horizon
     )
 
 
-def _has_a_way(holes: Array) -> Array:
-    """Whether the lower right corner of a map [size, size] can be reached from the upper left one."""
+def _has_path(holes: Array) -> Array:
+    """Whether the lower right corner of a map [size, size] can be reached from the upper left corner."""
 
     def spread(_, reached: Array) -> Array:
         wide = jnp.pad(reached, 1)

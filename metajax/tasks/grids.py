@@ -1,4 +1,8 @@
-"""Rooms with a hidden goal: VariBAD's grid navigation, the dark room, key to door; and frozen lakes."""
+"""Rooms with a hidden goal: VariBAD's grid navigation, the dark room, and key to door.
+
+The agent has to search the room, and to remember what it found for later episodes. Tasks differ in the cell of the
+goal, and in key to door also in the cell of its key.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +25,23 @@ class GridState(environment.EnvState):
 
 @struct.dataclass
 class GridParams(environment.EnvParams):
-    """The task: cells are (row, column). `key` is where the goal's key lies; on the start, it is in hand at once."""
+    """The task. Cells are (row, column). `key` is where the goal's key lies; on the start, the agent has it at once."""
 
     goal: Array = struct.field(default_factory=lambda: jnp.zeros(2, int))
     key: Array = struct.field(default_factory=lambda: jnp.zeros(2, int))
     start: Array = struct.field(default_factory=lambda: jnp.zeros(2, int))
-    goal_reward: float = 1.0  # of a step that ends on the goal, with the key in hand
-    key_reward: float = 0.0  # of the step that picks up the key
-    step_reward: float = 0.0  # of any other step
-    goal_ends: bool = False  # whether the episode ends on the goal
+    goal_reward: float = 1.0  # for a step that ends on the goal with the key
+    key_reward: float = 0.0  # added in the step that picks up the key
+    step_reward: float = 0.0  # for a step that does not earn `goal_reward`
+    goal_ends: bool = False  # whether reaching the goal with the key ends the episode
     max_steps_in_episode: int = 15
 
 
 class Grid(environment.Environment[GridState, GridParams]):
-    """A step stays or moves up, right, down or left, against the wall of the room not at all.
+    """The actions are stay, up, right, down and left; a move against a wall has no effect.
 
-    What is observed is the cell, its row and its column one-hot (2 x size); neither goal nor key nor having it.
+    The observation is the agent's row and column, one-hot (2 x size). Neither the goal, nor the key, nor whether the
+    agent has the key is observed.
     """
 
     def __init__(self, size: int = 5):
@@ -71,9 +76,9 @@ class Grid(environment.Environment[GridState, GridParams]):
         return jnp.all(state.position == params.goal) & state.has_key & params.goal_ends
 
     def action_values(self, task: GridParams, obs: Array, time: Array) -> Array:
-        """Minus the steps [A] still to go after each action, to the key and then to the goal.
+        """Minus the distance [A] to the current target after each action: first the key, then the goal.
 
-        Who has always acted so has the key in hand once there was time to fetch it.
+        It is assumed that the agent has always acted so, and therefore has the key as soon as it could have it.
         """
         cell = jnp.stack([jnp.argmax(obs[: self.size]), jnp.argmax(obs[self.size :])])
         target = jnp.where(time < jnp.abs(task.key - task.start).sum(), task.key, task.goal)
@@ -95,15 +100,15 @@ class Grid(environment.Environment[GridState, GridParams]):
 
 
 def grid_goals(size: int) -> list[tuple[int, int]]:
-    """The cells of a room of `size` x `size` but the four in the corner where the start is."""
+    """The cells of a `size` x `size` room except the four in the corner of the start."""
     return [(row, column) for row in range(size) for column in range(size) if row > 1 or column > 1]
 
 
 def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
     """Grid navigation (Zintgraf et al. 2020, arXiv:1910.08348): 1 for a step that ends on the goal, else -0.1.
 
-    The start is in a corner, the goal, uniform, outside of the four cells around it; nothing ends an episode. The
-    observation is the cell, one-hot, where VariBAD's is its coordinates.
+    The start is a corner cell. The goal is uniform over all cells except the four in this corner, and does not end the
+    episode. The observation is the one-hot cell; VariBAD observes its coordinates.
 
     Args:
         size: cells along a side.
@@ -122,7 +127,7 @@ def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
 def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
     """The dark room (Laskin et al. 2022, arXiv:2210.14215): 1 for every step that ends on the hidden goal, else 0.
 
-    The start is in the middle, the goal in any other cell; nothing ends an episode.
+    The start is the middle cell. The goal is uniform over the other cells, and does not end the episode.
 
     Args:
         size: cells along a side.
@@ -140,7 +145,7 @@ def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
 def key_to_door(*, size: int = 9, horizon: int = 50) -> TaskDistribution:
     """Dark key to door (Laskin et al. 2022, arXiv:2210.14215): 1 for the hidden key, then 1 for the hidden door.
 
-    The start is in the middle, key and door in two other cells; the door ends the episode.
+    The start is the middle cell. Key and door are in two different other cells; the opened door ends the episode.
 
     Args:
         size: cells along a side.
@@ -171,7 +176,7 @@ def key_to_door(*, size: int = 9, horizon: int = 50) -> TaskDistribution:
 
 
 def _middle_room(size: int, horizon: int) -> tuple[Grid, np.ndarray]:
-    """A room, and all its cells but the middle one."""
+    """A room, and all its cells except the middle one."""
     check_count("size", size, at_least=3)
     check_count("horizon", horizon)
     middle = (size // 2, size // 2)
@@ -180,7 +185,7 @@ def _middle_room(size: int, horizon: int) -> tuple[Grid, np.ndarray]:
 
 
 def _hidden_goal(env: Grid, template: GridParams, cells: np.ndarray) -> TaskDistribution:
-    """Tasks whose goal is any of `cells`; who knows it goes straight there and stays."""
+    """Tasks with a goal uniform over `cells`. With a known goal it is optimal to go straight there and stay."""
 
     def sample(key: Array) -> PyTree:
         return template.replace(goal=jax.random.choice(key, jnp.asarray(cells)))

@@ -1,4 +1,7 @@
-"""Harlow's task (Harlow 1949; Wang et al. 2018): of two new objects one always pays, wherever it lies."""
+"""Harlow's task (Harlow 1949; Wang et al. 2018): the agent learns from one choice which of two objects pays.
+
+Tasks differ in their objects.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +20,16 @@ class HarlowState(environment.EnvState):
 
 @struct.dataclass
 class HarlowParams(environment.EnvParams):
-    """The task: the features of the object that pays and of the other, [2, D]."""
+    """The task: the features of the rewarded object and of the other object, [2, D]."""
 
     objects: Array = struct.field(default_factory=lambda: jnp.zeros((2, 8)))
     max_steps_in_episode: int = 6
 
 
 class Harlow(environment.Environment[HarlowState, HarlowParams]):
-    """Two objects lie left and right, changing places at random; choosing the one that pays brings 1, the other 0.
+    """Two objects are shown left and right in random order; choosing the rewarded object pays 1, the other one 0.
 
-    Observed are the features of the left object and of the right one. One choice tells which of them pays.
+    The observation contains the features of the left and of the right object. One choice reveals the rewarded object.
     """
 
     def __init__(self, num_features: int = 8):
@@ -56,7 +59,7 @@ class Harlow(environment.Environment[HarlowState, HarlowParams]):
         return jnp.zeros((), bool)
 
     def action_values(self, task: HarlowParams, obs: Array, time: Array) -> Array:
-        """How near to what pays the object on either side looks, [A]."""
+        """Minus the distance [A] of the object on each side from the rewarded object."""
         del time
         return -jnp.abs(obs.reshape(2, -1) - task.objects[0]).sum(-1)
 
@@ -75,10 +78,10 @@ class Harlow(environment.Environment[HarlowState, HarlowParams]):
 
 
 def harlow(*, num_features: int = 8, num_rounds: int = 6) -> TaskDistribution:
-    """Harlow's task: learn from the first choice which of two new objects pays.
+    """Harlow's task with two new objects for each task, of which one is rewarded.
 
     Args:
-        num_features: standard normal features of an object.
+        num_features: number of features of an object, each standard normal.
         num_rounds: choices in an episode.
 
     >>> harlow().references

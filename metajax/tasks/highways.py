@@ -1,4 +1,7 @@
-"""A ring of highway with other cars, in which grip, traffic and what the passenger likes are the task."""
+"""Driving on a circular highway: the agent infers grip, traffic and the passenger's preferences.
+
+Tasks differ in the grip of the tyres, the speed of the traffic, and the passenger's preferred speed and lane.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,42 +12,42 @@ from gymnax.environments import environment, spaces
 from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import check_count
 
-RING = 400.0  # m around
-CAR = 5.0  # m long
+RING = 400.0  # m, length of the ring
+CAR = 5.0  # m, length of a car
 TOP_SPEED = 40.0  # m / s
 KEEP, LEFT, RIGHT, FASTER, SLOWER = range(5)
-_PUSH = np.array([0.0, 0.0, 0.0, 3.0, -6.0])  # m / s^2 of each action on a dry road
-_SIDE = np.array([0, -1, 1, 0, 0])  # lanes
+_ACCELERATION = np.array([0.0, 0.0, 0.0, 3.0, -6.0])  # m / s^2, of each action on a dry road
+_LANE_CHANGE = np.array([0, -1, 1, 0, 0])  # of each action
 
 
 @struct.dataclass
 class HighwayState(environment.EnvState):
     lane: Array
     speed: Array
-    gaps: Array  # m from the own car forward to each other car, [C], in [0, RING)
-    speeds: Array  # theirs
+    gaps: Array  # m, distance forward from the agent to each other car, [C], in [0, RING)
+    speeds: Array  # of the other cars, [C]
     crashed: Array
     time: Array
 
 
 @struct.dataclass
 class HighwayParams(environment.EnvParams):
-    """The task. Speeds are in m / s, a step is a second."""
+    """The task. Speeds are in m / s; a step is one second."""
 
-    grip: float = 1.0  # of the tyres, as a share of that on a dry road
-    traffic_speed: float = 20.0  # mean of the others' speeds
-    liked_speed: float = 25.0
-    liked_lane: Array = struct.field(default_factory=lambda: jnp.zeros((), int))
+    grip: float = 1.0  # of the tyres, relative to a dry road
+    traffic_speed: float = 20.0  # mean speed of the other cars
+    liked_speed: float = 25.0  # preferred by the passenger
+    liked_lane: Array = struct.field(default_factory=lambda: jnp.zeros((), int))  # likewise
     crash_cost: float = 10.0
     max_steps_in_episode: int = 40
 
 
 class Highway(environment.Environment[HighwayState, HighwayParams]):
-    """Keeps, changes to the lane left or right, goes faster or slower; a crash ends the episode.
+    """The actions are keep, change to the left or right lane, accelerate and brake; a crash ends the episode.
 
-    A step pays 1 - |speed - liked_speed| / 20, a fifth more in the liked lane; a crash costs `crash_cost`. The others
-    keep their lane and their speed, and brake for whoever is ahead. Observed are the own speed and lane, and for each
-    lane how near the next car ahead and behind is (1 at the bumper, 0 from 100 m on) and how much faster it is.
+    A step pays 1 - |speed - liked_speed| / 20, plus 0.2 in the liked lane; a crash pays -`crash_cost`. The other cars
+    keep their lane and speed, and brake for a car ahead. The observation contains the agent's speed and lane and, for
+    each lane, the proximity (1 at the bumper, 0 from 100 m on) and relative speed of the next car ahead and behind.
     """
 
     def __init__(self, num_lanes: int = 3, num_cars: int = 9):
@@ -64,7 +67,7 @@ class Highway(environment.Environment[HighwayState, HighwayParams]):
     def reset_env(self, key: Array, params: HighwayParams) -> tuple[Array, HighwayState]:
         key_lane, key_gaps, key_speeds = jax.random.split(key, 3)
         num_cars = len(self.lanes)
-        # Evenly around the ring in each lane, none within 40 m of the start.
+        # The cars of a lane are spread over the ring, none within 40 m of the start.
         place = (np.arange(num_cars) // self.num_lanes + 0.5) * self.num_lanes / num_cars
         shift = jax.random.uniform(key_gaps, (num_cars,), minval=-10.0, maxval=10.0)
         state = HighwayState(
@@ -79,14 +82,14 @@ class Highway(environment.Environment[HighwayState, HighwayParams]):
 
     def step_env(self, key: Array, state: HighwayState, action: Array, params: HighwayParams) -> tuple:
         del key
-        lane = jnp.clip(state.lane + jnp.asarray(_SIDE)[action], 0, self.num_lanes - 1)
-        speed = jnp.clip(state.speed + params.grip * jnp.asarray(_PUSH)[action], 0.0, TOP_SPEED)
-        speeds = self._others(state, lane, speed, params)
+        lane = jnp.clip(state.lane + jnp.asarray(_LANE_CHANGE)[action], 0, self.num_lanes - 1)
+        speed = jnp.clip(state.speed + params.grip * jnp.asarray(_ACCELERATION)[action], 0.0, TOP_SPEED)
+        speeds = self._speeds_of_others(state, lane, speed, params)
         there = state.gaps + speeds - speed
-        beside = self.lanes == lane
-        # Into a lane where a car is alongside, or through one that is ahead or behind.
+        in_lane = self.lanes == lane
+        # A crash is a change into a lane with a car alongside, or a collision with the car ahead or behind.
         crashed = jnp.any(
-            beside & ((state.gaps < CAR) | (state.gaps > RING - CAR) | (there < CAR) | (there > RING - CAR))
+            in_lane & ((state.gaps < CAR) | (state.gaps > RING - CAR) | (there < CAR) | (there > RING - CAR))
         )
         state = HighwayState(
             lane=lane, speed=speed, gaps=there % RING, speeds=speeds, crashed=crashed, time=state.time + 1
@@ -94,8 +97,8 @@ class Highway(environment.Environment[HighwayState, HighwayParams]):
         liked = 1 - jnp.abs(speed - params.liked_speed) / 20 + 0.2 * (lane == params.liked_lane)
         return self._observe(state), state, jnp.where(crashed, -params.crash_cost, liked), crashed, {}
 
-    def _others(self, state: HighwayState, lane: Array, speed: Array, params: HighwayParams) -> Array:
-        """Their speeds [C]: as before, but slower than whoever is less than two seconds ahead."""
+    def _speeds_of_others(self, state: HighwayState, lane: Array, speed: Array, params: HighwayParams) -> Array:
+        """Next speeds of the other cars [C]: a car brakes to the speed of a car less than two seconds ahead."""
         apart = (state.gaps[None] - state.gaps[:, None]) % RING
         same = (self.lanes[None] == self.lanes[:, None]) & ~np.eye(len(self.lanes), dtype=bool)
         to_own = jnp.where(self.lanes == lane, (-state.gaps) % RING, RING)
@@ -124,7 +127,7 @@ class Highway(environment.Environment[HighwayState, HighwayParams]):
 
     @property
     def num_actions(self) -> int:
-        return len(_PUSH)
+        return len(_ACCELERATION)
 
     def action_space(self, params: HighwayParams | None = None) -> spaces.Discrete:
         return spaces.Discrete(self.num_actions)
@@ -133,17 +136,17 @@ class Highway(environment.Environment[HighwayState, HighwayParams]):
         return spaces.Box(-2.0, 2.0, (1 + 5 * self.num_lanes,))
 
 
-# Of the default options: `python benchmarks/references.py highway`.
-KNOWN = (("random", 8.41), ("a careful driver who knows what is liked", 38.42))
+# Mean returns with the default options, from `python benchmarks/references.py highway`.
+REFERENCE_RETURNS = (("random", 8.41), ("a careful driver who knows what is liked", 38.42))
 
 
 def highway(*, num_lanes: int = 3, num_cars: int = 9, horizon: int = 40) -> TaskDistribution:
-    """Highway driving: grip, speed of the traffic, and the passenger's liked speed and lane are found out by driving.
+    """Highway driving with unknown grip and traffic speed, and an unknown preferred speed and lane of the passenger.
 
     Args:
-        num_lanes: side by side.
-        num_cars: others on the ring, in turn one in each lane.
-        horizon: steps of an episode, a second each.
+        num_lanes: number of lanes, at least 2.
+        num_cars: number of other cars, distributed over the lanes in turn.
+        horizon: steps of an episode, one second each.
 
     >>> highway().batch(jax.random.key(0), 3).liked_speed.shape
     (3,)
@@ -165,7 +168,7 @@ def highway(*, num_lanes: int = 3, num_cars: int = 9, horizon: int = 40) -> Task
         env,
         sample,
         horizon=horizon,
-        references=KNOWN if (num_lanes, num_cars, horizon) == (3, 9, 40) else (),
+        references=REFERENCE_RETURNS if (num_lanes, num_cars, horizon) == (3, 9, 40) else (),
         split="fresh cars, roads and passengers from the same prior",
         success=lambda task, steps: ~steps.terminated,
     )

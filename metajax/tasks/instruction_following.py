@@ -1,4 +1,8 @@
-"""Objects to choose from and an instruction which one, in words whose meaning is the task."""
+"""Following instructions in an unknown language: the agent infers the meaning of words from rewards.
+
+An instruction says which of several objects to choose. Tasks differ in the lexicon: which word names which colour or
+shape.
+"""
 
 import itertools
 from typing import NamedTuple
@@ -15,22 +19,23 @@ from metajax.errors import check_count, check_number
 COLOURS, SHAPES = ("red", "green", "blue"), ("circle", "square", "triangle")
 MEANINGS = COLOURS + SHAPES
 WORDS = ("dax", "blicket", "wug", "toma", "fep", "zup")
-VOCABULARY = ("", "not", "or", *WORDS)  # the first fills up short instructions
-_LOOKS = np.array([(colour, shape) for colour in range(3) for shape in range(3, 6)])  # of all objects, as MEANINGS
+VOCABULARY = ("", "not", "or", *WORDS)  # the empty word pads short instructions
+# Colour and shape of all objects, as indices of MEANINGS.
+_OBJECTS = np.array([(colour, shape) for colour in range(3) for shape in range(3, 6)])
 
 
 class _Sentences(NamedTuple):
-    """All instructions: their three words, as numbers in VOCABULARY, and what makes them up."""
+    """All instructions: their tokens, and their structure [sentences]."""
 
-    tokens: np.ndarray  # [sentences, 3]
-    first: np.ndarray  # numbers in WORDS
-    second: np.ndarray  # likewise; the first again where there is but one
+    tokens: np.ndarray  # indices of VOCABULARY, [sentences, 3]
+    first: np.ndarray  # index of WORDS
+    second: np.ndarray  # likewise; equal to the first if the instruction has one word
     negated: np.ndarray
-    either: np.ndarray  # whether one of both is enough
+    either: np.ndarray  # whether one of the two words is enough
 
 
 def _sentences() -> _Sentences:
-    """All words and pairs of words in "dax", "not dax", "dax or wug" and "dax wug", which asks for both."""
+    """All instructions of the forms "dax", "not dax", "dax or wug" and "dax wug"; the last requires both."""
     rows = [((word, word), (False, False), (word,)) for word in WORDS]
     rows += [((word, word), (True, False), ("not", word)) for word in WORDS]
     for pair in itertools.permutations(WORDS, 2):
@@ -45,30 +50,30 @@ SENTENCES = _sentences()
 
 @struct.dataclass
 class InstructionsState(environment.EnvState):
-    objects: Array  # colour and shape of each [A, 2], as numbers in MEANINGS
+    objects: Array  # colour and shape of each object [A, 2], as indices of MEANINGS
     sentence: Array
     time: Array
 
 
 @struct.dataclass
 class InstructionsParams(environment.EnvParams):
-    """The task: what each of the WORDS means [6], a permutation of the numbers of MEANINGS."""
+    """The task: the meaning of each of the WORDS [6], a permutation of the indices of MEANINGS."""
 
     lexicon: Array = struct.field(default_factory=lambda: jnp.arange(len(MEANINGS)))
     max_steps_in_episode: int = 20
 
 
 class Instructions(environment.Environment[InstructionsState, InstructionsParams]):
-    """Each step shows objects that differ, and an instruction that is true of one of them, which brings 1, others 0.
+    """Each step shows distinct objects and an instruction that is true of exactly one of them; choosing it pays 1.
 
-    All such instructions are equally probable. Observed are its three words, one-hot in VOCABULARY (3 x 9), and the
-    colour and the shape of each object, one-hot (A x 6), in one vector.
+    The instruction is uniform over all that are true of exactly one object. The observation is one vector: the three
+    tokens, one-hot in VOCABULARY (3 x 9), then colour and shape of each object, one-hot (A x 6).
     """
 
     def __init__(self, num_arms: int = 3):
         super().__init__()
         check_count("num_arms", num_arms, at_least=2)
-        check_number("num_arms", num_arms, at_most=len(_LOOKS))
+        check_number("num_arms", num_arms, at_most=len(_OBJECTS))
         self.num_arms = num_arms
 
     @property
@@ -92,12 +97,12 @@ class Instructions(environment.Environment[InstructionsState, InstructionsParams
         return jnp.zeros((), bool)
 
     def action_values(self, task: InstructionsParams, obs: Array, time: Array) -> Array:
-        """Whether the instruction is true of each object [A]."""
+        """1 for the object of which the instruction is true, 0 for the others, [A]."""
         del time
         return true_of(*self.read(obs), task.lexicon).astype(float)
 
     def read(self, obs: Array) -> tuple[Array, Array]:
-        """The number of the instruction, and the objects [A, 2], that are observed."""
+        """Decodes an observation into the index of the instruction and the objects [A, 2]."""
         words, looks = jnp.split(obs, [3 * len(VOCABULARY)])
         tokens = jnp.argmax(words.reshape(3, -1), -1)
         objects = jnp.argmax(looks.reshape(self.num_arms, 2, 3), -1) + jnp.array([0, 3])
@@ -105,7 +110,7 @@ class Instructions(environment.Environment[InstructionsState, InstructionsParams
 
     def _draw(self, key: Array, params: InstructionsParams, time: Array) -> InstructionsState:
         key_objects, key_sentence = jax.random.split(key)
-        objects = jax.random.choice(key_objects, jnp.asarray(_LOOKS), (self.num_arms,), replace=False)
+        objects = jax.random.choice(key_objects, jnp.asarray(_OBJECTS), (self.num_arms,), replace=False)
         numbers = jnp.arange(len(SENTENCES.tokens))
         tells = true_of(numbers, objects, params.lexicon).sum(-1) == 1
         sentence = jax.random.categorical(key_sentence, jnp.where(tells, 0.0, -jnp.inf))
@@ -128,27 +133,27 @@ class Instructions(environment.Environment[InstructionsState, InstructionsParams
 
 
 def true_of(sentence: Array, objects: Array, lexicon: Array) -> Array:
-    """Whether the instructions [...] are true of each of the objects [A, 2] in a lexicon [6]: bools [..., A]."""
+    """Whether the instructions [...] are true of each of the objects [A, 2] under a lexicon [6]: bools [..., A]."""
     has = jnp.any(lexicon[:, None, None] == objects, -1)  # [word, A]
     first, second = (has[jnp.asarray(words)[sentence]] for words in (SENTENCES.first, SENTENCES.second))
     negated, either = (jnp.asarray(flags)[sentence][..., None] for flags in (SENTENCES.negated, SENTENCES.either))
     return jnp.where(either, first | second, first & second) ^ negated
 
 
-# Of the default options: `python benchmarks/references.py instructions`.
-KNOWN = (("myopic, exact posterior over lexicons", 18.571),)
+# Mean return with the default options, from `python benchmarks/references.py instructions`.
+REFERENCE_RETURNS = (("myopic, exact posterior over lexicons", 18.571),)
 
 
 def instructions(*, num_arms: int = 3, horizon: int = 20) -> TaskDistribution:
-    """A bandit with instructions: which object pays is said in words whose meaning is found out by choosing.
+    """A bandit with instructions: words of unknown meaning say which object pays.
 
-    The grammar is always the same: a word, "not" and a word, two words with "or" between them, or two words that both
-    have to be true. What the six words for three colours and three shapes mean is the task. Of the 720 lexicons a
-    quarter, drawn once and for all, is held out.
+    All tasks share the grammar: a word, "not" and a word, two words joined by "or", or two words that both have to be
+    true. The six words stand for three colours and three shapes. A fixed random quarter of the 720 lexicons is held
+    out.
 
     Args:
-        num_arms: objects to choose from, at most 9.
-        horizon: instructions of an episode.
+        num_arms: objects to choose from, 2 to 9.
+        horizon: instructions of an episode, one per step.
 
     >>> instructions().batch(jax.random.key(0), 2).lexicon.shape
     (2, 6)
@@ -165,13 +170,13 @@ def instructions(*, num_arms: int = 3, horizon: int = 20) -> TaskDistribution:
 
         return sample
 
-    measured = KNOWN if (num_arms, horizon) == (3, 20) else ()
+    measured = REFERENCE_RETURNS if (num_arms, horizon) == (3, 20) else ()
     return TaskDistribution(
         env,
         sampler(trained),
         sampler(held_out),
         horizon=horizon,
         references=(("random", horizon / num_arms), *measured, ("words known", float(horizon))),
-        split=f"{len(held_out)} of the {len(lexicons)} lexicons, the others being trained on",
+        split=f"{len(held_out)} of the {len(lexicons)} lexicons, none of them used in training",
         success=lambda task, steps: steps.reward > 0,
     )

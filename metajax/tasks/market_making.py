@@ -1,4 +1,7 @@
-"""Making a market in one asset (Avellaneda and Stoikov 2008), in which the task is how prices and orders behave."""
+"""Market making in one asset (Avellaneda and Stoikov 2008): the agent infers how prices and orders behave.
+
+Tasks differ in the drift and volatility of the price, and in how often quotes are filled.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +12,16 @@ from gymnax.environments import environment, spaces
 from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import check_count, check_number
 
-SPREADS = np.array([0.5, 1.0, 2.0, 4.0])  # distances of a quote from the middle price, in ticks
-MOST = 5  # units that may be held or owed
-SIDES = np.array([1.0, -1.0])  # of an order that is bought from, and sold to
+SPREADS = np.array([0.5, 1.0, 2.0, 4.0])  # distances of a quote from the mid-price, in ticks
+MOST = 5  # largest long or short inventory, in units
+SIDES = np.array([1.0, -1.0])  # change of the inventory if the quote to buy, or the quote to sell, is filled
 
 
 @struct.dataclass
 class MarketState(environment.EnvState):
     inventory: Array  # units held
-    last_move: Array  # of the middle price, in ticks
-    filled: Array  # units bought and sold in the last step, [2]
+    last_move: Array  # of the mid-price, in ticks
+    filled: Array  # units bought and units sold in the last step, [2]
     time: Array
 
 
@@ -26,20 +29,20 @@ class MarketState(environment.EnvState):
 class MarketParams(environment.EnvParams):
     """The task: the regime. Prices are in ticks, times in steps."""
 
-    drift: float = 0.0  # mean of a step's move
-    volatility: float = 1.0  # its standard deviation
-    arrival: float = 0.9  # probability that a quote at the middle price is taken
-    decay: float = 0.5  # by how much a tick further away lowers its logarithm
-    inventory_cost: float = 0.02  # a step, of a unit held squared
+    drift: float = 0.0  # mean of the price move of a step
+    volatility: float = 1.0  # standard deviation of the price move of a step
+    arrival: float = 0.9  # probability that a quote at the mid-price is filled
+    decay: float = 0.5  # decrease of the logarithm of this probability per tick of distance
+    inventory_cost: float = 0.02  # per step, times the squared inventory
     max_steps_in_episode: int = 50
 
 
 class MarketMaking(environment.Environment[MarketState, MarketParams]):
-    """A quote to buy and one to sell, each at one of four distances from the middle price: 16 actions.
+    """An action quotes a price to buy and a price to sell, each at one of four distances from the mid-price.
 
-    A quote at distance d is taken with probability arrival * exp(-decay d), then the price moves. The reward is what
-    the step earned at middle prices, minus the cost of the inventory. Observed are the inventory, the last move, what
-    was filled, and the share of time that is over.
+    A quote at distance d is filled with probability arrival * exp(-decay d); then the price moves. The reward is the
+    profit of the step at mid-prices, minus the cost of the inventory. The observation contains the inventory, the last
+    price move, the filled quotes, and the elapsed fraction of the episode.
     """
 
     @property
@@ -59,9 +62,9 @@ class MarketMaking(environment.Environment[MarketState, MarketParams]):
 
     def step_env(self, key: Array, state: MarketState, action: Array, params: MarketParams) -> tuple:
         key_orders, key_price = jax.random.split(key)
-        distance, odds = self._quotes(params, action)
-        room = SIDES * state.inventory < MOST
-        filled = ((jax.random.uniform(key_orders, (2,)) < odds) & room).astype(float)
+        distance, probability = self._quotes(params, action)
+        allowed = SIDES * state.inventory < MOST
+        filled = ((jax.random.uniform(key_orders, (2,)) < probability) & allowed).astype(float)
         inventory = state.inventory + filled @ SIDES
         move = params.drift + params.volatility * jax.random.normal(key_price)
         reward = filled @ distance + inventory * move - params.inventory_cost * inventory**2
@@ -72,11 +75,12 @@ class MarketMaking(environment.Environment[MarketState, MarketParams]):
         return jnp.zeros((), bool)
 
     def action_values(self, task: MarketParams, obs: Array, time: Array) -> Array:
-        """Expected earnings [A] to the end of the episode, by dynamic programming over what is held."""
+        """Expected return [A] to the end of the episode, by dynamic programming over the inventory."""
         held = jnp.arange(-MOST, MOST + 1)
-        distance, odds = jax.vmap(lambda action: self._quotes(task, action))(jnp.arange(self.num_actions))  # [A, 2]
+        quotes = jax.vmap(lambda action: self._quotes(task, action))
+        distance, probability = quotes(jnp.arange(self.num_actions))  # [A, 2]
         filled = jnp.array([(0, 0), (1, 0), (0, 1), (1, 1)])  # [outcome, side]
-        likely = jnp.prod(jnp.where(filled[None], odds[:, None], 1 - odds[:, None]), -1)  # [A, outcome]
+        likely = jnp.prod(jnp.where(filled[None], probability[:, None], 1 - probability[:, None]), -1)  # [A, outcome]
 
         def values(later: Array) -> Array:
             def of_inventory(now: Array) -> Array:
@@ -94,7 +98,7 @@ class MarketMaking(environment.Environment[MarketState, MarketParams]):
         return values(later)[jnp.round(obs[0] * MOST).astype(int) + MOST]
 
     def _quotes(self, params: MarketParams, action: Array) -> tuple[Array, Array]:
-        """Distances of the two quotes, to buy and to sell, and the odds that they are taken, [2] each."""
+        """Distances of the quotes to buy and to sell [2], and their probabilities of being filled [2]."""
         distance = jnp.asarray(SPREADS)[jnp.stack([action // len(SPREADS), action % len(SPREADS)])]
         return distance, params.arrival * jnp.exp(-params.decay * distance)
 
@@ -113,18 +117,18 @@ class MarketMaking(environment.Environment[MarketState, MarketParams]):
         return spaces.Box(-jnp.inf, jnp.inf, (5,))
 
 
-# Between which the regime's parameters are drawn.
-REGIMES = {"volatility": (0.5, 2.0), "arrival": (0.3, 0.95), "decay": (0.2, 1.0)}
-# Of the default options: `python benchmarks/references.py market`.
-KNOWN = (("random", 26.07), ("regime known", 68.98))
+# A regime's parameters are uniform between these bounds.
+PARAMETER_RANGES = {"volatility": (0.5, 2.0), "arrival": (0.3, 0.95), "decay": (0.2, 1.0)}
+# Mean returns with the default options, from `python benchmarks/references.py market`.
+REFERENCE_RETURNS = (("random", 26.07), ("regime known", 68.98))
 
 
 def market(*, drift: float = 0.5, inventory_cost: float = 0.02, horizon: int = 50) -> TaskDistribution:
-    """Market making in a regime of unknown drift, volatility and flow of orders.
+    """Market making with unknown drift, volatility and order flow.
 
     Args:
-        drift: the mean move of a step is uniform within this of zero, in ticks.
-        inventory_cost: of a unit held, squared, a step.
+        drift: largest absolute drift, in ticks per step; the drift of a task is uniform between -drift and drift.
+        inventory_cost: cost per step, times the squared inventory in units.
         horizon: steps of an episode.
 
     >>> market().batch(jax.random.key(0), 3).drift.shape
@@ -138,15 +142,15 @@ def market(*, drift: float = 0.5, inventory_cost: float = 0.02, horizon: int = 5
 
     def sample(key: Array) -> PyTree:
         key_drift, key_flow = jax.random.split(key)
-        shares = dict(zip(REGIMES, jax.random.uniform(key_flow, (len(REGIMES),)), strict=True))
-        drawn = {name: low + (high - low) * shares[name] for name, (low, high) in REGIMES.items()}
+        shares = dict(zip(PARAMETER_RANGES, jax.random.uniform(key_flow, (len(PARAMETER_RANGES),)), strict=True))
+        drawn = {name: low + (high - low) * shares[name] for name, (low, high) in PARAMETER_RANGES.items()}
         return template.replace(drift=jax.random.uniform(key_drift, minval=-drift, maxval=drift), **drawn)
 
     return TaskDistribution(
         env,
         sample,
         horizon=horizon,
-        references=KNOWN if (drift, inventory_cost, horizon) == (0.5, 0.02, 50) else (),
+        references=REFERENCE_RETURNS if (drift, inventory_cost, horizon) == (0.5, 0.02, 50) else (),
         plane=(("inventory", 0), ("last move", 1)),
         split="fresh regimes from the same continuous prior",
     )

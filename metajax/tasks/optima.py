@@ -1,4 +1,4 @@
-"""The best that can be earned without being told the task: exact expected returns, by dynamic programming in NumPy."""
+"""Bayes-optimal returns: the largest expected return of an agent that does not observe the task, computed in NumPy."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -7,15 +7,15 @@ import numpy as np
 
 from metajax.errors import ConfigError, check_count, check_number
 
-_MAX_STATES = 40_000_000
-_MAX_SEARCHED = 2_000_000
+_MAX_STATES = 40_000_000  # of a value table
+_MAX_SEARCHED = 2_000_000  # states of a search
 
 
 def bernoulli_optimum(num_arms: int, horizon: int, *, prior: tuple[float, float] = (1.0, 1.0)) -> float:
-    """Bayes-optimal return of `horizon` pulls of Bernoulli arms with a Beta `prior`.
+    """Bayes-optimal return of `horizon` pulls of a Bernoulli bandit with a Beta `prior` on every arm.
 
-    Two and three arms by backward induction over the counts of every arm, more of them over sorted counts, which have
-    to be few: ConfigError says when there are too many.
+    Computed by backward induction over the counts of all arms for two and three arms, otherwise over sorted counts.
+    Raises ConfigError if there are too many states.
 
     >>> round(bernoulli_optimum(2, 10), 4)
     6.0218
@@ -27,12 +27,14 @@ def bernoulli_optimum(num_arms: int, horizon: int, *, prior: tuple[float, float]
     if num_arms <= 3 and (horizon + 1) ** (2 * num_arms - 1) <= _MAX_STATES:
         return _by_counts(num_arms, horizon, prior)
     if horizon > 14:
-        raise ConfigError(f"num_arms={num_arms} with horizon={horizon} has too many states for an exact optimum")
+        raise ConfigError(
+            f"num_arms={num_arms} with horizon={horizon} has too many states for an exact optimum; use horizon <= 14"
+        )
     return _by_sorted_counts(num_arms, horizon, prior)
 
 
 def _by_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -> float:
-    """Backward induction over arrays with the axes won_1, lost_1, ..., won_k; the last arm's losses are the rest."""
+    """Backward induction on arrays with axes won_1, lost_1, ..., won_k; the last arm's losses are the other pulls."""
     axes = 2 * num_arms - 1
     later = np.zeros((horizon + 1,) * axes)
     for pulls in range(horizon - 1, -1, -1):
@@ -51,12 +53,12 @@ def _by_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -> float
 
 
 def _shifted(values: np.ndarray, axis: int | None, size: int) -> np.ndarray:
-    """The first `size` entries of `values` along every axis, from the second on along `axis`."""
+    """Returns `size` entries of `values` along every axis, from the first on, but from the second on along `axis`."""
     return values[tuple(slice(int(number == axis), size + int(number == axis)) for number in range(values.ndim))]
 
 
 def _by_sorted_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -> float:
-    """Backward induction over the sorted counts of the arms pulled so far; those never pulled are alike."""
+    """Backward induction over the sorted counts of the arms pulled so far; unpulled arms are interchangeable."""
 
     @cache
     def value(pulled: tuple[tuple[int, int], ...], left: int) -> float:
@@ -78,10 +80,10 @@ def _by_sorted_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -
 
 
 def dependent_optimum(horizon: int) -> float:
-    """Bayes-optimal return of `horizon` pulls of two arms of which the probabilities, uniform, sum to 1.
+    """Bayes-optimal return of `horizon` pulls of two arms with success probabilities p and 1 - p, p uniform.
 
-    Either arm tells the same, so the best is to pull the likelier one: after t pulls of which s speak for arm 1, s is
-    uniform on 0 … t and arm 1 pays with probability (s + 1) / (t + 2).
+    Both arms are equally informative, so it is optimal to pull the likelier one. Let s be the number of outcomes in
+    favour of arm 1 after t pulls: s is uniform on 0 … t, and arm 1 pays with probability (s + 1) / (t + 2).
 
     >>> round(dependent_optimum(10), 4)
     6.8336
@@ -95,24 +97,24 @@ def dependent_optimum(horizon: int) -> float:
 
 
 def two_step_optimum(num_rounds: int, *, common: float = 0.8, pay: float = 0.9, reversal: float = 0.025) -> float:
-    """Bayes-optimal return of the two-step task, of which the good state changes after a round with `reversal`.
+    """Bayes-optimal return of the two-step task, whose good state changes with probability `reversal` after a round.
 
-    Whatever is chosen, a round is a reading of the good state that is right with probability `pay`; so the best is to
-    aim at the likelier state. Backward induction over a grid of 4,001 beliefs, between which it interpolates.
-    `common` and `pay` are at least a half.
+    For either choice the outcome of a round indicates the good state correctly with probability `pay`, so it is optimal
+    to aim at the likelier state. Computed by backward induction on a grid of 4,001 beliefs with linear interpolation.
+    `common` and `pay` must be at least 0.5.
     """
     check_count("num_rounds", num_rounds)
     check_number("common", common, at_least=0.5, at_most=1)
     check_number("pay", pay, at_least=0.5, at_most=1)
     check_number("reversal", reversal, at_least=0, at_most=1)
-    belief = np.linspace(0, 1, 4001)  # that state 1 is the good one
+    belief = np.linspace(0, 1, 4001)  # probability that state 1 is the good one
     aimed = np.maximum(belief, 1 - belief)
     reaches_good = aimed * common + (1 - aimed) * (1 - common)
     reward = reaches_good * pay + (1 - reaches_good) * (1 - pay)
     value = np.zeros_like(belief)
     for _ in range(num_rounds):
         later = 0.0
-        for right in (pay, 1 - pay):  # the reading speaks for state 1 with this probability if that is the good one
+        for right in (pay, 1 - pay):  # probability of the outcome if state 1 is good: in its favour, then against it
             chance = belief * right + (1 - belief) * (1 - right)
             posterior = np.where(chance > 0, belief * right / np.maximum(chance, 1e-12), belief)
             after = posterior * (1 - reversal) + (1 - posterior) * reversal
@@ -131,21 +133,22 @@ def grid_optimum(
     goal_reward: float = 1.0,
     step_reward: float = -0.1,
 ) -> float:
-    """Bayes-optimal return of episodes in a room of which the goal is one of `cells`, all alike, and never ends them.
+    """Bayes-optimal return of `num_episodes` episodes in a room with a hidden goal, uniform over `cells`.
 
-    Before the goal is found nothing is learned but where it is not, so the best is a walk fixed in advance, up to the
-    goal. Branch and bound over walks: the bound lets every cell be found as soon as its distance and the other cells
-    allow. ConfigError if that search grows too long.
+    Episodes do not end at the goal. Until the agent finds the goal, it only learns where the goal is not, so an optimal
+    policy follows a fixed walk up to the goal. The walk is found by branch and bound; the bound assumes that every cell
+    is reached as early as its distance and the other cells allow. Raises ConfigError if `cells` is empty or leaves the
+    room, or if the search is too long.
     """
     cells = [tuple(cell) for cell in cells]
     if not cells or any(min(cell) < 0 or max(cell) >= size for cell in cells):
-        raise ConfigError(f"cells={cells} must be one or more (row, column) within a room of size={size}")
-    search = _Search(cells, size, start, horizon, num_episodes, goal_reward, step_reward)
+        raise ConfigError(f"cells={cells} must be one or more (row, column) pairs from 0 to {size - 1}, as size={size}")
+    search = _WalkSearch(cells, size, start, horizon, num_episodes, goal_reward, step_reward)
     return search.run() / len(cells)
 
 
-class _Search:
-    """A depth-first search of walks; values are sums over the goal cells."""
+class _WalkSearch:
+    """Depth-first search over walks; values are sums over the goal cells."""
 
     def __init__(self, cells, size, start, horizon, num_episodes, goal_reward, step_reward):
         self.cells, self.size, self.start, self.horizon = frozenset(cells), size, start, horizon
@@ -154,13 +157,13 @@ class _Search:
         self.known = {cell: self.earned(max(_distance(start, cell), 1)) for cell in cells}
 
     def earned(self, time: int) -> float:
-        """Return of an episode in which the goal is first stood on after `time` steps, at least 1, and kept."""
+        """Return of an episode that reaches the goal after `time` steps, at least 1, and stays there."""
         if time > self.horizon:
             return self.horizon * self.step_reward
         return (time - 1) * self.step_reward + (self.horizon - time + 1) * self.goal_reward
 
     def found(self, cell: tuple[int, int], episode: int, time: int) -> float:
-        """Return of the trial if the goal is `cell` and is found in `episode` after `time` steps."""
+        """Return of the trial if the goal is `cell` and is first reached in `episode` after `time` steps."""
         nothing = self.horizon * self.step_reward
         return episode * nothing + self.earned(time) + (self.num_episodes - 1 - episode) * self.known[cell]
 
@@ -182,31 +185,34 @@ class _Search:
             return
         self.visited[state] = value
         if len(self.visited) > _MAX_SEARCHED:
-            raise ConfigError(f"the room of size={self.size} is too large to search for its optimum")
+            raise ConfigError(
+                f"the optimum for size={self.size} and num_episodes={self.num_episodes} takes a search of more than "
+                f"{_MAX_SEARCHED:,} states; use a smaller room or fewer episodes"
+            )
         for after in self.neighbours(at, left):
             gain = self.found(after, episode, time + 1) if after in left else 0.0
             self.walk(after, episode, time + 1, left - {after}, value + gain)
 
     def neighbours(self, at: tuple[int, int], left: frozenset) -> list[tuple[int, int]]:
-        """Cells a step away and this one, the unvisited ones first, of these the farthest from the start.
+        """The adjacent cells and this one: unvisited cells first, and of these the farthest from the start first.
 
-        What is left for the next episode then lies near the start, where it can be found on the shortest way.
+        The cells left for the next episode are then near the start, where they can be found on a shortest path.
         """
         around = [(at[0] + down, at[1] + right) for down, right in ((0, 0), (-1, 0), (0, 1), (1, 0), (0, -1))]
         around = [cell for cell in around if max(cell) < self.size and min(cell) >= 0]
         return sorted(around, key=lambda cell: (cell not in left, -_distance(self.start, cell)))
 
     def bound(self, at: tuple[int, int], episode: int, time: int, left: frozenset) -> float:
-        """No walk earns more from here.
+        """Upper bound on the value of all walks from here.
 
-        In this episode a new cell is found at most every step, and no sooner than its distance; any other cell is found
-        on the shortest way in the next episode.
+        It assumes that this episode finds at most one new cell per step, none sooner than its distance allows, and that
+        every other cell is found on a shortest path in the next episode.
         """
         nothing, later_episodes = self.horizon * self.step_reward, self.num_episodes - 1 - episode
         arrivals, rest = [], []
         for cell in left:
             arrivals.append(time + max(_distance(at, cell), 1))
-            # What is earned beside the value of knowing the goal in all later episodes, if it is not found in this one.
+            # Return if this episode does not find the goal, minus the value of knowing the goal in all later episodes.
             if later_episodes:
                 late = self.found(cell, episode + 1, max(_distance(self.start, cell), 1))
             else:

@@ -1,4 +1,7 @@
-"""Goals for 2-D point navigation."""
+"""Point navigation in the plane (Finn et al. 2017, arXiv:1703.03400): the agent infers a hidden goal from rewards.
+
+Tasks differ in the goal.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ from gymnax.environments import environment, spaces
 from metajax.base import Array, TaskDistribution
 from metajax.errors import check_choice, check_count, check_number
 
+GOALS = ("square", "corners", "half-circle")
 REWARDS = ("distance", "squared", "sparse")
 
 
@@ -19,22 +23,22 @@ class PointState(environment.EnvState):
 
 @struct.dataclass
 class PointParams(environment.EnvParams):
-    """The task. Distances are in units of the plane, times in steps; defaults are the original definition's."""
+    """The task. The defaults are those of Finn et al. 2017."""
 
     goal: Array = struct.field(default_factory=lambda: jnp.zeros(2))
     action_scale: float = 0.1  # displacement of an action of 1
-    max_step: float = 0.1  # a displacement is clipped to this along each axis
-    start_range: float = 0.0  # the start is uniform within this of the origin, along each axis
-    goal_radius: float = 0.01  # the episode ends this close to the goal along each axis; 0: it runs on
-    reward_radius: float = 0.2  # where the sparse reward begins
+    max_step: float = 0.1  # largest displacement along each axis
+    start_range: float = 0.0  # the start is uniform within this distance of the origin along each axis
+    goal_radius: float = 0.01  # the episode ends within this distance of the goal along each axis; 0: never
+    reward_radius: float = 0.2  # distance from the goal within which the sparse reward is paid
     max_steps_in_episode: int = 100
 
 
 class PointNavigation(environment.Environment[PointState, PointParams]):
-    """A point moves by clip(action_scale * action); it observes its position, and the reward shows the goal.
+    """A point moves by clip(action_scale * action). The observation is its position; only the reward shows the goal.
 
-    After the move, with d its distance from the goal, the reward is -d ("distance"), -d^2 ("squared"), or 1 - d within
-    `reward_radius` and else 0 ("sparse", Rakelly et al. 2019, arXiv:1903.08254).
+    With d the distance to the goal after the move, the reward is -d ("distance"), -d^2 ("squared"), or 1 - d within
+    `reward_radius` and 0 elsewhere ("sparse", Rakelly et al. 2019, arXiv:1903.08254).
     """
 
     def __init__(self, reward: str = "distance"):
@@ -78,14 +82,11 @@ class PointNavigation(environment.Environment[PointState, PointParams]):
         return 2
 
     def action_space(self, params: PointParams | None = None) -> spaces.Box:
-        """Unbounded: `action_scale` and `max_step` make a displacement of any action."""
+        """Unbounded: `action_scale` and `max_step` map any action to a displacement."""
         return spaces.Box(-jnp.inf, jnp.inf, (2,))
 
     def observation_space(self, params: PointParams) -> spaces.Box:
         return spaces.Box(-jnp.inf, jnp.inf, (2,))
-
-
-GOALS = ("square", "corners", "half-circle")
 
 
 def point(
@@ -100,17 +101,17 @@ def point(
     reward_radius: float = 0.2,
     horizon: int = 100,
 ) -> TaskDistribution:
-    """Navigation to a hidden goal; by default as Finn et al. 2017 (arXiv:1703.03400) define it.
+    """Navigation to a hidden goal; the defaults are those of Finn et al. 2017 (arXiv:1703.03400).
 
     Args:
-        goals: uniform in the "square", at its four "corners", or on the upper "half-circle".
-        goal_range: half the square's side, or the circle's radius.
+        goals: distribution of goals: uniform in a "square", on its four "corners", or on the upper "half-circle".
+        goal_range: half the side of the square, or the radius of the half-circle.
         action_scale: displacement of an action of 1.
-        max_step: a displacement is clipped to this along each axis.
-        start_range: the start is uniform within this of the origin, along each axis.
-        goal_radius: the episode ends this close to the goal along each axis; 0: it runs on.
-        reward: distance, squared or sparse, after the move.
-        reward_radius: where the sparse reward begins.
+        max_step: largest displacement along each axis; longer ones are clipped.
+        start_range: the start is uniform within this distance of the origin along each axis.
+        goal_radius: end an episode within this distance of the goal along each axis; 0: never.
+        reward: distance (-d), squared (-d^2) or sparse (1 - d near the goal), with d the distance after the move.
+        reward_radius: distance from the goal within which the sparse reward is paid.
         horizon: steps of an episode.
 
     >>> point().batch(jax.random.key(0), 3).goal.shape

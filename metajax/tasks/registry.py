@@ -1,4 +1,4 @@
-"""Task distributions by name: what the command line, MetaAgent and the tables look up."""
+"""Task distributions by name, as used by the command line, MetaAgent and the result tables."""
 
 from collections.abc import Callable
 from functools import partial
@@ -83,11 +83,11 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
 
 
 class Suite(NamedTuple):
-    """Tasks of another package, which an extra installs; it is imported when one of them is asked for."""
+    """Task distributions that need a third-party package, which is imported when a factory is called."""
 
-    extra: str
+    extra: str  # the extra of metajax that installs the package
     tasks: dict[str, Callable[..., TaskDistribution]]
-    slow: bool = False  # to make, so that a list of all tasks leaves them out
+    slow: bool = False  # the factories are slow, so `metajax tasks` lists the names without calling them
 
 
 SUITES = {

@@ -1,4 +1,7 @@
-"""A repeated game of two with two actions each, in which the task is how the other one plays."""
+"""Repeated 2 x 2 games with an unknown partner (Press and Dyson 2012): the agent infers the partner's strategy.
+
+Tasks differ in the partner's probability of each action after each outcome of the last round.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ from gymnax.environments import environment, spaces
 from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import check_choice, check_count, check_number
 
-NUM_STATES = 5  # nothing played yet, or the last round's own and other's action: 00, 01, 10, 11
+NUM_STATES = 5  # the first round, and the last actions of agent and partner: 00, 01, 10, 11
 
 
 @struct.dataclass
@@ -20,7 +23,7 @@ class GameState(environment.EnvState):
 
 @struct.dataclass
 class GameParams(environment.EnvParams):
-    """The task: the partner's probability of action 1 in every state [5], and the payoffs [own action, other's]."""
+    """The task: the partner's probability of action 1 in each state [5], and the payoffs [own action, partner's]."""
 
     partner: Array = struct.field(default_factory=lambda: jnp.full(NUM_STATES, 0.5))
     payoff: Array = struct.field(default_factory=lambda: jnp.eye(2))
@@ -28,7 +31,7 @@ class GameParams(environment.EnvParams):
 
 
 class RepeatedGame(environment.Environment[GameState, GameParams]):
-    """Both choose at once; the partner has a memory of one round. Observed is the state, one-hot."""
+    """Both act simultaneously; the partner remembers one round. The observation is the state, one-hot."""
 
     @property
     def name(self) -> str:
@@ -53,10 +56,10 @@ class RepeatedGame(environment.Environment[GameState, GameParams]):
         return jnp.zeros((), bool)
 
     def action_values(self, task: GameParams, obs: Array, time: Array) -> Array:
-        """Expected payoffs [A] to the end of the episode, by dynamic programming."""
-        likely = jnp.stack([1 - task.partner, task.partner], -1)  # [state, other's action]
+        """Expected return [A] to the end of the episode, by dynamic programming."""
+        likely = jnp.stack([1 - task.partner, task.partner], -1)  # [state, partner's action]
         now = likely @ task.payoff.T  # [state, own action]
-        leads_to = 1 + 2 * jnp.arange(2)[:, None] + jnp.arange(2)  # [own, other's]
+        leads_to = 1 + 2 * jnp.arange(2)[:, None] + jnp.arange(2)  # [own action, partner's]
 
         def values(later: Array) -> Array:
             return now + jnp.einsum("so,ao->sa", likely, later[leads_to])
@@ -78,24 +81,24 @@ class RepeatedGame(environment.Environment[GameState, GameParams]):
         return spaces.Box(0.0, 1.0, (NUM_STATES,))
 
 
-# Payoffs [own action, other's]; action 0 cooperates, yields or is the first of two conventions.
+# Payoffs [own action, partner's]; action 0 cooperates, yields, or is the first of two conventions.
 GAMES = {
     "prisoners-dilemma": ((3.0, 0.0), (5.0, 1.0)),
     "stag-hunt": ((4.0, 0.0), (3.0, 2.0)),
     "chicken": ((3.0, 1.0), (4.0, 0.0)),
     "coordination": ((1.0, 0.0), (0.0, 1.0)),
 }
-# Of the default options: `python benchmarks/references.py partner`.
-KNOWN = (("partner known", 64.96),)
+# Mean return with the default options, from `python benchmarks/references.py partner`.
+REFERENCE_RETURNS = (("partner known", 64.96),)
 
 
 def partner(*, game: str = "prisoners-dilemma", spread: float = 0.5, horizon: int = 20) -> TaskDistribution:
-    """A repeated game with a partner to be got to know, which remembers one round (Press and Dyson 2012).
+    """A repeated game with an unknown partner that remembers one round (Press and Dyson 2012).
 
     Args:
-        game: prisoners-dilemma, stag-hunt, chicken or coordination.
-        spread: of the beta distribution that each of the partner's five probabilities is drawn from: near 0 partners
-            are almost deterministic, tit for tat and win-stay, lose-shift among them; at 1 they are uniform.
+        game: payoffs of the game: prisoners-dilemma, stag-hunt, chicken or coordination.
+        spread: both parameters of the beta distribution of the partner's five probabilities. Near 0 partners are almost
+            deterministic (tit for tat and win-stay, lose-shift among them); at 1 the probabilities are uniform.
         horizon: rounds of an episode.
 
     >>> partner().batch(jax.random.key(0), 3).partner.shape
@@ -111,8 +114,8 @@ def partner(*, game: str = "prisoners-dilemma", spread: float = 0.5, horizon: in
     def sample(key: Array) -> PyTree:
         return template.replace(partner=jax.random.beta(key, spread, spread, (NUM_STATES,)))
 
-    known = KNOWN if (game, spread, horizon) == ("prisoners-dilemma", 0.5, 20) else ()
-    # The other's first action is even odds, and against who plays at random so is every later one on the average.
+    known = REFERENCE_RETURNS if (game, spread, horizon) == ("prisoners-dilemma", 0.5, 20) else ()
+    # Over all tasks, and against a random agent, the partner plays either action with probability 1/2 in every round.
     return TaskDistribution(
         env,
         sample,

@@ -1,5 +1,7 @@
-"""T-maze: a cue at the beginning says which way to turn at the end of a corridor (Bakker 2001; Ni et al. 2023,
-arXiv:2307.03864)."""
+"""T-mazes (Bakker 2001; Ni et al. 2023, arXiv:2307.03864): the agent has to remember a cue to the end of a corridor.
+
+Tasks differ in the arm with the reward, which the cue indicates.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +20,20 @@ class TMazeState(environment.EnvState):
 
 @struct.dataclass
 class TMazeParams(environment.EnvParams):
-    """The task: the arm, 0 or 1, where the reward is."""
+    """The task: the arm with the reward, 0 or 1."""
 
     arm: Array = struct.field(default_factory=lambda: jnp.zeros((), int))
     max_steps_in_episode: int = 13
 
 
 class TMaze(environment.Environment[TMazeState, TMazeParams]):
-    """A corridor of `length` steps from the start to the junction, where arm 0 or 1 is chosen and the episode ends.
+    """A corridor of `length` steps leads from the start to a junction, where choosing arm 0 or 1 ends the episode.
 
-    The right arm pays 1. Actions are left, right and the two arms, which elsewhere are no move. Observed are the cue
-    (-1 or 1 where it is, else 0) and whether this is the junction. The cue is seen on the first step, or with `active`
-    one step to the left of the start. A step that gets no nearer to the junction costs 1 / length (the first one to
-    the left does not if the cue is there), so the corridor is walked whatever the cue; what memory earns is the choice.
+    The correct arm pays 1. The actions are left, right and the two arms, which do nothing elsewhere. The observation
+    contains the cue (-1 or 1 where it is visible, else 0) and whether the agent is at the junction. The cue is visible
+    on the first step or, with `active`, one step to the left of the start. A step that does not approach the junction
+    costs 1 / length, except a first step to the left with `active`. Walking to the junction needs no memory; choosing
+    the correct arm does.
     """
 
     def __init__(self, length: int = 10, active: bool = False):
@@ -49,7 +52,7 @@ class TMaze(environment.Environment[TMazeState, TMazeParams]):
 
     @property
     def num_steps(self) -> int:
-        """Steps of an episode: those of the shortest way, the choice included, and a few more to find it."""
+        """Steps of an episode: the shortest path, including cue and choice, plus at least two steps of slack."""
         return self.length + 1 + 2 * self.active + max(2, self.length // 10)
 
     def reset_env(self, key: Array, params: TMazeParams) -> tuple[Array, TMazeState]:
@@ -72,7 +75,7 @@ class TMaze(environment.Environment[TMazeState, TMazeParams]):
         return jnp.zeros((), bool)
 
     def action_values(self, task: TMazeParams, obs: Array, time: Array) -> Array:
-        """One for walking to the junction and for the right arm there, zero for the other actions, [A]."""
+        """1 for walking to the junction, and for the correct arm there; 0 for the other actions, [A]."""
         del time
         return jnp.where(obs[1] > 0, jax.nn.one_hot(2 + task.arm, 4), jax.nn.one_hot(1, 4))
 
@@ -94,11 +97,11 @@ class TMaze(environment.Environment[TMazeState, TMazeParams]):
 
 
 def t_maze(*, length: int = 10, active: bool = False) -> TaskDistribution:
-    """The T-maze: the cue is seen at the beginning, or found there, and needed at the end of the corridor.
+    """T-mazes whose cue is visible at the start, or one step behind it, and needed at the end of the corridor.
 
     Args:
         length: steps from the start to the junction.
-        active: the cue is a step behind the start, and has to be looked for.
+        active: put the cue one step behind the start, where the agent has to look for it.
 
     >>> t_maze(length=100).num_steps
     111

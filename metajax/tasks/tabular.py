@@ -1,4 +1,7 @@
-"""Random tabular Markov decision processes (Duan et al. 2016, arXiv:1611.02779)."""
+"""Random tabular Markov decision processes (MDPs; Duan et al. 2016, arXiv:1611.02779).
+
+The agent has to explore an unknown process and then exploit it. Tasks differ in transitions and mean rewards.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,7 @@ class TabularState(environment.EnvState):
 
 @struct.dataclass
 class TabularParams(environment.EnvParams):
-    """The task: probabilities of the next state [S, A, S], mean rewards [S, A], their noise, and an episode's steps."""
+    """The task: transition probabilities [S, A, S], mean rewards [S, A], the reward noise, and the episode's steps."""
 
     transition: Array = struct.field(default_factory=lambda: jnp.full((10, 5, 10), 0.1))
     reward: Array = struct.field(default_factory=lambda: jnp.ones((10, 5)))
@@ -26,7 +29,7 @@ class TabularParams(environment.EnvParams):
 
 
 class TabularMDP(environment.Environment[TabularState, TabularParams]):
-    """States and actions are numbers; an episode starts in state 0, which is observed as a one-hot vector."""
+    """States and actions are numbered; an episode starts in state 0. The observation is the state, one-hot."""
 
     def __init__(self, num_states: int = 10, num_actions: int = 5):
         super().__init__()
@@ -60,7 +63,7 @@ class TabularMDP(environment.Environment[TabularState, TabularParams]):
         return jnp.zeros((), bool)
 
     def action_values(self, task: TabularParams, obs: Array, time: Array) -> Array:
-        """The expected reward [A] of each action, and of the best ones from then to the end of the episode."""
+        """Expected return [A] of each action followed by optimal ones to the end of the episode."""
 
         def back(_: Array, value: Array) -> Array:
             return (task.reward + task.transition @ value).max(-1)
@@ -85,13 +88,13 @@ class TabularMDP(environment.Environment[TabularState, TabularParams]):
 def tabular_mdp(
     *, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_std: float = 1.0, noise_std: float = 1.0
 ) -> TaskDistribution:
-    """Mean rewards are normal around 1, transitions from every state and action a flat Dirichlet draw.
+    """Random MDPs: mean rewards are normal around 1, transition probabilities have a flat Dirichlet distribution.
 
     Args:
-        num_states: states.
-        num_actions: actions.
+        num_states: number of states.
+        num_actions: number of actions.
         horizon: steps of an episode.
-        reward_std: standard deviation of the mean rewards.
+        reward_std: standard deviation of the mean rewards around 1.
         noise_std: standard deviation of a reward around its mean.
 
     >>> tabular_mdp().batch(jax.random.key(0), 2).transition.shape

@@ -1,4 +1,8 @@
-"""The two-step task (Daw et al. 2011; Wang et al. 2016, arXiv:1611.05763), on which habit and planning differ."""
+"""The two-step task (Daw et al. 2011; Wang et al. 2016, arXiv:1611.05763), which separates habit from planning.
+
+The agent has to infer from each reward which state currently pays, and to choose the action that usually leads there.
+Tasks differ in the rounds after which the paying state changes.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +21,18 @@ class TwoStepState(environment.EnvState):
 
 @struct.dataclass
 class TwoStepParams(environment.EnvParams):
-    """The task: which of the two second-stage states pays in each round [T], and the probabilities."""
+    """The task: the good one of the two second-stage states in each round [T], and the probabilities."""
 
     good: Array = struct.field(default_factory=lambda: jnp.zeros(100, int))
-    common: float = 0.8  # that choice i leads to state i
-    pay: float = 0.9  # that the good state pays 1, and that the other does not
+    common: float = 0.8  # probability that choice i leads to state i
+    pay: float = 0.9  # probability that the good state pays 1, and that the other state does not
     max_steps_in_episode: int = 100
 
 
 class TwoStep(environment.Environment[TwoStepState, TwoStepParams]):
-    """A round is one step: choice i leads to second-stage state i, or rarely to the other, which pays 1 or 0.
+    """A round is one step: choice i leads to second-stage state i, or rarely to the other; the state pays 1 or 0.
 
-    What is observed is the state that the last round led to, one-hot; nothing before the first.
+    The observation is the second-stage state of the last round, one-hot; zeros before the first round.
     """
 
     def __init__(self, num_rounds: int = 100):
@@ -59,7 +63,7 @@ class TwoStep(environment.Environment[TwoStepState, TwoStepParams]):
         return jnp.zeros((), bool)
 
     def action_values(self, task: TwoStepParams, obs: Array, time: Array) -> Array:
-        """One for the choice [A] that commonly leads to this round's good state, zero for the other."""
+        """1 for the choice that commonly leads to this round's good state, 0 for the other choice, [A]."""
         del obs
         return jax.nn.one_hot(task.good[time], 2)
 
@@ -77,12 +81,12 @@ class TwoStep(environment.Environment[TwoStepState, TwoStepParams]):
 def two_step(
     *, num_rounds: int = 100, common: float = 0.8, pay: float = 0.9, reversal: float = 0.025
 ) -> TaskDistribution:
-    """The two-step task, whose good state changes now and then.
+    """The two-step task with a random schedule of the good state for each task.
 
     Args:
         num_rounds: choices in an episode.
-        common: probability that a choice leads to its own second-stage state, at least a half.
-        pay: probability that the good state pays, and that the other one does not, at least a half.
+        common: probability that a choice leads to its own second-stage state, at least 0.5.
+        pay: probability that the good state pays, and that the other state does not, at least 0.5.
         reversal: probability that the good state changes after a round.
 
     >>> two_step(num_rounds=5).sample(jax.random.key(0)).good.shape

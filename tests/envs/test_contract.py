@@ -1,4 +1,4 @@
-"""What a broken environment gets: one message that names the field, before anything compiles."""
+"""Tests that a broken environment gets one message that names the field, before anything compiles."""
 
 import enum
 from functools import partial
@@ -21,7 +21,7 @@ from metajax.tasks.suites.jumanji import PROBLEMS
 
 
 class Changed(PointNavigation):
-    """A point environment of which `change` alters what step_env returns."""
+    """A point environment whose step_env returns values altered by `change`."""
 
     def __init__(self, change):
         super().__init__()
@@ -32,7 +32,7 @@ class Changed(PointNavigation):
 
 
 class Plain:
-    """A state that is no pytree."""
+    """A state that is not a pytree."""
 
 
 class Way(enum.Enum):
@@ -41,7 +41,7 @@ class Way(enum.Enum):
 
 
 class Mapped(PointNavigation):
-    """Holds a dictionary whose keys have no order, which is nobody's concern."""
+    """Has a dictionary with keys that cannot be sorted, which is allowed."""
 
     def __init__(self):
         super().__init__()
@@ -148,7 +148,7 @@ class Caching(PointNavigation):
 
 
 class Surprising(PointNavigation):
-    """Its goal is drawn anew in every episode."""
+    """Draws its goal in every episode."""
 
     def reset_env(self, key, params):
         return jnp.zeros(2), PointState(position=jax.random.normal(key, (2,)), time=jnp.zeros((), int))
@@ -198,7 +198,7 @@ def on_the_host(reward):
 
 
 class Numbered(Spaced):
-    """It observes the time."""
+    """Observes the time."""
 
     def reset_env(self, key, params):
         _, state = super().reset_env(key, params)
@@ -210,13 +210,13 @@ class Numbered(Spaced):
 
 
 MISBEHAVING = {
-    r"changes self\.count; what changes belongs in the state": Counting(),
+    r"changes self\.count; store what changes in the state": Counting(),
     r"keeps self\.seen\[0\], which a call has computed, on itself": Remembering(),
     r"reset_env cannot be traced: .*\(it depends on params\.action_scale\)": Rounding(),
-    r"step_env gives the reward .* and .*; draw it from the key": Changed(
+    r"two calls of step_env .* give the reward .* and .*; draw random numbers from the key": Changed(
         lambda o, s, r, d, i: (o, s, r + np.random.default_rng().random(), d, i)
     ),
-    r"alone and under jax\.vmap step_env gives the reward": Changed(lambda o, s, r, d, i: (o, s, mixed(r), d, i)),
+    r"step_env gives, alone and under jax\.vmap, the reward": Changed(lambda o, s, r, d, i: (o, s, mixed(r), d, i)),
     r"cannot be compiled, or run under jax\.vmap: .*vmap_method": Changed(
         lambda o, s, r, d, i: (o, s, on_the_host(r), d, i)
     ),
@@ -227,8 +227,8 @@ MISBEHAVING = {
         spaces.Box(-0.02, 0.02, (2,))
     ),
     r"the observation of step_env is 5, but observation_space says Discrete\(5": Numbered(spaces.Discrete(5)),
-    r"is_truncated is false after 8 steps with max_steps_in_episode=8; step_env must count": Endless(),
-    r"is_truncated holds for the state of reset_env": Over(),
+    r"is_truncated is false after 8 steps with max_steps_in_episode=8; step_env must increment": Endless(),
+    r"is_truncated is true for the state of reset_env": Over(),
 }
 
 
@@ -243,7 +243,7 @@ def test_what_is_filled_once_is_no_fault():
 
 
 def test_tasks_that_do_not_differ_are_named():
-    """The radius is that of sparse rewards, and rewards are distances."""
+    """The tasks differ in the radius of the sparse reward, but the reward is the distance."""
 
     def sample(key):
         return point().env.default_params.replace(reward_radius=jax.random.uniform(key))
@@ -264,7 +264,7 @@ def test_a_parameter_that_is_not_traced_is_named():
         check_tasks(TaskDistribution(PointNavigation(), lambda key: Static(goal=jax.random.uniform(key)), horizon=5))
 
 
-# Of other suites one family for each environment, in the physics that compile fastest.
+# One family per environment of the other suites, with the physics that compile fastest.
 PLAYED = OWN | {name: TASKS[name] for name in ("xland", "four-rooms", "craftax-classic", *PROBLEMS)}
 PLAYED |= {name: partial(TASKS[name], backend="spring") for name in ("half-cheetah-direction", "walker-physics")}
 
@@ -291,7 +291,7 @@ def test_every_registered_environment_keeps_the_contract(name):
 
 
 def made(factory):
-    """The tasks; the test is skipped if their extra is missing."""
+    """Makes the tasks, or skips the test if their extra is missing."""
     try:
         return factory()
     except MissingExtraError as error:
@@ -309,7 +309,7 @@ def test_a_network_for_another_environment_is_named():
 
 
 def readless(network, env):
-    """`network`, given an observation of its own environment whatever it is shown."""
+    """`network`, which ignores its input and reads an observation of its own environment instead."""
     obs, _ = env.reset_env(jax.random.key(0), env.default_params)
     return network._replace(
         apply=lambda params, memory, percept: network.apply(params, memory, percept._replace(obs=obs))

@@ -1,4 +1,4 @@
-"""Tasks under Gymnasium's interface, by Gymnasium's own checker and against the environment itself."""
+"""Tests tasks as Gymnasium environments, by Gymnasium's checker and against the original environment."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_gymnasium_s_checker_finds_nothing(name):
 
 
 def test_an_episode_is_that_of_the_environment():
-    """Up to the last observation, which is of the episode that ends."""
+    """Compares steps up to the last observation, which belongs to the episode that ends."""
     tasks = cartpole(horizon=200)
     task = tasks.sample(jax.random.key(0))
     env = to_gymnasium(tasks, task)
@@ -65,5 +65,5 @@ def test_the_task_is_the_one_given():
 
 def test_a_space_that_gymnasium_does_not_have_is_named():
     tasks = reveal(point())
-    with pytest.raises(ConfigError, match="RevealedPointNavigation has a space that Gymnasium does not"):
+    with pytest.raises(ConfigError, match="RevealedPointNavigation has a space without an equivalent in Gymnasium"):
         to_gymnasium(tasks, tasks.sample(jax.random.key(0)))

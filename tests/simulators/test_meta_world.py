@@ -1,4 +1,4 @@
-"""Meta-World's adapter against the bare library, and the two ways to count successes side by side."""
+"""Tests the Meta-World adapter against the library itself, and compares two ways to count successes."""
 
 import sys
 from functools import partial
@@ -54,7 +54,7 @@ def test_goals_of_training_and_test_are_fifty_each_and_differ(reach):
 
 @pytest.mark.parametrize("skills", [("reach-v3",), ("reach-v3", "door-open-v3")])
 def test_the_arm_is_the_bare_simulation(metaworld, skills):
-    """Places, observations and rewards of one simulation after another, in single precision places."""
+    """Compares observations and rewards of successive simulations; positions are in single precision."""
     from metajax.simulators.meta_world import Arm, Placement, placements
 
     arm = Arm(skills)
@@ -76,7 +76,7 @@ def test_the_arm_is_the_bare_simulation(metaworld, skills):
 
 
 def one_goal_alone(goal):
-    """An agent that goes to the goal if it is `goal` and stays where it is otherwise."""
+    """An agent that moves to the goal if it is `goal`, and stands still otherwise."""
 
     def policy(knowledge, memory, percept):
         hand, seen = percept.obs[:3], percept.obs[36:39]
@@ -98,7 +98,7 @@ def test_one_goal_of_twenty_is_five_per_cent_here_and_all_for_meta_worlds_own_ev
     np.testing.assert_array_equal(ours.sampled_success.ravel(), np.arange(NUM_GOALS) == SOLVED)
 
     class Scripted:
-        """The same for Meta-World's evaluator, which shows no goal: of the first simulation it is looked up."""
+        """The same agent for Meta-World's evaluator, which hides the goal: it reads the goal from the simulation."""
 
         def __init__(self, envs):
             self.envs = envs
@@ -113,7 +113,7 @@ def test_one_goal_of_twenty_is_five_per_cent_here_and_all_for_meta_worlds_own_ev
             pass
 
     envs = vectorised(metaworld)
-    envs.call("toggle_sample_tasks_on_reset", False)  # as Meta-World's evaluation of meta-learners begins
+    envs.call("toggle_sample_tasks_on_reset", False)  # as Meta-World's evaluation of meta-learners does
     envs.call("sample_tasks")
     theirs = evaluation(Scripted(envs), envs, num_episodes=3)[0]
     envs.close()

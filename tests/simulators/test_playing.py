@@ -169,7 +169,7 @@ def test_an_info_that_is_never_told_is_an_error():
         tasks, seeds = np.zeros((1, 2)), np.zeros(1, int)
         workers.reset(tasks, seeds)
         assert workers.step(np.zeros((1, 2)))[-1]["nearer"] == 0
-        with pytest.raises(WorkerError, match="no info told nearer, but near"):
+        with pytest.raises(WorkerError, match="the simulator's info has no nearer; it has near"):
             workers.reset(tasks, seeds)
 
 
@@ -189,7 +189,7 @@ def test_wrong_arguments_of_a_simulator_are_told(options, message):
 
 
 def test_held_out_tasks_that_do_not_fit_are_told(point_env):
-    with pytest.raises(ShapeError, match=r"held_out_set\[0\] must have shape"):
+    with pytest.raises(ShapeError, match=r"test_tasks\[0\] must have shape"):
         check_tasks(goals(point_env, horizon=5, test_tasks=jnp.zeros((4, 3))))
     tasks = goals(point_env, horizon=5, test_tasks=jnp.arange(8.0).reshape(4, 2))
     check_tasks(tasks)
@@ -252,16 +252,21 @@ def test_rl2_learns_from_the_policy_before_the_last_update(point_env):
 
 def test_more_episodes_than_copies_are_refused(corridor_env):
     agent = MetaAgent("maml", TaskDistribution(corridor_env, lambda key: jnp.array(3), horizon=4), num_rollouts=7)
-    with pytest.raises(ConfigError, match="max_copies=6 must be at least the 7 episodes of a task"):
+    with pytest.raises(ConfigError, match="max_copies=6 must be at least the 7 parallel episodes of a task"):
         agent.learn(1)
 
 
 def test_a_simulator_is_checked_by_gymnasium(point_env):
     check_tasks(goals(point_env, horizon=5))
-    with pytest.raises(ConfigError, match=r"PointOnHost is simulated on the host; gymnasium\.utils\.env_checker"):
+    with pytest.raises(
+        ConfigError,
+        match=r"PointOnHost is simulated on the host; check the environment that it makes by gymnasium\.utils\.env_checker",
+    ):
         check_env(point_env)
     env_checker.check_env(PointOnHost(), skip_render_check=True)
-    with pytest.raises(ConfigError, match="PointOnHost is simulated on the host; take what its `make` returns"):
+    with pytest.raises(
+        ConfigError, match="PointOnHost is simulated on the host; use the environment that its `make` returns"
+    ):
         to_gymnasium(goals(point_env, horizon=5), jnp.zeros(2))
 
 

@@ -1,4 +1,4 @@
-"""Alchemy against its definition, and what is concluded and planned in it against doing so by hand."""
+"""Tests Alchemy against its definition, and the agents' inference and planning against enumeration."""
 
 import itertools
 from functools import cache, partial
@@ -33,7 +33,7 @@ FEW = alchemy(num_potions=4, horizon=8)
 
 
 def put(stone, potion, num_potions=4):
-    """The action that puts a stone into a potion, or into the cauldron, potion -1."""
+    """The action that dips a stone into a potion, or puts it into the cauldron if `potion` is -1."""
     return jnp.array(1 + stone * (num_potions + 1) + 1 + potion)
 
 
@@ -43,13 +43,13 @@ def at(vertices, colours):
 
 @pytest.fixture(scope="module")
 def by_hand():
-    """Features are coordinates, every edge is there, and colours 0, 2, 4 lead up along axes 0, 1, 2."""
+    """Features are coordinates, all edges exist, and colours 0, 2, 4 increase the coordinates 0, 1, 2."""
     env = Alchemy(num_potions=4)
     return env, env.default_params
 
 
 def play(env, params, state, actions):
-    """What all the actions earn one after the other, and the last observation and state."""
+    """The rewards of a sequence of actions, and the last observation and state."""
     rewards = []
     for action in actions:
         obs, state, reward, terminated, _ = env.step_env(jax.random.key(0), state, action, params)
@@ -77,7 +77,7 @@ def test_what_cannot_be_done_changes_nothing(by_hand):
     assert rewards == [0] * 4
     np.testing.assert_array_equal(after.vertex, state.vertex)
     np.testing.assert_array_equal(after.colour, state.colour)
-    # A potion that leads down from below, or up from above, is empty all the same.
+    # A potion is empty afterwards even if the stone cannot move in its direction.
     _, _, after = play(*by_hand, state, [put(1, 1), put(2, 2)])
     assert after.vertex.tolist() == [GONE, 0, 1]
     assert after.colour.tolist() == [EMPTY, EMPTY, EMPTY, 0]
@@ -116,20 +116,20 @@ def test_potions_of_a_pair_undo_each_other_and_every_stone_can_be_made_of_any():
 
 
 def test_the_published_example_tells_the_rotation_and_one_direction():
-    """Stones (1, -1, 0) and (-1, -1, 0) worth 1, (1, 1, 0) worth -1: the cube is turned about axis 1, down is good."""
+    """Stones (1, -1, 0) and (-1, -1, 0) are worth 1, (1, 1, 0) -1: the rotation is about axis 1, down is better."""
     env = Alchemy()
     stones = [[1, -1, 0, 1 / 3, 0], [-1, -1, 0, 1 / 3, 0], [1, 1, 0, -1 / 3, 0]]
     seen = env.read(jnp.concatenate([jnp.array(stones).ravel(), jnp.zeros(24)]))
     vertices, fits = jax.vmap(env.match, (0, None))(jnp.asarray(looks()), seen)
     (ways,) = np.nonzero(np.asarray(fits))
-    assert set(ways // 8) == {2}  # 0: not turned, then about axes 0, 1, 2
+    assert set(ways // 8) == {2}  # 0: no rotation; 1, 2, 3: rotation about axis 0, 1, 2
     assert all(looks()[way, BEST, 1] == -1 for way in ways)
     assert (INDICATOR[np.asarray(vertices)[ways]] == [1, 1, -1]).all()
     assert set(np.unique(looks(rotation=False))) == {-1, 1}
 
 
 def simulated(env, before, action, obs, vertex, possible):
-    """Forward simulation of every chemistry: vertices [L, E, 3] after an action, and which still show the `obs`."""
+    """Simulates every chemistry: the vertices [L, E, 3] after an action, and which chemistries can explain `obs`."""
     stone, potion = divmod(int(action) - 1, env.num_potions + 1)
     if action > 0 and potion == 0:
         vertex[:, :, stone] = GONE
@@ -147,7 +147,7 @@ def shows(env, obs, vertex):
 
 
 def first_vertices(env, obs):
-    """Where each stone is by what it shows [L, E, 3], from all that it could be."""
+    """The vertex of each stone by its features under every chemistry, [L, E, 3]."""
     found = np.zeros((len(env.looks), 3), int)
     for stone, vertex in itertools.product(range(3), range(8)):
         features = np.asarray(obs)[5 * stone : 5 * stone + 3]
@@ -200,7 +200,7 @@ def test_the_belief_is_that_of_simulating_every_chemistry():
 
 
 def test_the_belief_never_excludes_the_truth(batch, ideal):
-    """In its own play, over three episodes."""
+    """Checks the belief along three episodes of the agent."""
     env = FEW.env
     for task in range(2):
         belief = ideal_observer(env).memory(())
@@ -213,7 +213,7 @@ def test_the_belief_never_excludes_the_truth(batch, ideal):
 
 
 def best_of(moves, vertices, potions):
-    """The expected return of the best plan, over every order of stones and potions and everything they can do."""
+    """The optimal expected return, by enumeration of all orders of stones and potions and all outcomes."""
     earned = sum(max(REWARDS[vertex], 0) for vertex in vertices)
     for stone, number in itertools.product(range(3), range(len(potions))):
         rest = potions[:number] + potions[number + 1 :]
@@ -252,7 +252,7 @@ def test_one_who_knows_the_chemistry_earns_what_the_plan_says(batch):
 
 
 def test_who_draws_conclusions_earns_more_and_who_knows_the_most(batch, ideal):
-    """Of the same stones and potions."""
+    """Compares returns for the same stones and potions."""
     first = ideal.percept.obs[:, :, 0, 0]
     values = jax.vmap(jax.vmap(FEW.env.action_values, (None, 0, None)), (0, 0, None))
     known = np.asarray(jax.jit(values)(batch, first, jnp.zeros((), int)).max(2))
@@ -299,8 +299,8 @@ def test_references_are_in_order_and_those_of_the_default_only():
         (lambda: alchemy(num_potions=0), "num_potions=0 must be a whole number of at least 1"),
         (lambda: alchemy(rotation=2), "rotation=2 must be True or False"),
         (lambda: alchemy(horizon=0), "horizon=0"),
-        (lambda: ideal_observer(bandit().env), "needs the chemistries that Alchemy lists, unlike BernoulliBandit"),
-        (lambda: random_potions(bandit().env), "needs the chemistries"),
+        (lambda: ideal_observer(bandit().env), "needs the environment of metajax.tasks.alchemy, not BernoulliBandit"),
+        (lambda: random_potions(bandit().env), "needs the environment of metajax.tasks.alchemy"),
     ],
 )
 def test_wrong_options_are_named(make, message):

@@ -1,4 +1,4 @@
-"""Bodies against Brax itself, step by step, and their rewards against the definitions."""
+"""Tests bodies against Brax itself, step by step, and their rewards against the definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from metajax.tasks.suites.brax import Body, scaled
 
 
 def moved(states, env):
-    """Velocities [T, 2] of the body's first link, and its places [T, 2]."""
+    """Velocities [T, 2] and positions [T, 2] of the body's first link."""
     place = np.asarray(states.pipeline_state.x.pos)[:, 0, :2]
     return np.diff(place, axis=0) / float(env.dt), place[1:]
 
@@ -123,7 +123,7 @@ def test_physics_are_scaled_by_their_factors():
 
 
 def test_brax_keeps_its_own_physics():
-    """A task's physics are of that task alone."""
+    """The physics of one task do not affect other tasks."""
     pytest.importorskip("brax")
     env = Body("hopper", vary_physics=True)
     before = np.asarray(env.brax.sys.link.inertia.mass)

@@ -1,4 +1,4 @@
-"""Meeting a partner in a room, against its definition."""
+"""Tests the coordination game against its definition."""
 
 import itertools
 
@@ -17,7 +17,7 @@ WAY = jnp.array([(0, 1), (0, 2), (2, 2)])  # in a room of three by three, whose 
 
 
 def played(actions, **task):
-    """Positions of both, what of the partner is seen, and rewards, by step, against a partner without noise."""
+    """Positions of agent and partner, the observed part of the partner, and rewards of each step, without noise."""
     env = Coordination(3)
     params = env.default_params.replace(round=WAY, **task)
     obs, state = env.reset_env(jax.random.key(0), params)
@@ -32,7 +32,7 @@ def played(actions, **task):
 
 
 def test_a_partner_that_waits_is_met_stop_after_stop():
-    """It starts at the last stop, goes up before it goes sideways, and goes on when it is met."""
+    """The partner starts at the last stop, moves up before it moves sideways, and walks on when it is met."""
     places, _, rewards = played([UP, STAY, STAY, STAY, RIGHT, DOWN], waits=True)
     assert places == [
         ((0, 1), (1, 2)),
@@ -63,7 +63,7 @@ def test_a_noisy_step_goes_anywhere():
     env = Coordination(5)
     params = env.default_params.replace(noise=0.5)
     _, state = env.reset_env(jax.random.key(0), params)
-    state = state.replace(partner=Partner(jnp.array([2, 2]), jnp.array(0)))  # up and then left is its way
+    state = state.replace(partner=Partner(jnp.array([2, 2]), jnp.array(0)))  # its path is up, then left
     keys = jax.random.split(jax.random.key(1), 4000)
     _, after, *_ = jax.vmap(lambda key: env.step_env(key, state, jnp.array(STAY), params))(keys)
     shares = [(np.asarray(after.partner.cell) == np.array([2, 2]) + move).all(1).mean() for move in MOVES]
@@ -72,7 +72,7 @@ def test_a_noisy_step_goes_anywhere():
 
 @pytest.mark.parametrize(("waits", "noise"), [(False, 0.0), (True, 0.0), (False, 0.4), (True, 0.4)])
 def test_the_best_return_is_that_of_all_plans(waits, noise):
-    """By hand over every action and every step of the partner's."""
+    """Enumerates all actions and all moves of the partner."""
     env, way = Coordination(3), WAY.tolist()
 
     def moved(cell, move):

@@ -1,4 +1,4 @@
-"""The partner, the frozen lake and the patient, against their definitions."""
+"""Tests repeated games, frozen lakes, dosing, market making and the highway against their definitions."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from metajax.tasks.highways import FASTER, KEEP, RIGHT, SLOWER, Highway
 from metajax.tasks.market_making import MOST, SPREADS, MarketMaking
 from metajax.tasks.repeated_games import RepeatedGame
 
-TIT_FOR_TAT = jnp.array([0.0, 0.0, 0.0, 1.0, 1.0])  # defects (1) after the own defection
+TIT_FOR_TAT = jnp.array([0.0, 0.0, 0.0, 1.0, 1.0])  # defects (1) after the agent's defection
 DILEMMA = jnp.array([[3.0, 0.0], [5.0, 1.0]])
 
 
@@ -34,7 +34,7 @@ def test_against_tit_for_tat_one_cooperates_up_to_the_last_round():
 
 
 def test_values_against_a_partner_are_those_of_all_plans():
-    """By hand over every plan of three rounds, each a table from history of outcomes to action."""
+    """Enumerates all plans of three rounds, each a table from the history of outcomes to an action."""
     env, probability = RepeatedGame(), np.array([0.3, 0.9, 0.2, 0.6, 0.5])
     params = env.default_params.replace(partner=jnp.asarray(probability), payoff=DILEMMA, max_steps_in_episode=3)
 
@@ -103,9 +103,9 @@ def test_values_on_ice_are_the_odds_of_arriving():
     params = env.default_params.replace(slip=0.4, max_steps_in_episode=2)
     params = params.replace(holes=jnp.array([[False, True], [False, False]]))
     obs, _ = env.reset_env(jax.random.key(0), params)
-    # Down with 0.6, then right with 0.6; a slip to the right falls in, one to the left stays.
+    # Down with probability 0.6, then right with 0.6; a slip to the right falls into a hole, a slip to the left stays.
     np.testing.assert_allclose(env.action_values(params, obs, jnp.asarray(0))[1], 0.6 * 0.6, rtol=1e-5)
-    # To the left: stays with 0.6, slips down with 0.2, and with one step left only the latter arrives.
+    # Left stays with probability 0.6 and slips down with 0.2; with one step left only the slip reaches the goal.
     np.testing.assert_allclose(env.action_values(params, obs, jnp.asarray(0))[0], 0.2 * 0.6, rtol=1e-5)
     assert not env.action_values(params, obs, jnp.asarray(1)).any()
 
@@ -116,7 +116,7 @@ def test_a_dose_falls_by_half_and_acts_by_its_concentration():
     params = params.replace(half_effect=5.0, steepness=1.0, target=0.4)
     _, state = env.reset_env(jax.random.key(0), params)
     obs, state, reward, _, _ = env.step_env(jax.random.key(0), state, jnp.array([1.0]), params)
-    np.testing.assert_allclose(state.concentration, 5.0)  # 100 mg in 10 l, half of it left
+    np.testing.assert_allclose(state.concentration, 5.0)  # 100 mg in 10 l, of which half remains
     np.testing.assert_allclose(obs, [0.5, 1 / 20])
     np.testing.assert_allclose(reward, -0.1, rtol=1e-5)
     _, state, _, _, _ = env.step_env(jax.random.key(0), state, jnp.array([-3.0]), params)
@@ -138,13 +138,13 @@ def test_a_market_step_by_hand():
     params = env.default_params.replace(drift=0.3, volatility=0.0, arrival=1.0, decay=0.0, inventory_cost=0.1)
     _, state = env.reset_env(jax.random.key(0), params)
     state = state.replace(inventory=jnp.array(2.0))
-    # Both quotes are taken, at 1 and 4 ticks, so two units are held through a move of 0.3.
+    # Both quotes are filled, at 1 and 4 ticks, so the inventory of two units moves by 0.3.
     obs, after, reward, _, _ = env.step_env(jax.random.key(1), state, jnp.array(1 * 4 + 3), params)
     np.testing.assert_allclose(reward, 1 + 4 + 2 * 0.3 - 0.1 * 4, rtol=1e-5)
     np.testing.assert_allclose(obs, [2 / 5, 0.3, 1, 1, 1 / 50], rtol=1e-5)
     full = after.replace(inventory=jnp.array(5.0))
     obs, after, reward, _, _ = env.step_env(jax.random.key(2), full, jnp.array(0), params)
-    assert after.inventory == 4  # nothing more is bought
+    assert after.inventory == 4  # no further unit is bought
     np.testing.assert_allclose(reward, 0.5 + 4 * 0.3 - 0.1 * 16, rtol=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_values_of_quotes_are_those_of_all_outcomes():
 
 
 def on_the_road(gaps, speeds, lane=0, speed=20.0, **task):
-    """A road of two lanes and as many other cars, in turn in each, and where the own one is."""
+    """A highway with two lanes, with the other cars at `gaps` in alternating lanes, and the state of the agent."""
     env = Highway(num_lanes=2, num_cars=len(gaps))
     params = env.default_params.replace(**task)
     _, state = env.reset_env(jax.random.key(0), params)
@@ -200,10 +200,10 @@ def test_a_car_pushes_as_its_tyres_let_it_and_is_paid_for_the_liked_speed_and_la
 @pytest.mark.parametrize(
     ("gaps", "speeds", "action", "crashes"),
     [
-        ([300.0, 3.0], [20.0, 20.0], KEEP, False),  # alongside in the other lane
+        ([300.0, 3.0], [20.0, 20.0], KEEP, False),  # a car alongside, in the other lane
         ([300.0, 3.0], [20.0, 20.0], RIGHT, True),
-        ([300.0, 398.0], [20.0, 20.0], RIGHT, True),  # just behind
-        ([12.0, 300.0], [5.0, 20.0], KEEP, True),  # 15 m closer in a step: through it
+        ([300.0, 398.0], [20.0, 20.0], RIGHT, True),  # a car just behind, in the other lane
+        ([12.0, 300.0], [5.0, 20.0], KEEP, True),  # 15 m closer in one step: a collision
         ([12.0, 300.0], [5.0, 20.0], RIGHT, False),
     ],
 )
@@ -215,16 +215,16 @@ def test_a_crash_is_being_where_another_is_or_going_through_it(gaps, speeds, act
 
 
 def test_others_brake_for_whoever_is_ahead():
-    # In lane 0 the own car at 20 and one 30 m behind it at 30; in lane 1 one 20 m behind a slower one.
+    # Lane 0: the agent at 20 m / s, and a car at 30 m / s 30 m behind it. Lane 1: a car 20 m behind a slower car.
     env, params, state = on_the_road([370.0, 100.0, 200.0, 120.0], [30.0, 25.0, 20.0, 10.0])
     _, after, _, _, _ = env.step_env(jax.random.key(0), state, jnp.array(KEEP), params)
-    np.testing.assert_allclose(after.speeds, [24.0, 19.0, 20.0, 10.0])  # by at most 6 m / s each second
+    np.testing.assert_allclose(after.speeds, [24.0, 19.0, 20.0, 10.0])  # braking is limited to 6 m / s^2
 
 
 @pytest.mark.parametrize("name", references.FAMILIES)
 def test_known_returns_are_what_the_command_measures(name, monkeypatch):
     said = dict(references.TASKS[name]().references)
-    if name == "alchemy":  # which takes long: its ideal observer has tests of its own
+    if name == "alchemy":  # slow, and tested separately
         monkeypatch.delitem(references.FAMILIES[name], "ideal observer, of ten")
         del said["ideal observer, of ten"]
     measured = references.measure(name, 50 if name == "alchemy" else 1000)

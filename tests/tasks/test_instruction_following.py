@@ -1,4 +1,4 @@
-"""Instructions in unknown words, against their grammar."""
+"""Tests instructions in unknown words against their grammar."""
 
 import itertools
 
@@ -54,7 +54,7 @@ def test_one_object_is_meant_objects_differ_and_all_that_is_said_is_observed():
     values = jax.vmap(env.action_values, (None, 0, None))(task, obs, jnp.array(0))
     np.testing.assert_array_equal(values.sum(1), 1)
     np.testing.assert_array_equal(values.sum(0) > 400, True)
-    assert len(np.unique(state.sentence)) == 6 + 6 + 30 + 18  # of two words that both are true, one is a colour
+    assert len(np.unique(state.sentence)) == 6 + 6 + 30 + 18  # two words both apply only if one is a colour
     sentence, objects = jax.vmap(env.read)(obs)
     np.testing.assert_array_equal(sentence, state.sentence)
     np.testing.assert_array_equal(objects, state.objects)
@@ -86,7 +86,7 @@ def test_those_lexicons_are_possible_that_explain_what_was_said_and_paid():
     agent = references.reader(tasks.env)
     played = trial(jax.random.key(1), agent, (), tasks.env, task, sizes)
     steps = jax.tree.map(lambda leaf: leaf[0, 0], played.steps)
-    believed = np.asarray(played.memory.possible[1, 0])  # the last reward is yet to be seen
+    believed = np.asarray(played.memory.possible[1, 0])  # the agent has not seen the last reward
     lexicons = np.array(list(itertools.permutations(range(6))))
     explains = np.ones(len(lexicons), bool)
     for time in range(5):

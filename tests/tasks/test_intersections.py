@@ -1,4 +1,4 @@
-"""An intersection, against its definition."""
+"""Tests the intersection against its definition."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from metajax.tasks.intersections import FASTER, KEEP, SLOWER, Intersection
 
 
 def at_the_line(place, speed, coming, action=KEEP, **task):
-    """A step from there on, with one car in each lane at these distances."""
+    """One step from `place`, with one car in each lane at the distances `coming`."""
     env = Intersection()
     params = env.default_params.replace(**task)
     _, state = env.reset_env(jax.random.key(0), params)
@@ -36,14 +36,14 @@ def test_a_car_pushes_as_its_tyres_let_it_and_time_costs(action, speed):
 @pytest.mark.parametrize(
     ("place", "coming", "crashes"),
     [
-        (-6.0, [2.0, 2.0], False),  # one meter before the line
+        (-6.0, [2.0, 2.0], False),  # the step ends one metre before the line
         (-4.0, [2.0, 50.0], True),
-        (-4.0, [6.0, 50.0], False),  # arrives one meter before the own way
-        (-4.0, [50.0, 2.0], False),  # in the other lane
+        (-4.0, [6.0, 50.0], False),  # the car ends the step one metre before the conflict area
+        (-4.0, [50.0, 2.0], False),  # the car is in the other lane
         (0.0, [50.0, 2.0], True),
-        (0.0, [-7.0, 50.0], True),  # its rear is still in the way as the step begins
+        (0.0, [-7.0, 50.0], True),  # the car's rear is still in the conflict area when the step begins
         (0.0, [-8.5, 50.0], False),
-        (5.0, [2.0, 50.0], True),  # the own rear is still there
+        (5.0, [2.0, 50.0], True),  # the agent's rear is still in the lane
         (9.5, [2.0, 50.0], False),
         (12.5, [2.0, 2.0], True),
         (13.5, [2.0, 2.0], False),

@@ -1,4 +1,4 @@
-"""Problems against Jumanji itself, step by step, and action masks."""
+"""Tests problems against Jumanji itself, step by step, and action masks."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ SMALL = {
 
 
 def solve(env, task, number):
-    """An episode of Jumanji's own: its time steps, and the numbers of the actions, all allowed if `number` is even."""
+    """An episode of Jumanji itself: time steps and action numbers, which are all allowed if `number` is even."""
     generator = np.random.default_rng(number)
     own = env.jumanji
     step = jax.jit(own.step)
@@ -72,7 +72,7 @@ def test_a_problem_goes_as_in_jumanji(problem):
 
 
 def test_policies_keep_to_what_is_allowed():
-    """Every tour is then a whole one, whoever walks it."""
+    """With masked actions every agent completes its tour."""
     pytest.importorskip("jumanji")
     tasks = tsp(num_cities=5)
     env, task = tasks.env, tasks.sample(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Rooms against NAVIX and worlds against Craftax, step by step."""
+"""Tests rooms against NAVIX and worlds against Craftax, step by step."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ raw = jax.random.key_data
 
 @pytest.mark.parametrize("room", ["DoorKey-Random-6x6", "Dynamic-Obstacles-5x5-Random", "LavaGapS5"])
 def test_a_room_goes_as_in_navix(room):
-    """Up to the end of an episode, after which NAVIX begins anew."""
+    """Compares steps up to the end of an episode, after which NAVIX resets."""
     navix = pytest.importorskip("navix")
     tasks = rooms(room=room, view="whole", horizon=40)
     env, actions = tasks.env, actions_of(tasks.env, 40)

@@ -1,4 +1,4 @@
-"""CartPole through random projections, against CartPole."""
+"""Tests CartPole with random projections against CartPole."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The environments against their definitions, and the references against what is measured."""
+"""Tests environments against their definitions, and reference returns against measured ones."""
 
 import itertools
 from functools import partial
@@ -46,7 +46,7 @@ def fixed(policy, memory=()):
 
 
 def returns(agent, tasks, num_tasks, *, num_stages=1):
-    """Of the whole trial in each task, [N]."""
+    """The returns of whole trials, one per task, [N]."""
     batch = tasks.batch(jax.random.key(1), num_tasks, held_out=True)
     run = partial(evaluate, sizes=Sizes(num_stages, 1, tasks.num_steps), greedy=False)
     values = jax.jit(lambda key, batch: run(key, agent, (), tasks.env, batch))(jax.random.key(2), batch)
@@ -104,14 +104,14 @@ def test_other_rewards(reward, near, far):
 
 
 def test_point_returns_match_the_certified_ones():
-    """Standing still is the best without knowledge of the goal, and the way straight to it the best with it."""
+    """Standing still is optimal if the goal is unknown, and going straight to the goal if it is known."""
     tasks = point()
     goals = np.asarray(tasks.batch(jax.random.key(1), 4000, held_out=True).goal)
     still = fixed(
         lambda k, memory, percept: (memory, Decision(Normal(jnp.zeros(2), jnp.full(2, -30.0)), jnp.zeros(())))
     )
     stood = returns(still, tasks, 4000)
-    away = np.abs(goals).max(1) > 0.01  # the others end at once
+    away = np.abs(goals).max(1) > 0.01  # with the other goals the episode ends at once
     np.testing.assert_allclose(stood[away], -100 * np.linalg.norm(goals[away], axis=1), rtol=1e-4)
     assert abs(stood.mean() + 38.26) < 4 * stood.std() / np.sqrt(4000)
     known = []
@@ -228,7 +228,7 @@ TABULAR = tabular_mdp()
     ids=["greedy", "gittins", "gittins-100", "epsilon-greedy", "uniform-grid", "uniform-mdp", "beb"],
 )
 def test_a_hand_written_agent_earns_its_known_return(make, tasks, num_episodes, expected, slack):
-    """Within four standard errors, those of the reference included."""
+    """Compares within four standard errors, including the error of the reference."""
     earned = returns(make(tasks.env), tasks, 1000, num_stages=num_episodes)
     assert abs(earned.mean() - expected) < 4 * (earned.std() / np.sqrt(len(earned)) + slack)
 
@@ -302,14 +302,14 @@ def test_optima_are_the_certified_ones(optimum, expected):
 
 
 def test_optima_agree_with_what_they_do_not_share():
-    """Two ways to count arms, a prior that is almost certain, and every walk through a small room."""
+    """Compares two algorithms for arms, an almost certain prior, and an enumeration of walks in a small room."""
     assert bernoulli_optimum(3, 8) == pytest.approx(_by_sorted_counts(3, 8, (1.0, 1.0)))
     assert bernoulli_optimum(2, 10, prior=(3e6, 1e6)) == pytest.approx(7.5, abs=1e-3)
     cells, horizon = grid_goals(3), 3
     steps = [(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1)]
 
     def earned(walk, goal):
-        """Of two episodes that follow the walk until the goal is found, and from then on go straight to it."""
+        """Return of two episodes that follow the walk until the goal is found, and then go straight to the goal."""
         total, known = 0.0, False
         for episode in range(2):
             at = (0, 0)
@@ -333,7 +333,7 @@ def test_the_two_step_optimum_is_what_a_filter_earns():
     optimum = dict(tasks.references)["Bayes-optimal in one episode"]
 
     def policy(knowledge, belief, percept):
-        """Belief that state 1 is good, after the last round's reading of it."""
+        """Probability that state 1 is good, after the outcome of the last round."""
         reads_one = jnp.where(percept.reward > 0, percept.obs[1], percept.obs[0])
         right = jnp.where(reads_one > 0, 0.9, 0.1)
         posterior = belief * right / (belief * right + (1 - belief) * (1 - right))
@@ -351,7 +351,7 @@ def test_a_grid_by_its_definition():
     obs, state = env.reset_env(jax.random.key(0), params)
     np.testing.assert_array_equal(obs, np.eye(5)[[0, 0]].reshape(-1))
     places, rewards = [], []
-    for action in (1, 4, 2, 2, 0, 3, 1):  # up and left against the wall, right twice, stay, down, up
+    for action in (1, 4, 2, 2, 0, 3, 1):  # up and left into a wall, right twice, stay, down, up
         obs, state, reward, terminated, _ = env.step_env(jax.random.key(0), state, jnp.array(action), params)
         places.append(tuple(np.asarray(state.position)))
         rewards.append(float(reward))
@@ -392,7 +392,7 @@ def test_a_t_maze_by_its_definition(active):
             assert sum(rewards) == total
     idle = t_maze(length=3, active=active).env
     _, state = idle.reset_env(jax.random.key(0), task)
-    for action in (2, 3, 0):  # an arm where there is none, twice, and a step back
+    for action in (2, 3, 0):  # both arms away from the junction, and a step back
         _, state, reward, terminated, _ = idle.step_env(jax.random.key(0), state, jnp.array(action), task)
         np.testing.assert_allclose(reward, -1 / 3, rtol=1e-6)
         assert not terminated
@@ -508,7 +508,7 @@ def test_a_revealed_task_is_in_the_observation_and_nothing_else_changes():
         (lambda: bandit(alpha=0.0), r"alpha=0\.0"),
         (lambda: t_maze(length=0), "length=0"),
         (lambda: two_step(common=0.2), r"common=0\.2 must be a finite number >= 0\.5"),
-        (lambda: thompson(gaussian_bandit().env), "needs rewards of 0 and 1, unlike those of GaussianBandit"),
+        (lambda: thompson(gaussian_bandit().env), "needs rewards of 0 and 1, not those of GaussianBandit"),
         (lambda: psrl(grid().env), "needs num_states states"),
         (lambda: grid_optimum([], size=3, start=(0, 0), horizon=3, num_episodes=1), "must be one or more"),
         (lambda: grid(size=2), "size=2"),

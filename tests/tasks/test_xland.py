@@ -1,4 +1,4 @@
-"""Worlds against XLand-MiniGrid itself, step by step, and rulesets against the published law."""
+"""Tests worlds against XLand-MiniGrid itself, step by step, and rulesets against the published distribution."""
 
 from functools import partial
 
@@ -81,7 +81,7 @@ def test_tiles_goals_and_rules_are_xland_s():
 def test_rulesets_have_as_many_rules_and_tiles_as_the_law_says(setting):
     depth, prune, distractor_rules, distractor_objects = SETTINGS[setting]
     rulesets = drawn(setting)
-    branching = 16 / 11  # of eleven kinds of goals and rules five speak of two tiles
+    branching = 16 / 11  # five of the eleven kinds of goals and rules involve two tiles
     level = [(branching * (1 - prune)) ** number for number in range(depth + 1)]
     rules = sum(level[1:]) + distractor_rules / 2
     tiles = branching * (level[-1] + prune * sum(level[:-1]))
@@ -96,7 +96,7 @@ def test_rulesets_have_as_many_rules_and_tiles_as_the_law_says(setting):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_goal_can_be_reached_by_the_rules(setting):
-    """What lies there at first, and what the rules make of what is there, is all that the goal speaks of."""
+    """The initial tiles, and the tiles that the rules make from available ones, include all tiles of the goal."""
     rulesets = drawn(setting)
     for number in range(300):
         there = {tuple(tile) for tile in rulesets.init_tiles[number]}
@@ -110,7 +110,7 @@ def test_every_goal_can_be_reached_by_the_rules(setting):
 
 
 def test_a_chain_speaks_of_no_tile_twice():
-    """But for two tiles that one goal or one rule asks for, which may be alike."""
+    """Except for the two tiles of one goal or one rule, which may be equal."""
     for rules in drawn("high").rules[:300, :14]:
         made = [tuple(rule[3:5] if rule[0] in RULES[:6] else rule[5:7]) for rule in rules if rule[0]]
         assert len(made) - len(set(made)) <= sum((rule[1:3] == rule[3:5]).all() for rule in rules) + 1
@@ -132,7 +132,7 @@ def test_held_out_goals_can_be_new():
         assert colours == ({1, 2} if held_out else set(range(1, 12)) - {1, 2, 7})
     goals = drawn("trivial").goal
     assert set(goals[:, 2]) == set(range(1, 12)) - {7}
-    assert set(goals[goals[:, 0] == 1, 1]) == {3, 4, 5, 7, 11, 12}  # no goal tile is to be held
+    assert set(goals[goals[:, 0] == 1, 1]) == {3, 4, 5, 7, 11, 12}  # a goal tile cannot be held
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Tasks of other packages' environments, one file a suite."""
+"""Task distributions on the environments of other packages. Each module is one suite."""

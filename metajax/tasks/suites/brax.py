@@ -1,6 +1,8 @@
-"""Bodies that learn to run: the half-cheetah, the ant, the walker, the hopper and the humanoid of the literature.
+"""Locomotion in Brax: half-cheetah, ant, walker, hopper and humanoid with the task rewards of the meta-RL literature.
 
-The rewards are those of the definition that is named; physics, observations and where an episode starts are Brax's.
+The agent infers from rewards or transitions where to run, or with which physics. Tasks differ in the direction, the
+velocity or the position to reach, or in the physics. Each docstring cites the definition of the reward; physics,
+observations and initial states are Brax's.
 """
 
 import copy
@@ -21,8 +23,8 @@ AIMS = ("direction", "velocity", "goal")
 BACKENDS = ("generalized", "spring", "positional", "mjx")
 
 
-class _Body(NamedTuple):
-    """What Brax calls a body, the metric that is its reward for running, and that reward's weight."""
+class _BodySpec(NamedTuple):
+    """Brax's name of a body, its metric with the reward for running forward, and the weight of this reward."""
 
     name: str
     running: str = "reward_forward"
@@ -30,17 +32,17 @@ class _Body(NamedTuple):
 
 
 BODIES = {
-    "half-cheetah": _Body("halfcheetah", running="reward_run"),
-    "ant": _Body("ant"),
-    "walker": _Body("walker2d"),
-    "hopper": _Body("hopper"),
-    "humanoid": _Body("humanoid", running="forward_reward", weight=1.25),
+    "half-cheetah": _BodySpec("halfcheetah", running="reward_run"),
+    "ant": _BodySpec("ant"),
+    "walker": _BodySpec("walker2d"),
+    "hopper": _BodySpec("hopper"),
+    "humanoid": _BodySpec("humanoid", running="forward_reward", weight=1.25),
 }
 
 
 @struct.dataclass
 class Physics:
-    """Factors of the links' masses [L], the joints' damping [D], the surfaces' friction [G, 3] and the gears [A]."""
+    """Factors for the masses of links [L], the damping of joints [D], the friction of surfaces [G, 3] and gears [A]."""
 
     mass: Array
     damping: Array
@@ -50,13 +52,13 @@ class Physics:
 
 @struct.dataclass
 class BodyState(environment.EnvState):
-    pipeline: PyTree  # what the physics carry from one step to the next
+    pipeline: PyTree  # Brax's physics state
     time: Array
 
 
 @struct.dataclass
 class BodyParams(environment.EnvParams):
-    """The task: a direction (x, y), a velocity or a place (x, y), as the aim is, and the physics if they vary."""
+    """The task: a direction (x, y), a velocity or a position (x, y), depending on the aim; the physics, if varied."""
 
     goal: Array = struct.field(default_factory=lambda: jnp.array([1.0, 0.0]))
     physics: Physics | None = None
@@ -64,11 +66,11 @@ class BodyParams(environment.EnvParams):
 
 
 class Body(environment.Environment[BodyState, BodyParams]):
-    """A body of Brax that is paid for its aim instead of for running forward; what else it earns and costs is kept.
+    """A body of Brax with a task reward in place of the reward for running forward; the other terms are Brax's.
 
-    With v the velocity along x and y, p the place and g the goal, the aim pays v g ("direction"), -|v_x - g|
-    ("velocity") or -|p - g|_1 ("goal"), times 1.25 for the humanoid. Only a fall ends an episode. `options` are those
-    of Brax's environment.
+    With v the velocity along x and y, p the position and g the goal, the task reward is v·g ("direction"), -|v_x - g|
+    ("velocity") or -|p - g|_1 ("goal"), times 1.25 for the humanoid. Only a fall terminates an episode. `options` are
+    arguments of Brax's environment.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Body(environment.Environment[BodyState, BodyParams]):
         check_choice("backend", backend, BACKENDS)
         check_flag("vary_physics", vary_physics)
         self.body, self.aim, self.vary_physics = body, aim, vary_physics
-        self.brax = _made(body, backend, **options)
+        self.brax = _make_brax(body, backend, **options)
         self._state = load("brax.envs", extra="physics", needed_by=body).State
 
     @property
@@ -109,20 +111,20 @@ class Body(environment.Environment[BodyState, BodyParams]):
         )
 
     def reset_env(self, key: Array, params: BodyParams) -> tuple[Array, BodyState]:
-        state = self._in(params).reset(key)
+        state = self._with_physics(params).reset(key)
         return state.obs, BodyState(pipeline=state.pipeline_state, time=jnp.zeros((), int))
 
     def step_env(self, key: Array, state: BodyState, action: Array, params: BodyParams) -> tuple:
         del key
         before = self._state(pipeline_state=state.pipeline, obs=None, reward=None, done=jnp.zeros(()))
-        after = self._in(params).step(before, action)
+        after = self._with_physics(params).step(before, action)
         _, running, weight = BODIES[self.body]
-        reward = after.reward - after.metrics[running] + weight * self._aimed(after.metrics, params.goal)
+        reward = after.reward - after.metrics[running] + weight * self._task_reward(after.metrics, params.goal)
         state = BodyState(pipeline=after.pipeline_state, time=state.time + 1)
         return after.obs, state, reward, jnp.asarray(after.done) > 0, {}
 
-    def _aimed(self, metrics: dict[str, Array], goal: Array) -> Array:
-        """What the aim pays; where Brax tells nothing of y the body moves in the plane of x and z."""
+    def _task_reward(self, metrics: dict[str, Array], goal: Array) -> Array:
+        """The unweighted task reward; bodies that move only in the plane of x and z have no metrics for y."""
         velocity, place = (
             jnp.stack([metrics[f"x_{what}"], metrics.get(f"y_{what}", jnp.zeros(()))])
             for what in ("velocity", "position")
@@ -133,13 +135,13 @@ class Body(environment.Environment[BodyState, BodyParams]):
             return -jnp.abs(place - goal).sum()
         return velocity @ goal
 
-    def _in(self, params: BodyParams) -> Any:
-        """Brax's environment in the physics of a task."""
+    def _with_physics(self, params: BodyParams) -> Any:
+        """Brax's environment with the physics of a task."""
         if params.physics is None:
             return self.brax
-        own = copy.copy(self.brax)
-        own.sys = scaled(own.sys, params.physics)
-        return own
+        brax = copy.copy(self.brax)
+        brax.sys = scaled(brax.sys, params.physics)
+        return brax
 
     @property
     def num_actions(self) -> int:
@@ -154,9 +156,9 @@ class Body(environment.Environment[BodyState, BodyParams]):
 
 
 def scaled(system: Any, physics: Physics) -> Any:
-    """Brax's `system` under the factors of `physics`; a link's inertia follows its mass."""
+    """Brax's `system` scaled by the factors of `physics`; the inertia of a link scales with its mass."""
     link, motor = system.link.inertia, system.actuator
-    world_and_links = jnp.concatenate([jnp.ones(1), physics.mass])  # the first body of MuJoCo's is the world
+    world_and_links = jnp.concatenate([jnp.ones(1), physics.mass])  # MuJoCo's first body is the world
     return system.tree_replace(
         {
             "link.inertia.mass": link.mass * physics.mass,
@@ -164,7 +166,7 @@ def scaled(system: Any, physics: Physics) -> Any:
             "dof.damping": system.dof.damping * physics.damping,
             "actuator.gear": motor.gear * physics.gear,
             "geom_friction": system.geom_friction * physics.friction,
-            # The backend mjx reads MuJoCo's own fields.
+            # The backend mjx reads these fields of MuJoCo instead.
             "body_mass": system.body_mass * world_and_links,
             "body_inertia": system.body_inertia * world_and_links[:, None],
             "dof_damping": system.dof_damping * physics.damping,
@@ -174,24 +176,26 @@ def scaled(system: Any, physics: Physics) -> Any:
 
 
 @cache
-def _made(body: str, backend: str, **options: Any) -> Any:
-    """Brax's environment, which never changes; MuJoCo warns of the suite's own model files."""
+def _make_brax(body: str, backend: str, **options: Any) -> Any:
+    """Returns a cached environment of Brax; silences MuJoCo's warnings about Brax's model files."""
     envs = load("brax.envs", extra="physics", needed_by=body)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return envs.get_environment(BODIES[body].name, backend=backend, **options)
 
 
-_FACTORS = {"mass": 1.5, "damping": 1.3, "friction": 1.5, "gear": 1.5}  # of a log scale of 1
+_FACTOR_BASES = {"mass": 1.5, "damping": 1.3, "friction": 1.5, "gear": 1.5}  # a factor is its base to the power z
 
 
 def half_cheetah_direction(*, horizon: int = 100, backend: str = "generalized") -> TaskDistribution:
-    """The half-cheetah that is to run forward or backward, d v_x - 0.05 |a|^2 with d in {-1, 1} (Finn et al. 2017,
-    arXiv:1703.03400, with episodes of 200 steps; Rothfuss et al. 2018, arXiv:1810.06784, of 100).
+    """The half-cheetah runs forward or backward; the reward is d v_x - 0.05 |a|^2 with d in {-1, 1}.
+
+    The definition is that of Finn et al. 2017 (arXiv:1703.03400, with episodes of 200 steps) and of ProMP (Rothfuss et
+    al. 2018, arXiv:1810.06784, with 100).
 
     Args:
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     env = Body("half-cheetah", "direction", backend=backend, ctrl_cost_weight=0.05)
     return _aiming(env, horizon, _forward_or_backward, "the same two directions")
@@ -200,15 +204,15 @@ def half_cheetah_direction(*, horizon: int = 100, backend: str = "generalized") 
 def half_cheetah_velocity(
     *, max_velocity: float = 2.0, horizon: int = 100, backend: str = "generalized"
 ) -> TaskDistribution:
-    """The half-cheetah that is to run at a velocity u ~ U[0, max_velocity], -|v_x - u| - 0.05 |a|^2.
+    """The half-cheetah runs at a velocity u ~ U[0, max_velocity]; the reward is -|v_x - u| - 0.05 |a|^2.
 
-    With 2 it is the definition of Finn et al. 2017 (arXiv:1703.03400, with episodes of 200 steps), with 3 that of ProMP
-    (arXiv:1810.06784, 100 steps), PEARL (arXiv:1903.08254) and VariBAD (arXiv:1910.08348, both 200).
+    Finn et al. 2017 (arXiv:1703.03400, with episodes of 200 steps) use max_velocity=2; ProMP (arXiv:1810.06784, 100
+    steps), PEARL (arXiv:1903.08254, 200 steps) and VariBAD (arXiv:1910.08348, 200 steps) use 3.
 
     Args:
-        max_velocity: the greatest velocity that is asked for.
+        max_velocity: largest target velocity, in m / s.
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     check_number("max_velocity", max_velocity, above=0)
     env = Body("half-cheetah", "velocity", backend=backend, ctrl_cost_weight=0.05)
@@ -221,42 +225,42 @@ def half_cheetah_velocity(
 
 
 def ant_direction(*, horizon: int = 100, backend: str = "generalized") -> TaskDistribution:
-    """The ant that is to run forward or backward, d v_x + 1 - 0.5 |a|^2 with d in {-1, 1}, until it falls.
+    """The ant runs forward or backward until it falls; the reward is d v_x + 1 - 0.5 |a|^2 with d in {-1, 1}.
 
-    The definition is ProMP's (Rothfuss et al. 2018, arXiv:1810.06784) without the cost of contacts; the heights of a
-    fall are those of PEARL (arXiv:1903.08254) and Brax. VariBAD's directions, -1 and 1 in radians, are others.
+    The definition is ProMP's (Rothfuss et al. 2018, arXiv:1810.06784) without the contact cost; the heights that count
+    as a fall are those of PEARL (arXiv:1903.08254) and Brax. VariBAD uses the directions -1 and 1 radians instead.
 
     Args:
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     return _aiming(Body("ant", "direction", backend=backend), horizon, _forward_or_backward, "the same two directions")
 
 
 def ant_direction_2d(*, horizon: int = 100, backend: str = "generalized") -> TaskDistribution:
-    """The ant that is to run in any direction d of the plane, d v + 1 - 0.5 |a|^2, until it falls.
+    """The ant runs in a random direction d of the plane until it falls; the reward is d·v + 1 - 0.5 |a|^2.
 
     The definition is ProMP's (Rothfuss et al. 2018, arXiv:1810.06784) and PEARL's (arXiv:1903.08254, with episodes of
-    200 steps), without the cost of contacts.
+    200 steps), without the contact cost.
 
     Args:
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     env = Body("ant", "direction", backend=backend)
     return _aiming(env, horizon, _any_direction, "fresh directions from the same continuous prior")
 
 
 def ant_goal(*, max_distance: float = 3.0, horizon: int = 100, backend: str = "generalized") -> TaskDistribution:
-    """The ant that is to get to a place g, uniform in a disc, -|p - g|_1 - 0.1 |a|^2; nothing ends an episode.
+    """The ant runs to a position g, uniform in a disc; the reward is -|p - g|_1 - 0.1 |a|^2.
 
     The definition is PEARL's and VariBAD's (arXiv:1903.08254, arXiv:1910.08348, with episodes of 200 steps), without
-    the cost of contacts. The place p is the first two entries of the observation.
+    the contact cost. The position p is the first two entries of the observation. A fall does not terminate an episode.
 
     Args:
-        max_distance: the disc's radius.
+        max_distance: radius of the disc of goals, in m.
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     check_number("max_distance", max_distance, above=0)
     env = Body(
@@ -278,41 +282,44 @@ def ant_goal(*, max_distance: float = 3.0, horizon: int = 100, backend: str = "g
 
 
 def humanoid_direction(*, horizon: int = 100, backend: str = "generalized") -> TaskDistribution:
-    """The humanoid that is to run in any direction d of the plane, 1.25 d v + 5 - 0.1 |u|^2, until it falls.
+    """The humanoid runs in a random direction d of the plane until it falls; the reward is 1.25 d·v + 5 - 0.1 |u|^2.
 
-    The definition is PEARL's (Rakelly et al. 2019, arXiv:1903.08254, with episodes of 200 steps) without the cost of
-    contacts; u are the torques' controls, 0.4 of the actions.
+    The control inputs u are 0.4 times the actions. The definition is PEARL's (Rakelly et al. 2019, arXiv:1903.08254,
+    with episodes of 200 steps) without the contact cost.
 
     Args:
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     env = Body("humanoid", "direction", backend=backend)
     return _aiming(env, horizon, _any_direction, "fresh directions from the same continuous prior")
 
 
 def walker_physics(*, log_scale: float = 3.0, horizon: int = 100, backend: str = "generalized") -> TaskDistribution:
-    """The walker that is to run forward, v_x + 1 - 0.001 |a|^2, until it falls, in physics drawn for each task.
+    """The walker runs forward until it falls, with physics drawn for each task; the reward is v_x + 1 - 0.001 |a|^2.
 
-    Every mass, friction and gear is multiplied by 1.5^z and every damping by 1.3^z, each with z ~ U[-log_scale,
-    log_scale] of its own: the law of the random parameters of ProMP and PEARL (arXiv:1810.06784, arXiv:1903.08254, with
-    episodes of 200 steps), which leaves the gears alone and draws the inertias that here follow the masses.
+    Every mass, friction and gear is multiplied by 1.5^z and every damping by 1.3^z, with an independent
+    z ~ U[-log_scale, log_scale] for each. The distribution is that of ProMP and PEARL (arXiv:1810.06784,
+    arXiv:1903.08254, with episodes of 200 steps), except that they keep the gears fixed and draw the inertias, which
+    here scale with the masses.
 
     Args:
-        log_scale: the greatest exponent of a factor.
+        log_scale: largest absolute exponent z of the factors 1.5^z (of dampings 1.3^z).
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     return _varying("walker", log_scale, horizon, backend)
 
 
 def hopper_physics(*, log_scale: float = 3.0, horizon: int = 100, backend: str = "generalized") -> TaskDistribution:
-    """The hopper that is to hop forward, v_x + 1 - 0.001 |a|^2, until it falls, in physics drawn as the walker's.
+    """The hopper hops forward until it falls, with physics drawn as for `walker_physics`.
+
+    The reward is v_x + 1 - 0.001 |a|^2.
 
     Args:
-        log_scale: the greatest exponent of a factor.
+        log_scale: largest absolute exponent z of the factors 1.5^z (of dampings 1.3^z).
         horizon: steps of an episode.
-        backend: the physics: generalized, spring, positional or mjx.
+        backend: physics backend of Brax: generalized, spring, positional or mjx.
     """
     return _varying("hopper", log_scale, horizon, backend)
 
@@ -340,7 +347,8 @@ def _varying(body: str, log_scale: float, horizon: int, backend: str) -> TaskDis
 
     def sample(key: Array) -> Array:
         drawn = {}
-        for key_factor, (name, base) in zip(jax.random.split(key, len(_FACTORS)), _FACTORS.items(), strict=True):
+        keys = jax.random.split(key, len(_FACTOR_BASES))
+        for key_factor, (name, base) in zip(keys, _FACTOR_BASES.items(), strict=True):
             shape = getattr(template.physics, name).shape
             drawn[name] = base ** jax.random.uniform(key_factor, shape, minval=-log_scale, maxval=log_scale)
         return template.replace(physics=Physics(**drawn))

@@ -1,11 +1,14 @@
-"""Worlds of Craftax (Matthews et al. 2024, arXiv:2402.16801), one a task."""
+"""Craftax (Matthews et al. 2024, arXiv:2402.16801): the agent explores a world and returns to what it remembers.
+
+Tasks differ in the generated world.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from metajax.base import Array, Environment, PyTree, TaskDistribution
+from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import check_choice, check_count, load
 
 VERSIONS = {"classic": "Craftax-Classic-Symbolic-v1", "full": "Craftax-Symbolic-v1"}
@@ -13,21 +16,21 @@ VERSIONS = {"classic": "Craftax-Classic-Symbolic-v1", "full": "Craftax-Symbolic-
 
 @struct.dataclass
 class WorldState(environment.EnvState):
-    world: PyTree  # Craftax's own state
+    world: PyTree  # Craftax's state
 
 
 @struct.dataclass
 class WorldParams(environment.EnvParams):
-    """The task: the raw key [2] from which Craftax makes the world."""
+    """The task: the raw key [2] from which Craftax generates the world."""
 
     world: Array = struct.field(default_factory=lambda: jnp.zeros(2, jnp.uint32))
     max_steps_in_episode: int = 200
 
 
 class World(environment.Environment[WorldState, WorldParams]):
-    """A world of Craftax, symbolic, the same at the beginning of every episode of a task.
+    """Symbolic Craftax; all episodes of a task begin in the same world.
 
-    An achievement pays as Craftax says when it is unlocked; death ends the episode, or in the full game victory.
+    Rewards are Craftax's, for unlocked achievements. Death ends the episode, and in the full game so does victory.
     """
 
     def __init__(self, version: str = "classic"):
@@ -35,7 +38,7 @@ class World(environment.Environment[WorldState, WorldParams]):
         check_choice("version", version, VERSIONS)
         package = load("craftax.craftax_env", extra="envs", needed_by="craftax")
         self.craftax = package.make_craftax_env_from_name(VERSIONS[version], auto_reset=False)
-        # The time limit is the task's, and Craftax's own out of reach.
+        # The time limit is a parameter of the task; Craftax's own is never reached.
         self.settings = self.craftax.default_params.replace(max_timesteps=2**30)
         self.version = version
 
@@ -53,7 +56,7 @@ class World(environment.Environment[WorldState, WorldParams]):
         return obs, WorldState(world=world, time=jnp.zeros((), int))
 
     def step_env(self, key: Array, state: WorldState, action: Array, params: WorldParams) -> tuple:
-        raw = jax.random.key_data(key)  # Craftax uses some keys twice, which JAX does not check of a raw one
+        raw = jax.random.key_data(key)  # Craftax reuses some keys; JAX checks the reuse of typed keys only
         obs, world, reward, terminated, _ = self.craftax.step_env(raw, state.world, action, self.settings)
         return obs, WorldState(world=world, time=state.time + 1), reward, terminated, {}
 
@@ -69,21 +72,17 @@ class World(environment.Environment[WorldState, WorldParams]):
 
 
 def craftax(*, version: str = "classic", horizon: int = 200) -> TaskDistribution:
-    """Worlds of Craftax (Matthews et al. 2024, arXiv:2402.16801), whose places can be remembered.
+    """Craftax (Matthews et al. 2024, arXiv:2402.16801) with a random world for each task.
 
     Args:
-        version: classic (17 actions), or the full game (43).
-        horizon: steps of an episode; Craftax's own limits are 10,000 and 100,000.
+        version: version of the game: classic (17 actions) or full (43 actions).
+        horizon: steps of an episode; Craftax's limits are 10,000 (classic) and 100,000 (full).
     """
-    return _drawn(World(version), "world", horizon, "fresh worlds of the same generator")
-
-
-def _drawn(env: Environment, field: str, horizon: int, split: str) -> TaskDistribution:
-    """Tasks of which one `field` is the raw key that all is made from."""
+    env = World(version)
     check_count("horizon", horizon)
     template = env.default_params.replace(max_steps_in_episode=horizon)
 
     def sample(key: Array) -> PyTree:
-        return template.replace(**{field: jax.random.bits(key, (2,), jnp.uint32)})
+        return template.replace(world=jax.random.bits(key, (2,), jnp.uint32))
 
-    return TaskDistribution(env, sample, horizon=horizon, split=split)
+    return TaskDistribution(env, sample, horizon=horizon, split="fresh worlds of the same generator")

@@ -1,6 +1,7 @@
-"""Instances of routing, packing and scheduling problems as tasks, by the generators of Jumanji (arXiv:2306.09884).
+"""Routing, packing and scheduling problems of Jumanji (Bonnet et al. 2023, arXiv:2306.09884).
 
-An instance is seen, and stays the same in every episode of its task.
+The agent improves its solution of one problem instance over several episodes. Tasks differ in the instance, which is
+observed.
 """
 
 import copy
@@ -19,12 +20,12 @@ from metajax.errors import ConfigError, check_choice, check_count, check_number,
 
 
 class _ProblemSpec(NamedTuple):
-    """Jumanji's class, where its generator is, that one's name, and the fields of a state that are the instance."""
+    """The classes of Jumanji that define a problem."""
 
-    name: str
-    generators: str
-    generator: str
-    instance: tuple[str, ...]
+    name: str  # class of the environment
+    generators: str  # package with the module `generator`
+    generator: str  # class of the generator
+    instance: tuple[str, ...]  # fields of the state that hold the instance
 
 
 PROBLEMS = {
@@ -38,24 +39,24 @@ PROBLEMS = {
 
 @struct.dataclass
 class ProblemState(environment.EnvState):
-    progress: PyTree  # Jumanji's state, but without the instance
+    progress: PyTree  # Jumanji's state without the instance
 
 
 @struct.dataclass
 class ProblemParams(environment.EnvParams):
-    """The task: an instance, as the state from which Jumanji starts on it."""
+    """The task: an instance, as Jumanji's initial state."""
 
     start: PyTree = None
 
 
 class JumanjiProblem(environment.Environment[ProblemState, ProblemParams]):
-    """A problem of Jumanji, of which an instance is solved anew every episode.
+    """A problem of Jumanji; every episode of a task solves the same instance.
 
-    `sizes` are those of its generator, `shown` those of the environment itself.
+    `sizes` are arguments of the generator, `shown` arguments of Jumanji's environment.
 
-    Observed is all that Jumanji shows, by name, with the actions [A] that are allowed as `action_mask`. Any other one
-    is a mistake, which costs what Jumanji says and ends the episode, as does a solution. Where an action has several
-    parts, their combinations are numbered, the last part running fastest.
+    The observation is a dictionary of Jumanji's observations by name; `action_mask` [A] marks the allowed actions. Any
+    other action incurs Jumanji's penalty and ends the episode; a complete solution ends it too. If an action has
+    several parts, their combinations are numbered, and the last part varies fastest.
     """
 
     def __init__(self, problem: str, *, shown: Mapping[str, int] = MappingProxyType({}), **sizes: int | float):
@@ -78,14 +79,14 @@ class JumanjiProblem(environment.Environment[ProblemState, ProblemParams]):
         return ProblemParams(start=self._first, max_steps_in_episode=1000)
 
     def generate(self, key: Array) -> PyTree:
-        """An instance, as the state from which Jumanji starts on it."""
-        raw = jax.random.key_data(key)  # some generators use a key twice, which JAX does not check of a raw one
+        """Draws an instance, as Jumanji's initial state."""
+        raw = jax.random.key_data(key)  # some generators reuse a key; JAX checks the reuse of typed keys only
         return self.jumanji.generator(raw).replace(key=None)
 
     def reset_env(self, key: Array, params: ProblemParams) -> tuple[PyTree, ProblemState]:
         del key
         on_instance = copy.copy(self.jumanji)
-        on_instance.generator = lambda key: params.start.replace(key=None)  # a copy, which Jumanji may write to
+        on_instance.generator = lambda key: params.start.replace(key=None)  # a copy, because Jumanji may modify it
         state, first = on_instance.reset(None)
         return self._observe(first), ProblemState(progress=self._without(state), time=jnp.zeros((), int))
 
@@ -98,7 +99,7 @@ class JumanjiProblem(environment.Environment[ProblemState, ProblemParams]):
         return self._observe(shown), state, shown.reward, shown.discount == 0, {}
 
     def action_mask(self, obs: dict[str, Array]) -> Array:
-        """Which actions [A] are allowed, according to an observation."""
+        """Which actions [A] are allowed after an observation."""
         return obs["action_mask"]
 
     @property
@@ -110,7 +111,7 @@ class JumanjiProblem(environment.Environment[ProblemState, ProblemParams]):
 
     def _observe(self, shown: Any) -> dict[str, Array]:
         mask = shown.observation.action_mask
-        if self.problem == "job-shop":  # a row for each machine
+        if self.problem == "job-shop":  # the mask has a row for each machine
             mask = jnp.all(jnp.stack(jnp.meshgrid(*mask, indexing="ij")), axis=0)
         leaves = jax.tree.leaves_with_path(shown.observation._replace(action_mask=jnp.ravel(mask)))
         return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
@@ -128,11 +129,11 @@ class JumanjiProblem(environment.Environment[ProblemState, ProblemParams]):
 
 
 def tsp(*, num_cities: int = 10, horizon: int | None = None) -> TaskDistribution:
-    """Tours through cities that are uniform in the unit square; a step costs the way to the next city.
+    """Travelling salesman: a tour through random cities in the unit square; a step costs the distance to the next city.
 
     Args:
-        num_cities: cities.
-        horizon: steps of an episode; by default as many as a tour has.
+        num_cities: number of cities, at least 3.
+        horizon: steps of an episode; None: num_cities, the length of a tour.
     """
     check_count("num_cities", num_cities, at_least=3)
     return _instances(JumanjiProblem("tsp", num_cities=num_cities), horizon, num_cities)
@@ -141,30 +142,32 @@ def tsp(*, num_cities: int = 10, horizon: int | None = None) -> TaskDistribution
 def cvrp(
     *, num_nodes: int = 10, max_capacity: int = 20, max_demand: int = 10, horizon: int | None = None
 ) -> TaskDistribution:
-    """Rounds of a vehicle that brings nodes what they demand, from and back to a depot; a step costs its way.
+    """Capacitated vehicle routing: a vehicle delivers goods from a depot to nodes; a step costs the distance driven.
 
     Args:
-        num_nodes: nodes but for the depot.
-        max_capacity: what the vehicle holds.
-        max_demand: demands are 1 to less than this.
-        horizon: steps of an episode; by default two a node.
+        num_nodes: number of nodes without the depot, at least 2.
+        max_capacity: capacity of the vehicle, at least max_demand.
+        max_demand: upper bound of the demand of a node: demands are whole numbers from 1 to max_demand - 1.
+        horizon: steps of an episode; None: 2 num_nodes.
     """
     check_count("num_nodes", num_nodes, at_least=2)
     check_count("max_demand", max_demand, at_least=2)
     check_count("max_capacity", max_capacity)
     if max_capacity < max_demand:
-        raise ConfigError(f"max_capacity={max_capacity} must be at least max_demand={max_demand}")
+        raise ConfigError(
+            f"max_capacity={max_capacity} must be at least max_demand={max_demand}; raise it, or lower max_demand"
+        )
     env = JumanjiProblem("cvrp", num_nodes=num_nodes, max_capacity=max_capacity, max_demand=max_demand)
     return _instances(env, horizon, 2 * num_nodes)
 
 
 def knapsack(*, num_items: int = 20, total_budget: float = 5.0, horizon: int | None = None) -> TaskDistribution:
-    """Items of uniform weight and value in [0, 1] that go into a knapsack; a step pays the value.
+    """Knapsack: a step packs an item and pays its value; weights and values are uniform in [0, 1].
 
     Args:
-        num_items: items.
-        total_budget: the weight that the knapsack holds.
-        horizon: steps of an episode; by default one an item.
+        num_items: number of items, at least 2.
+        total_budget: largest total weight in the knapsack.
+        horizon: steps of an episode; None: num_items.
     """
     check_count("num_items", num_items, at_least=2)
     check_number("total_budget", total_budget, above=0)
@@ -172,14 +175,14 @@ def knapsack(*, num_items: int = 20, total_budget: float = 5.0, horizon: int | N
 
 
 def bin_pack(*, num_items: int = 20, num_spaces: int = 10, horizon: int | None = None) -> TaskDistribution:
-    """Boxes, into which a container was cut, that go back into it; a step pays the share of the volume.
+    """Bin packing: a container was cut into boxes, which the agent puts back; a step pays the fraction of the volume.
 
     Args:
-        num_items: boxes at most, ten or more.
-        num_spaces: empty spaces to choose from, the greatest there are.
-        horizon: steps of an episode; by default one a box.
+        num_items: largest number of boxes, at least 10.
+        num_spaces: empty spaces to choose from, the largest ones of the container; at least 2.
+        horizon: steps of an episode; None: num_items.
     """
-    check_count("num_items", num_items, at_least=10)  # with fewer, most containers are left in one piece
+    check_count("num_items", num_items, at_least=10)  # with fewer, the generator leaves most containers uncut
     check_count("num_spaces", num_spaces, at_least=2)
     shown = {"obs_num_ems": num_spaces}
     env = JumanjiProblem("bin-pack", shown=shown, max_num_items=num_items, max_num_ems=max(2 * num_items, num_spaces))
@@ -194,16 +197,16 @@ def job_shop(
     max_duration: int = 4,
     horizon: int | None = None,
 ) -> TaskDistribution:
-    """Jobs of operations, each on its machine and in its order, that are to be done soon; minus one a step.
+    """Job-shop scheduling: the operations of a job run in order, each on a given machine; the reward is -1 per step.
 
-    There are (num_jobs + 1)^num_machines actions, a job or none for each machine.
+    An action assigns a job or none to each machine: there are (num_jobs + 1)^num_machines actions, at most 10,000.
 
     Args:
-        num_jobs: jobs.
-        num_machines: machines.
-        num_operations: of a job, at most.
-        max_duration: steps that an operation takes at most.
-        horizon: steps of an episode; by default those of all operations one after the other, at most.
+        num_jobs: number of jobs.
+        num_machines: number of machines.
+        num_operations: largest number of operations of a job.
+        max_duration: largest duration of an operation in steps.
+        horizon: steps of an episode; None: num_jobs x num_operations x max_duration.
     """
     sizes = {"num_jobs": num_jobs, "num_machines": num_machines}
     sizes |= {"num_operations": num_operations, "max_duration": max_duration}
@@ -226,7 +229,7 @@ def job_shop(
 
 
 def _instances(env: JumanjiProblem, horizon: int | None, longest: int) -> TaskDistribution:
-    """Tasks of `env` by its generator, with episodes of `horizon` steps or those of the `longest` solution."""
+    """Tasks with random instances of `env`; episodes have `horizon` steps, or `longest` if `horizon` is None."""
     if horizon is not None:
         check_count("horizon", horizon)
     num_steps = longest if horizon is None else horizon

@@ -1,4 +1,8 @@
-"""Robot manipulation in simulators on the host."""
+"""Robot manipulation in Meta-World (Yu et al. 2020, arXiv:1910.10897), simulated on the host.
+
+The agent infers from rewards where the goal is. Tasks differ in the positions of object and goal and, in all benchmarks
+but ML1, in the skill.
+"""
 
 from functools import partial
 
@@ -23,26 +27,26 @@ def meta_world(
     timeout: float = 30.0,
     goal_seed: int = 0,
 ) -> TaskDistribution:
-    """Meta-World's ML benchmarks (Yu et al. 2020, arXiv:1910.10897): where objects and goals are, and which skill.
+    """Meta-World's benchmarks ML1, ML10, ML25 and ML45 (Yu et al. 2020, arXiv:1910.10897).
 
-    ML1 has 50 training and 50 test goals of one skill; ML10, ML25 and ML45 have 10, 25 and 45 training and 5 test
-    skills, with 50 goals each. Evaluation plays every test goal equally often, and saves the success of every episode,
-    at any step or at its end. (Meta-World's own evaluator pools the goals of a skill and stops after so many finished
-    episodes, the first of which are those of the goals that are reached.)
+    ML1 has 50 training and 50 test goals of one skill. ML10, ML25 and ML45 have 10, 25 and 45 training skills and 5
+    test skills, with 50 goals each. Evaluation plays every test goal equally often, and saves the success of every
+    episode, both at any step and at the last step. (Meta-World's evaluator pools the goals of a skill and stops after a
+    fixed number of finished episodes, so that goals reached early count more often.)
 
     Args:
-        benchmark: ML1, ML10, ML25 or ML45.
-        skill: of ML1, as Meta-World names it.
-        horizon: longest episode, in steps of the simulator; Meta-World's is 500.
-        goal_visible: show the goal in the observation: the task is known.
-        num_workers: processes that simulate; None: as many as there are cores.
-        max_copies: simulations in all of them, at most, each of about 20 MB; with several skills each process keeps up
-            to 32 more.
-        timeout: seconds after which a process that has not answered a step counts as lost; ten times as many for
-            starting and resetting.
-        goal_seed: of Meta-World's draw of goals.
+        benchmark: set of tasks: ML1, ML10, ML25 or ML45.
+        skill: Meta-World's name of the skill of ML1; the other benchmarks ignore it.
+        horizon: largest number of steps of an episode; Meta-World uses 500.
+        goal_visible: show the goal in the observation, so that the task is known.
+        num_workers: number of simulator processes; None: one per CPU core.
+        max_copies: largest number of parallel simulations in all processes, of about 20 MB each; with several skills,
+            each process keeps up to 32 idle ones in addition.
+        timeout: seconds to wait for a process to answer a step before an error; ten times as long for starting and
+            resetting.
+        goal_seed: seed of Meta-World's draw of goals.
 
-    Raises MissingExtraError without the package metaworld, which the extra metaworld installs.
+    Raises MissingExtraError if the package metaworld is not installed; the extra metaworld installs it.
     """
     check_choice("benchmark", benchmark, BENCHMARKS)
     check_count("horizon", horizon)
@@ -72,7 +76,7 @@ def meta_world(
         sample,
         horizon=horizon,
         plane=(("hand, x (m)", 0), ("hand, y (m)", 1)),
-        split=f"{len(test.skill)} goals of Meta-World's test set; other skills than in training, but for ML1",
+        split=f"{len(test.skill)} goals of Meta-World's test set, of other skills than in training except in ML1",
         success=_succeeds,
         test_tasks=test,
     )

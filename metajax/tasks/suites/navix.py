@@ -1,21 +1,25 @@
-"""Rooms of NAVIX (Pignatelli et al. 2024, arXiv:2407.19396), which follow MiniGrid's, with the layout as the task."""
+"""Rooms of NAVIX (Pignatelli et al. 2024, arXiv:2407.19396), which follow MiniGrid's.
+
+The agent has to find the goal, and to remember the way for later episodes. Tasks differ in the layout of the room.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from metajax.base import Array, Environment, PyTree, TaskDistribution, Transition
+from metajax.base import Array, PyTree, TaskDistribution, Transition
 from metajax.errors import check_choice, check_count, load
 from metajax.tasks.suites.xland import one_hot
 
 _PREFIX, _SUFFIX = "Navix-", "-v0"
 VIEWS = {"first-person": "symbolic_first_person", "whole": "symbolic"}
+_SIZES = (11, 6, 4)  # numbers of kinds, colours and states of a cell
 
 
 @struct.dataclass
 class RoomState(environment.EnvState):
-    room: PyTree  # NAVIX's own state, but without the pictures it draws with
+    room: PyTree  # NAVIX's state without its key and its cache of pictures
 
 
 @struct.dataclass
@@ -27,10 +31,11 @@ class RoomParams(environment.EnvParams):
 
 
 class Room(environment.Environment[RoomState, RoomParams]):
-    """A room of NAVIX, the same in every episode of a task: walls, doors, keys, goal and start are where they were.
+    """A room of NAVIX; all episodes of a task have the same walls, doors, keys, goal and start.
 
-    Reaching the goal pays 1 and ends the episode; what else ends it pays as NAVIX says. Observed are the cells before
-    the agent, or those of the "whole" room: kind (11), colour (6) and state (4); networks read them one-hot.
+    Reaching the goal pays 1 and ends the episode; other endings and their rewards are NAVIX's. The observation contains
+    the kind (of 11), colour (of 6) and state (of 4) of the cells in front of the agent, or of the "whole" room;
+    networks read them one-hot.
     """
 
     def __init__(self, room: str = "FourRooms", view: str = "first-person"):
@@ -41,7 +46,7 @@ class Room(environment.Environment[RoomState, RoomParams]):
         check_choice("view", view, VIEWS)
         self.room = room
         observe = getattr(load("navix.observations", extra="envs", needed_by="rooms"), VIEWS[view])
-        # The time limit is the task's, and NAVIX's own out of reach.
+        # The time limit is a parameter of the task; NAVIX's own is never reached.
         self.navix = package.make(f"{_PREFIX}{room}{_SUFFIX}", max_steps=2**30, observation_fn=observe)
         first = self.navix.reset(jax.random.PRNGKey(0))
         self._timestep, self._pictures = type(first), first.state.cache
@@ -57,13 +62,14 @@ class Room(environment.Environment[RoomState, RoomParams]):
     def reset_env(self, key: Array, params: RoomParams) -> tuple[Array, RoomState]:
         del key
         first = self.navix.reset(params.layout, self._pictures)
-        return first.observation.astype(jnp.uint8), RoomState(room=_stripped(first.state), time=jnp.zeros((), int))
+        room = _without_key_and_pictures(first.state)
+        return first.observation.astype(jnp.uint8), RoomState(room=room, time=jnp.zeros((), int))
 
     def step_env(self, key: Array, state: RoomState, action: Array, params: RoomParams) -> tuple:
         room = state.room.replace(cache=self._pictures, key=jax.random.key_data(key))
         before = self._timestep(state=room, t=state.time, observation=None, action=None, reward=None, step_type=None)
-        after = self.navix._step(before, action)  # its `step` begins anew after an end
-        state = RoomState(room=_stripped(after.state), time=state.time + 1)
+        after = self.navix._step(before, action)  # the public `step` resets after the end of an episode
+        state = RoomState(room=_without_key_and_pictures(after.state), time=state.time + 1)
         return after.observation.astype(jnp.uint8), state, after.reward, after.is_termination(), {}
 
     @property
@@ -81,37 +87,28 @@ class Room(environment.Environment[RoomState, RoomParams]):
         return one_hot(obs, _SIZES)
 
 
-_SIZES = (11, 6, 4)
-
-
-def _stripped(state: PyTree) -> PyTree:
-    """NAVIX's state without the pictures, and without its key, which is drawn at every step."""
+def _without_key_and_pictures(state: PyTree) -> PyTree:
+    """NAVIX's state without the pictures, and without its key, which every step replaces."""
     return state.replace(key=None, cache=None)
 
 
 def rooms(*, room: str = "FourRooms", view: str = "first-person", horizon: int = 100) -> TaskDistribution:
-    """Rooms of NAVIX (Pignatelli et al. 2024, arXiv:2407.19396), in which the way to the goal can be remembered.
+    """Rooms of NAVIX (Pignatelli et al. 2024, arXiv:2407.19396) with a random layout for each task.
 
     Args:
-        room: NAVIX's name without its prefix and version: FourRooms, DoorKey-Random-8x8, LavaGapS7, …; those whose
-            layout is always the same are one task.
-        view: the cells before the agent (first-person), or the whole room.
+        room: NAVIX's name without prefix and version, such as FourRooms, DoorKey-Random-8x8 or LavaGapS7. A room with a
+            fixed layout is a single task.
+        view: observed cells: those in front of the agent (first-person), or the whole room (whole).
         horizon: steps of an episode.
     """
-
-    def reached(task: PyTree, steps: Transition) -> Array:
-        return steps.reward > 0
-
-    tasks = _drawn(Room(room, view), "layout", horizon, "fresh layouts of the same generator")
-    return tasks._replace(success=reached)
-
-
-def _drawn(env: Environment, field: str, horizon: int, split: str) -> TaskDistribution:
-    """Tasks of which one `field` is the raw key that all is made from."""
+    env = Room(room, view)
     check_count("horizon", horizon)
     template = env.default_params.replace(max_steps_in_episode=horizon)
 
     def sample(key: Array) -> PyTree:
-        return template.replace(**{field: jax.random.bits(key, (2,), jnp.uint32)})
+        return template.replace(layout=jax.random.bits(key, (2,), jnp.uint32))
 
-    return TaskDistribution(env, sample, horizon=horizon, split=split)
+    def reached(task: PyTree, steps: Transition) -> Array:
+        return steps.reward > 0
+
+    return TaskDistribution(env, sample, horizon=horizon, split="fresh layouts of the same generator", success=reached)

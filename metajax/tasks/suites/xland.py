@@ -1,4 +1,7 @@
-"""Worlds of XLand-MiniGrid (Nikulin et al. 2023, arXiv:2312.12044), whose goal and rules are the task."""
+"""XLand-MiniGrid (Nikulin et al. 2023, arXiv:2312.12044): the agent infers a hidden goal and hidden production rules.
+
+Tasks differ in the ruleset: the goal, the rules, and the initial objects.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +16,11 @@ from metajax.errors import check_choice, check_count, check_flag, load
 from metajax.tasks.suites.xland_rulesets import SETTINGS, Ruleset, draw_ruleset
 
 _PREFIX = "XLand-MiniGrid-"
+_NUM_KINDS, _NUM_COLOURS = 13, 12  # of a cell
 
 
 def _no_rules() -> Ruleset:
-    """One object, which is to be picked up."""
+    """A ruleset without rules, whose goal is to pick up the only object."""
     return Ruleset(
         goal=jnp.array([1, 3, 1, 0, 0], jnp.uint8),
         rules=jnp.zeros((1, 7), jnp.uint8),
@@ -26,21 +30,23 @@ def _no_rules() -> Ruleset:
 
 @struct.dataclass
 class XLandState(environment.EnvState):
-    world: PyTree  # XLand's own state, but without goal and rules
+    world: PyTree  # XLand's state without goal, rules, time and key
 
 
 @struct.dataclass
 class XLandParams(environment.EnvParams):
+    """The task: the ruleset."""
+
     ruleset: Ruleset = struct.field(default_factory=_no_rules)
     max_steps_in_episode: int = 243
 
 
 class XLand(environment.Environment[XLandState, XLandParams]):
-    """Objects lie about in rooms; rules, which are not observed, make others of them, and the goal ends the episode.
+    """Rooms with objects, which hidden rules turn into others; fulfilling the hidden goal ends the episode.
 
-    Reaching it pays 1 - 0.9 t / max_steps_in_episode at step t. Where things lie is drawn for every episode. Observed
-    are the view_size x view_size cells before the agent, the kind of tile (13) and its colour (12); networks read them
-    one-hot.
+    The goal pays 1 - 0.9 t / max_steps_in_episode at step t. Positions are drawn for every episode. The observation
+    contains the kind (of 13) and colour (of 12) of the view_size x view_size cells in front of the agent; networks read
+    them one-hot.
     """
 
     def __init__(self, world: str = "R1-9x9", view_size: int = 5):
@@ -63,7 +69,7 @@ class XLand(environment.Environment[XLandState, XLandParams]):
 
     def reset_env(self, key: Array, params: XLandParams) -> tuple[Array, XLandState]:
         first = self.xland.reset(self._with(params), key)
-        return first.observation, XLandState(world=_stripped(first.state), time=jnp.zeros((), int))
+        return first.observation, XLandState(world=_without_task(first.state), time=jnp.zeros((), int))
 
     def step_env(self, key: Array, state: XLandState, action: Array, params: XLandParams) -> tuple:
         del key
@@ -71,11 +77,11 @@ class XLand(environment.Environment[XLandState, XLandParams]):
         world = state.world.replace(step_num=state.time, goal_encoding=rules.goal, rule_encoding=rules.rules)
         before = self._types.TimeStep(state=world, step_type=None, reward=None, discount=None, observation=None)
         after = self.xland.step(self._with(params), before, action)
-        state = XLandState(world=_stripped(after.state), time=state.time + 1)
+        state = XLandState(world=_without_task(after.state), time=state.time + 1)
         return after.observation, state, after.reward, after.discount == 0, {}
 
     def _with(self, params: XLandParams) -> Any:
-        """XLand's own parameters in a task."""
+        """XLand's parameters in a task."""
         return self.settings.replace(ruleset=params.ruleset, max_steps=params.max_steps_in_episode)
 
     @property
@@ -93,16 +99,13 @@ class XLand(environment.Environment[XLandState, XLandParams]):
         return one_hot(obs, (_NUM_KINDS, _NUM_COLOURS))
 
 
-_NUM_KINDS, _NUM_COLOURS = 13, 12
-
-
 def one_hot(cells: Array, sizes: Sequence[int]) -> Array:
-    """Categories [..., P], of which there are so many each, one-hot in a row [..., sum of the sizes]."""
+    """Concatenated one-hot codes [..., sum of sizes] of categories [..., P]; category p has `sizes[p]` values."""
     return jnp.concatenate([jax.nn.one_hot(cells[..., part], size) for part, size in enumerate(sizes)], axis=-1)
 
 
-def _stripped(state: PyTree) -> PyTree:
-    """XLand's state without the task, the time and the key, of which a step takes no notice."""
+def _without_task(state: PyTree) -> PyTree:
+    """XLand's state without the task and the time, which a step sets again, and without the key, which it ignores."""
     return state.replace(key=None, step_num=None, goal_encoding=None, rule_encoding=None)
 
 
@@ -114,16 +117,17 @@ def xland(
     new_goals: bool = False,
     horizon: int | None = None,
 ) -> TaskDistribution:
-    """Worlds whose goal and rules are to be found out (Nikulin et al. 2023, arXiv:2312.12044), best over some episodes.
+    """XLand-MiniGrid (Nikulin et al. 2023, arXiv:2312.12044) with a random ruleset for each task.
 
-    Rulesets are drawn by the law of the published benchmarks.
+    Rulesets have the distribution of the published benchmarks. An agent needs several episodes to use what it learns
+    about a ruleset.
 
     Args:
-        rulesets: trivial (a goal and objects), small, medium or high (trees of one, two or three rules).
-        world: rooms and size, such as R1-9x9, R4-13x13 or R9-25x25.
-        view_size: cells along a side of what is seen.
-        new_goals: held-out goals speak first of a red or green object, those of training never do.
-        horizon: steps of an episode; by default three times the world's cells, as XLand has it.
+        rulesets: complexity: trivial (a goal and objects), small, medium or high (trees of rules of depth 1, 2 or 3).
+        world: XLand's name of the number and size of rooms, such as R1-9x9, R4-13x13 or R9-25x25.
+        view_size: cells along a side of the observed square, at least 3.
+        new_goals: hold out all goals whose first object is red or green; otherwise both splits have the same goals.
+        horizon: steps of an episode; None: XLand's limit, three times the cells of the world.
     """
     check_choice("rulesets", rulesets, SETTINGS)
     check_flag("new_goals", new_goals)
@@ -142,6 +146,6 @@ def xland(
         lambda key: sample(key, held_out=False),
         held_out=lambda key: sample(key, held_out=True),
         horizon=template.max_steps_in_episode,
-        split="goals of other objects" if new_goals else "fresh rulesets of the same law",
+        split="goals with objects of other colours" if new_goals else "fresh rulesets from the same distribution",
         success=lambda task, steps: steps.terminated,
     )

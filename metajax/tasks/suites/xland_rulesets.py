@@ -1,8 +1,8 @@
-"""Rulesets of XLand-MiniGrid (Nikulin et al. 2023, arXiv:2312.12044), drawn by the published law as arrays.
+"""Random rulesets of XLand-MiniGrid (Nikulin et al. 2023, arXiv:2312.12044).
 
-The law is that of the script which made the published benchmarks: a goal, a tree of production rules that leads to what
-it needs, cut short here and there, and rules and objects that distract. A ruleset is a function of its key; unlike
-those of a benchmark two of them may be the same, which in a million is rare.
+The distribution is that of the script that generated the published benchmarks: a goal, a randomly pruned tree of
+production rules that make the objects of the goal, and distracting rules and objects. A ruleset is a function of its
+key. Unlike in a benchmark, two rulesets may be equal, which is rare among a million.
 """
 
 from collections.abc import Iterable
@@ -15,30 +15,30 @@ from flax import struct
 
 from metajax.base import Array
 
-_KINDS = (3, 4, 5, 7, 12, 11, 6)  # ball, square, pyramid, key, star, hex; goals last, which cannot be picked up
+_KINDS = (3, 4, 5, 7, 12, 11, 6)  # ball, square, pyramid, key, star, hex, and goal, which cannot be picked up
 _COLOURS = (1, 2, 3, 4, 5, 6, 9, 10, 11, 8)  # red, green, blue, purple, yellow, grey, white, brown, pink, orange
-_NOTHING = 71
-# A tile is a number: kind times ten and colour, then the floor, as which things disappear, then none at all.
+_NOTHING = 71  # the index of no tile
+# Tiles by index: 10 kind + colour, then the floor (70), which replaces objects that disappear, then no tile.
 TILES = np.array([(kind, colour) for kind in _KINDS for colour in _COLOURS] + [(1, 7), (0, 0)], np.uint8)
 
 
 def _bits(tiles: Iterable[int]) -> np.ndarray:
-    """A set of tiles as the bits of three words."""
+    """A set of tiles as a bit set of three 32-bit words."""
     number = sum(1 << tile for tile in tiles)
     return np.array([(number >> 32 * word) & 0xFFFFFFFF for word in range(3)], np.uint32)
 
 
 _THINGS, _TILES, _MAKEABLE = _bits(range(60)), _bits(range(70)), _bits([*range(60), 70])
-# Holding, being near in any of five ways, and two tiles near each other in any of five ways.
+# XLand's codes of goals and rules about holding a tile, being near it (5 variants), two tiles near each other (5).
 GOALS = np.array([1, 3, 11, 12, 13, 14, 4, 7, 8, 9, 10], np.uint8)
 RULES = np.array([1, 2, 8, 9, 10, 11, 3, 4, 5, 6, 7], np.uint8)
-_NUM_ONE_TILE = 6  # of these, so many speak of one tile
-_HELD_OUT_COLOURS = 2  # the first two, of ten
+_NUM_ONE_TILE = 6  # the first 6 of GOALS and of RULES involve one tile, the others two
+_HELD_OUT_COLOURS = 2  # the first 2 of the 10 colours
 
 
 @struct.dataclass
 class Ruleset:
-    """A goal [5], rules [R, 7] and the tiles [M, 2] that lie there at first, encoded as XLand does; zeros are none."""
+    """A goal [5], rules [R, 7] and the initial tiles [M, 2] in XLand's encoding; rows of zeros are empty."""
 
     goal: Array
     rules: Array
@@ -46,10 +46,11 @@ class Ruleset:
 
 
 class RulesetDistribution(NamedTuple):
-    """What a benchmark's rulesets are like.
+    """Parameters of the rulesets of a benchmark.
 
-    `depth` is how many rules lie at most between what is there and the goal, `prune` the probability that a branch ends
-    before; there are 0 to `distractor_rules` rules and exactly `distractor_objects` objects that do not help.
+    `depth` is the largest number of successive rules between the initial objects and the goal, and `prune` the
+    probability that a branch ends at a node. There are 0 to `distractor_rules` distracting rules, and exactly
+    `distractor_objects` distracting objects.
     """
 
     depth: int
@@ -59,12 +60,12 @@ class RulesetDistribution(NamedTuple):
 
     @property
     def num_rules(self) -> int:
-        """Rules of a ruleset at most, and at least one, which may be empty."""
+        """Largest number of rules, at least 1; a ruleset without rules has an empty one."""
         return max(1, 2 ** (self.depth + 1) - 2 + self.distractor_rules)
 
     @property
     def num_tiles(self) -> int:
-        """Objects at the start at most."""
+        """Largest number of initial objects."""
         return 2 ** (self.depth + 1) + 2 * self.distractor_rules + self.distractor_objects
 
 
@@ -77,11 +78,11 @@ SETTINGS = {
 
 
 def draw_ruleset(key: Array, setting: RulesetDistribution, *, held_out: bool | None = None) -> Ruleset:
-    """A ruleset of `setting`; what is left of its room is empty rules and empty tiles.
+    """Draws a ruleset of `setting`, padded with empty rules and tiles to the largest numbers.
 
-    With `held_out` its goal speaks first of a red or green tile, with False of one of the other colours.
+    The first tile of the goal is red or green if `held_out` is True, of another colour if False, and any if None.
 
-    >>> draw(jax.random.key(0), SETTINGS["small"]).rules.shape
+    >>> draw_ruleset(jax.random.key(0), SETTINGS["small"]).rules.shape
     (4, 7)
     """
     key_goal, key_chain, key_rules, key_objects = jax.random.split(key, 4)
@@ -97,7 +98,7 @@ def draw_ruleset(key: Array, setting: RulesetDistribution, *, held_out: bool | N
 
 
 def _goal(key: Array, held_out: bool | None) -> tuple[Array, Array]:
-    """A goal, encoded [5], and the two tiles it speaks of."""
+    """A goal in XLand's encoding [5], and the indices of its tiles [2]."""
     kind, first, second = jax.random.uniform(key, (3,))
     kind = jnp.floor(kind * len(GOALS)).astype(int)
     low, high = {None: (0, 10), True: (0, _HELD_OUT_COLOURS), False: (_HELD_OUT_COLOURS, 10)}[held_out]
@@ -110,10 +111,10 @@ def _goal(key: Array, held_out: bool | None) -> tuple[Array, Array]:
 
 
 def _chain(key: Array, setting: RulesetDistribution, frontier: Array, used: Array) -> tuple[list[Array], Array, Array]:
-    """Rules [[2, 7], [4, 7], …] that make the tiles of the frontier [2], tiles [2^(depth + 1)] that make these, and
-    all that have been spoken of.
+    """Rules [[2, 7], [4, 7], …] by level that make the tiles of the frontier [2]; the new frontier [2^(depth + 1)]; and
+    the set of used tiles.
 
-    A tile whose branch is pruned stays in the frontier as it is. A level is gone through from its end.
+    The tile of a pruned branch stays in the frontier. A level is processed from its last tile to its first.
     """
     rules, settled = [], jnp.zeros(2, bool)
     for level in range(setting.depth):
@@ -134,7 +135,7 @@ def _chain(key: Array, setting: RulesetDistribution, frontier: Array, used: Arra
 
 
 def _distracting_rules(key: Array, most: int, used: Array) -> tuple[Array, Array]:
-    """None to `most` rules [most, 7] that make what nothing speaks of, from the tiles [most, 2], any at all."""
+    """Zero to `most` rules [most, 7] that make unused tiles, and their ingredients [most, 2], which are any tiles."""
     key_number, key_rules = jax.random.split(key)
     there = jnp.arange(most) < jax.random.randint(key_number, (), 0, most + 1)
     chances = jax.random.uniform(key_rules, (most, 4))
@@ -147,7 +148,7 @@ def _distracting_rules(key: Array, most: int, used: Array) -> tuple[Array, Array
 
 
 def _rule(chances: Array, made: Array, used: Array) -> tuple[Array, Array]:
-    """A rule, encoded [7], that makes the tile `made` of one or two that are not `used`, and these [2]."""
+    """A rule in XLand's encoding [7] that makes the tile `made` from one or two tiles not in `used`, and these [2]."""
     kind = jnp.floor(chances[0] * len(RULES)).astype(int)
     of_one = kind < _NUM_ONE_TILE
     a = _free(chances[1], used, jnp.where(of_one, _THINGS, _TILES))
@@ -158,9 +159,9 @@ def _rule(chances: Array, made: Array, used: Array) -> tuple[Array, Array]:
 
 
 def _free(chance: Array, used: Array, allowed: Array) -> Array:
-    """One of the tiles `allowed` that are not `used`, each as probable, by a uniform number.
+    """A uniformly distributed tile in `allowed` but not in `used`, from the uniform number `chance`.
 
-    Sets are bits of three words: the tile sought is the k-th bit that is set, found by halving the word it is in.
+    Sets are bit sets of three words. The tile is the k-th bit that is set, found by bisection of its word.
     """
     free = jnp.asarray(allowed) & ~used
     up_to = jnp.cumsum(jax.lax.population_count(free))
@@ -177,7 +178,7 @@ def _free(chance: Array, used: Array, allowed: Array) -> Array:
 
 
 def _mark(used: Array, tiles: Array) -> Array:
-    """The set `used` with two tiles [2]."""
+    """The union of the set `used` and two tiles [2]."""
     bits = jnp.where(
         tiles[:, None] // 32 == jnp.arange(3), jnp.uint32(1) << (tiles[:, None] % 32).astype(jnp.uint32), 0
     )
