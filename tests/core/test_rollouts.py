@@ -8,6 +8,7 @@ import pytest
 from jax.random import key
 
 from metajax import chunking
+from metajax.agents import uniform
 from metajax.algorithms import maml, rl2
 from metajax.base import Agent, Decision, Percept, Sizes
 from metajax.chunking import chunk_size
@@ -16,7 +17,7 @@ from metajax.learning.distributions import Categorical, Normal
 from metajax.networks import memory_policy, mlp
 from metajax.replays import replay, unroll
 from metajax.rollouts import collect_trials, first_percept, rollout, to_space, trial
-from metajax.tasks import cartpole, pendulum, point
+from metajax.tasks import cartpole, pendulum, point, tabular_mdp
 
 
 def test_a_rollout_is_the_environment_stepped_by_hand(point_tasks):
@@ -132,6 +133,63 @@ def assert_replays(algorithm, tasks):
     last = replay(algorithm.agent, params, experience, last_only=True)
     for again, all_of_them in zip(jax.tree.leaves(last), jax.tree.leaves(decisions), strict=True):
         np.testing.assert_allclose(again, all_of_them[-1:], rtol=1e-5, atol=1e-6)
+
+
+def drawing_agent():
+    """Draws an offset of its mean action at the start of a task, and another one after every stage."""
+
+    def policy(offset, memory, percept):
+        decision = Decision(Normal(offset + percept.obs, jnp.zeros(2)), jnp.zeros(()), aux={"offset": offset})
+        return memory, decision
+
+    return Agent(
+        begin=lambda key, params: params + jax.random.normal(key, (2,)),
+        memory=lambda offset: (),
+        policy=policy,
+        adapt=lambda key, offset, stage: offset + jax.random.normal(key, (2,)) + stage.last.obs.mean(0),
+    )
+
+
+def test_replay_repeats_the_draws_of_an_agent_and_what_it_computes_besides(point_tasks):
+    """The likelihood ratio at the parameters that collected is 1 in every stage of every task."""
+    agent, batch = drawing_agent(), point_tasks.batch(key(7), 3)
+    experience = collect_trials(key(1), agent, jnp.zeros(2), point_tasks.env, batch, Sizes(3, 2, 6))
+    decisions = jax.vmap(lambda task: replay(agent, jnp.zeros(2), task))(experience)
+    recorded = experience.steps.decision
+    log_ratio = decisions.distribution.log_prob(experience.steps.action) - recorded.distribution.log_prob(
+        experience.steps.action
+    )
+    np.testing.assert_allclose(log_ratio, 0.0, atol=1e-5)
+    np.testing.assert_allclose(decisions.aux["offset"], recorded.aux["offset"], rtol=1e-5, atol=1e-6)
+    offsets = np.asarray(recorded.aux["offset"])[:, :, 0, 0, 0]
+    assert len(np.unique(offsets)) == offsets.size  # one draw a stage of each task
+
+
+def test_experience_has_the_tasks_and_what_was_seen_last(point_tasks):
+    """The last percept is the first thing that the environment shows after the last recorded step."""
+    batch = point_tasks.batch(key(7), 3)
+    played = collect_trials(key(1), counting_agent(), jnp.zeros(()), point_tasks.env, batch, Sizes(2, 2, 6))
+    np.testing.assert_array_equal(played.task.goal, batch.goal)
+    np.testing.assert_array_equal(played.last.action, played.steps.action[..., -1, :])
+    np.testing.assert_array_equal(played.last.reward, played.steps.reward[..., -1])
+    np.testing.assert_array_equal(played.last.time, 6)
+    moved = np.asarray(played.last.obs - played.steps.percept.obs[..., -1, :])
+    assert (np.abs(moved).max(-1) > 0).all()
+
+
+def test_info_of_an_environment_is_kept_by_option():
+    tasks = tabular_mdp(num_states=3, num_actions=2, horizon=4)
+
+    class Informed(type(tasks.env)):
+        def step_env(self, key, state, action, params):
+            obs, state, reward, terminated, _ = super().step_env(key, state, action, params)
+            return obs, state, reward, terminated, {"twice": 2 * reward}
+
+    env, batch = Informed(3, 2), tasks.batch(key(7), 2)
+    given = key(1), uniform(env), (), env, batch, Sizes(1, 2, 4)
+    assert collect_trials(*given).steps.info == ()
+    kept = collect_trials(*given, keep_info=True).steps
+    np.testing.assert_allclose(kept.info["twice"], 2 * kept.reward, rtol=1e-6)
 
 
 def test_a_batch_of_tasks_equals_them_one_by_one(point_tasks):

@@ -14,7 +14,7 @@ from metajax.base import TaskDistribution
 from metajax.errors import ConfigError, NonFiniteError
 from metajax.learning.outer import policy_gradient
 from metajax.networks import mlp
-from metajax.running.training import compile_program, debug, new_learner, train
+from metajax.running.training import compile_program, debug, meta_iteration, new_learner, train
 from metajax.tasks import point
 from metajax.tasks.point_navigation import PointNavigation
 
@@ -202,3 +202,32 @@ def test_the_memory_told_before_a_run_is_what_it_takes_however_many_tasks_are_ac
         assert 0.8 < measured / estimate < 1.2
         told.append(estimate)
     assert told[1] < 1.01 * told[0]
+
+
+def test_episodes_longer_than_those_of_the_tasks_are_refused():
+    tasks = point(horizon=20)
+    algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=100, num_rollouts=2)
+    with pytest.raises(
+        ConfigError, match=r"num_steps=100 .* the 20 steps .*: 80 % of the steps would be idle; use num"
+    ):
+        compile_program(algorithm, tasks, num_tasks=2)
+
+
+def test_a_new_learner_has_no_weakly_typed_leaf_so_nothing_is_compiled_twice():
+    tasks = point(horizon=4)
+    base = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=2, outer=policy_gradient())
+    algorithm = base._replace(
+        init=lambda key: (base.init(key), jnp.asarray(0.0) + 1.0, jnp.full((), 2)),  # weak types
+        collect=lambda key, state, batch: base.collect(key, state[0], batch),
+        update=lambda key, state, experience: (
+            (base.update(key, state[0], experience)[0], state[1] * 0.5, state[2] + 1),
+            {"return": experience.steps.reward.mean()},
+        ),
+        params=lambda state: state[0].params,
+    )
+    iterate = jax.jit(meta_iteration(algorithm, tasks, 2))
+    learner = new_learner(algorithm, jax.random.key(0))
+    assert not any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(learner) if hasattr(leaf, "weak_type"))
+    for _ in range(3):
+        learner, _ = iterate(learner)
+    assert iterate._cache_size() == 1

@@ -258,10 +258,8 @@ def test_more_episodes_than_copies_are_refused(corridor_env):
 
 def test_a_simulator_is_checked_by_gymnasium(point_env):
     check_tasks(goals(point_env, horizon=5))
-    with pytest.raises(
-        ConfigError,
-        match=r"PointOnHost is simulated on the host; check the environment that it makes by gymnasium\.utils\.env_checker",
-    ):
+    message = r"PointOnHost is simulated on the host; check the environment .* gymnasium\.utils\.env_checker"
+    with pytest.raises(ConfigError, match=message):
         check_env(point_env)
     env_checker.check_env(PointOnHost(), skip_render_check=True)
     with pytest.raises(ConfigError, match="PointOnHost is simulated on the host; use the environment"):
