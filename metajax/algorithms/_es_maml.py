@@ -4,8 +4,8 @@ The smoothed objective's gradient needs no derivative of the adaptation:
 
     grad E J(theta + sigma eps) = E [ (J(theta + sigma eps) - J(theta - sigma eps)) / (2 sigma) eps ],   eps ~ N(0, I)
 
-with J the return after adaptation. Every task of a meta-iteration plays one antithetic pair, with the same draws for
-both, and the strategy is evosax's. Song et al. also adapt without derivatives; here policy gradients do.
+where J is the return after adaptation. Every task of a meta-iteration plays one antithetic pair with the same random
+draws. The evolution strategy is evosax's. Song et al. also adapt without derivatives; here policy gradients adapt.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from metajax.rollouts import trials
 
 
 class ESState(NamedTuple):
-    strategy: PyTree  # evosax's, of which the mean is the meta-parameters
-    noise: Array  # the data of the key of the population that is out: collected from and, again, learned from
+    strategy: PyTree  # evosax's state, whose mean is the meta-parameters
+    noise: Array  # key data of the population that collects and that the update then learns from
 
 
 @options_of(maml, without=META_GRADIENT_OPTIONS)
@@ -46,19 +46,20 @@ def es_maml(
     """ES-MAML (Song et al. 2020, arXiv:1910.01215) for `env` with the policy `network`.
 
     Every task is played twice, by theta + sigma eps and by theta - sigma eps: experience has axes [2 N, K, B, T]. The
-    options not told here are those of `maml`.
+    other options are those of `maml`.
 
     Args:
         env: the environment; its parameters are the task.
-        network: the policy, whose parameters are the meta-parameters; evolution likes them few.
-        num_steps: longest episode, in environment steps (100).
-        num_rollouts: episodes of each of a task's two policies at each stage (20).
+        network: the policy, whose parameters are the meta-parameters; evolution strategies need few of them.
+        num_steps: longest episode in environment steps (100).
+        num_rollouts: episodes per stage of each of a task's two policies (20).
         inner_steps: policy-gradient steps of adaptation (1).
-        sigma: the standard deviation of a parameter's perturbation (0.1).
-        learning_rate: what `optimizer` is called with (0.01).
-        optimizer: any optax optimiser, as a function of the learning rate.
+        sigma: standard deviation of the perturbation of a parameter (0.1).
+        learning_rate: the argument of `optimizer` (0.01).
+        optimizer: `optimizer(learning_rate)` returns an optax optimiser.
 
-    Raises MissingExtraError without the package evosax, which the extra search installs.
+    Raises:
+        MissingExtraError: the package evosax is missing; the extra `search` installs it.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -79,7 +80,7 @@ def es_maml(
 
     @cache
     def strategy(num_tasks: int) -> Any:
-        with jax.ensure_compile_time_eval():  # it keeps arrays, which must not belong to what is being traced
+        with jax.ensure_compile_time_eval():  # its arrays must not be tracers
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             return strategies.Open_ES(
                 2 * num_tasks,
@@ -99,12 +100,12 @@ def es_maml(
         )
 
     def population(state: ESState, num_tasks: int) -> PyTree:
-        """The perturbed parameters [2 N], all the plus signs first."""
+        """The perturbed parameters [2 N], first those with a plus sign."""
         es = strategy(num_tasks)
         return es.ask(jax.random.wrap_key_data(state.noise), state.strategy, es.default_params)[0]
 
     def per_task_params(state: ESState, num_tasks: int) -> PyTree:
-        """Those of a task next to each other, the plus sign first."""
+        """The perturbed parameters [2 N], the two of a task next to each other, plus sign first."""
         by_sign = population(state, num_tasks * collectives.num_devices())
         pairs = jax.tree.map(
             lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]).swapaxes(0, 1).reshape(leaf.shape), by_sign

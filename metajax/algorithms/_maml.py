@@ -1,12 +1,12 @@
 """Model-agnostic meta-learning (Finn et al. 2017, arXiv:1703.03400).
 
-Finds parameters theta from which K policy-gradient steps, each on fresh trajectories of one task, lead to a good
-policy:
+Learns initial parameters theta from which K policy-gradient steps, each on fresh trajectories of one task, lead to a
+good policy:
 
     max_theta  E_task [ J(theta_K) ],   theta_0 = theta,   theta_{k+1} = theta_k + inner_lr * grad J(theta_k)
 
-The meta-gradient goes through the steps, second derivatives included, but not through the sampling of their
-trajectories.
+The meta-gradient is differentiated through the steps, second derivatives included, but not through the sampling of
+their trajectories.
 """
 
 from functools import partial
@@ -38,7 +38,7 @@ from metajax.networks import check_fits
 from metajax.replays import replay
 from metajax.rollouts import collect_trials, stage_returns
 
-# Options of the meta-gradient and of the outer loop, which relatives that have others do without.
+# Options of the meta-gradient and of the outer loop; variants with another meta-update do not have them.
 META_GRADIENT_OPTIONS = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
 
 
@@ -79,28 +79,29 @@ def maml(
     Args:
         env: the environment; its parameters are the task.
         network: the policy, whose parameters are the meta-parameters.
-        num_steps: longest episode, in environment steps (100).
-        num_rollouts: episodes of a task at each stage, before and after every inner step (20).
+        num_steps: longest episode in environment steps (100).
+        num_rollouts: episodes per stage in each task, before and after every inner step (20).
         inner_steps: policy-gradient steps of adaptation.
-        inner_lr: their step size, and that at the start where it is learned.
-        extra_lr_scale: the step size of steps beyond `inner_steps`, at test, as a share of the trained ones'.
-        adapts: all parameters, or those below paths with commas between them, such as head,policy_0/bias.
-        step_size: fixed, or learned by the outer loop: one scalar, one a layer or one a parameter.
+        inner_lr: step size of the inner steps; the initial one if step sizes are learned.
+        extra_lr_scale: factor of the step size of adaptation steps beyond `inner_steps`, which happen only at test.
+        adapts: which parameters adapt: all, or paths separated by commas, such as head,policy_0/bias.
+        step_size: fixed, or learned by the outer loop: one scalar, one per layer or one per parameter.
         inner_optimizer: sgd, momentum (0.9) or adam.
-        estimator: the inner objective: reinforce, likelihood-ratio, lvc, dice or loaded-dice.
-        dice_lambda: how much of the past loaded-dice keeps a step; 1: all of it, as dice, 0: none, as lvc; None: 0.9.
-        order: of the meta-gradient: second; first, where the inner gradients are constants; implicit, where a stage
-            leads to the optimum near the parameters before it, and the optimum is differentiated, not the way there.
-        solver_steps: gradient steps to that optimum; None: 5.
-        solver_cg_steps: conjugate-gradient steps to its derivative; None: 5.
+        estimator: inner objective: reinforce, likelihood-ratio, lvc, dice or loaded-dice.
+        dice_lambda: decay per step of the past likelihood ratios in loaded-dice, from 0 (as lvc) to 1 (as dice);
+            None: 0.9.
+        order: of the meta-gradient: second; first, which treats inner gradients as constants; or implicit, which
+            adapts to the optimum near the parameters before a stage and differentiates the optimum, not the steps.
+        solver_steps: gradient steps to the optimum of the implicit order; None: 5.
+        solver_cg_steps: conjugate-gradient steps for the derivative of the implicit order; None: 5.
         discount: per step (0.99).
-        lambda_: of the generalised advantage estimate (1).
-        baseline: what returns are compared with: linear in features of the stage, learned by the network, or none.
-        inner_kl: penalty on the divergence of the policies before the last inner step from those that collected.
-        exploration_credit: weight of the policy gradient that credits the actions of a stage before the last with the
-            return in the last, both normalised, as against that of the actions of the last.
-        remat: recompute inner steps and decisions in the backward pass instead of storing them.
-        outer: the outer loop; None: `trust_region()`, unless said otherwise.
+        lambda_: of generalised advantage estimation (1).
+        baseline: of the returns: linear in features of the stage, learned by the network, or none.
+        inner_kl: penalty on the KL divergence of the policies before the last inner step from those that collected.
+        exploration_credit: weight of a policy gradient that credits the actions of earlier stages with the return of
+            the last stage, relative to the weight of the last stage's own; returns are normalised.
+        remat: recompute inner steps and decisions in the backward pass instead of storing them, to save memory.
+        outer: the outer loop; None: `trust_region()`.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -120,7 +121,7 @@ def maml(
     check_number("exploration_credit", exploration_credit, at_least=0)
     check_fits(env, network)
     if jax.tree.leaves(network.memory()):
-        raise ConfigError("maml adapts parameters, not a memory; give it a network without one, such as mlp")
+        raise ConfigError("maml adapts parameters, not a memory; use a network without a memory, such as mlp")
     outer = outer or trust_region()
     inner = inner_updates(
         inner_steps=inner_steps,
@@ -138,12 +139,12 @@ def maml(
     _check_stages(inner_steps, baseline, credits, penalised)
     check_baseline(baseline, lambda_, network, outer)
     _check_estimator(estimator, dice_lambda, order)
-    # What `adapts` names is looked for before anything compiles.
+    # Checks that `adapts` names parameters before anything compiles.
     jax.eval_shape(lambda key: inner.begin(inner.init(network.init(key))), jax.random.key(0))
     objective, value_of = ESTIMATORS[estimator], BASELINES[baseline]
     if dice_lambda is not None:
         objective = partial(objective, lambda_=dice_lambda)
-    # With neither penalty nor credit the earlier stages only adapt, and their decisions need not be replayed.
+    # Without penalty and credit, earlier stages only serve to adapt, and their decisions need not be replayed.
     last_only = not penalised and not credits
 
     def adapt(key: Array, adapted: Adapted, stage: Stage) -> Adapted:
@@ -219,22 +220,28 @@ def maml(
 
 
 def _is_zero(value: float) -> bool:
-    """Whether a number is known to be zero; a traced one is not."""
+    """Whether a number is known to be zero; a traced number is not known."""
     return isinstance(value, int | float) and value == 0
 
 
 def _check_stages(inner_steps: int, baseline: str, credits: bool, penalised: bool) -> None:
     if inner_steps == 0 and (credits or penalised):
         name = "exploration_credit" if credits else "inner_kl"
-        raise ConfigError(f"{name} is about what comes before an inner step, and inner_steps=0; leave it out")
+        raise ConfigError(f"{name} concerns the stages before an inner step, but inner_steps=0; leave it out")
     if credits and baseline == "learned":
-        raise ConfigError("with exploration_credit values are learned of the last stage alone; use another baseline")
+        raise ConfigError(
+            "exploration_credit needs baseline='linear' or 'none', since values are learned from the last stage only"
+        )
 
 
 def _check_estimator(estimator: str, dice_lambda: float | None, order: str) -> None:
     if dice_lambda is not None:
         check_number("dice_lambda", dice_lambda, at_least=0, at_most=1)
         if estimator != "loaded-dice":
-            raise ConfigError(f"dice_lambda={dice_lambda} is of estimator='loaded-dice', not of {estimator!r}")
+            raise ConfigError(
+                f"dice_lambda={dice_lambda} needs estimator='loaded-dice', not {estimator!r}; leave it out"
+            )
     if order == "implicit" and estimator == "reinforce":
-        raise ConfigError("order='implicit' seeks an optimum, and reinforce has none; use the estimator lvc")
+        raise ConfigError(
+            "order='implicit' needs an objective with an optimum, which reinforce lacks; use estimator='lvc'"
+        )

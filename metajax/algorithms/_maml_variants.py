@@ -1,7 +1,7 @@
-"""The relatives of MAML, each a setting of its options with the values of its paper; they combine as these do.
+"""Variants of MAML: each is a setting of `maml`'s options with the values of its paper, and the settings combine.
 
-None of them changes the engine: what adapts, by what step, along which estimate, what is differentiated, what earlier
-actions are credited with and what improves the meta-parameters are chosen one by one in `maml`.
+`maml` has an option for which parameters adapt, the step size, the inner objective, the order of the meta-gradient, the
+credit of earlier actions, and the outer loop.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from metajax.learning.outer import ppo
 
 @options_of(maml, order="first")
 def fomaml(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """First-order MAML (Finn et al. 2017, arXiv:1703.03400): inner gradients are constants to the outer one.
+    """First-order MAML (Finn et al. 2017, arXiv:1703.03400): inner gradients are constants of the meta-gradient.
 
     The options are those of `maml`.
 
@@ -27,7 +27,7 @@ def fomaml(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, adapts="head")
 def anil(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """Almost no inner loop (Raghu et al. 2020, arXiv:1909.09157): only the last layer adapts.
+    """ANIL, almost no inner loop (Raghu et al. 2020, arXiv:1909.09157): only the last layer adapts.
 
     The options are those of `maml`.
 
@@ -40,10 +40,10 @@ def anil(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, adapts="context", inner_lr=1.0)
 def cavia(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """Fast context adaptation (Zintgraf et al. 2019, arXiv:1810.03642): only further inputs of the policy adapt.
+    """CAVIA, fast context adaptation (Zintgraf et al. 2019, arXiv:1810.03642): only context inputs of the policy adapt.
 
-    The options are those of `maml`; the network needs such inputs. They start from zeros in the paper, and here from
-    what the outer loop makes of them, which a bias of the first layer would do as well.
+    The options are those of `maml`; the network needs `context_size` > 0. In the paper the context starts from zeros;
+    here its start is learned, which is equivalent to a bias in the first layer.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -54,7 +54,7 @@ def cavia(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, step_size="parameter")
 def meta_sgd(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """Meta-SGD (Li et al. 2017, arXiv:1707.09835): a step size for every parameter, learned with the parameters.
+    """Meta-SGD (Li et al. 2017, arXiv:1707.09835): the outer loop also learns a step size for every parameter.
 
     The options are those of `maml`.
 
@@ -89,10 +89,10 @@ def promp(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, exploration_credit=1.0)
 def e_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """E-MAML (Stadie et al. 2018, arXiv:1803.01118): what is done before adapting is credited with what it leads to.
+    """E-MAML (Stadie et al. 2018, arXiv:1803.01118): actions before adaptation are credited with the return after it.
 
-    Every episode of a task bears the whole credit, averaged over episodes, so an `exploration_credit` of as many as
-    there are would be the unbiased gradient. The options are those of `maml`.
+    Each of a task's episodes gets the whole credit, averaged over episodes; the gradient is unbiased if
+    `exploration_credit` equals the number of episodes. The options are those of `maml`.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -103,10 +103,10 @@ def e_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, estimator="dice")
 def dice_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """MAML with the inner objective whose every derivative is unbiased (Foerster et al. 2018, arXiv:1802.05098).
+    """MAML with DiCE (Foerster et al. 2018, arXiv:1802.05098), whose derivatives of any order are unbiased.
 
-    That holds of returns as they are; the advantages here are normalised, as everywhere. The options are those of
-    `maml`.
+    The derivatives are unbiased for plain returns; here, as in all of `maml`, advantages are normalised. The options
+    are those of `maml`.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -117,10 +117,10 @@ def dice_maml(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, order="implicit", estimator="lvc")
 def imaml(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """Implicit MAML (Rajeswaran et al. 2019, arXiv:1909.04630), on policies.
+    """Implicit MAML (Rajeswaran et al. 2019, arXiv:1909.04630) for policies.
 
-    A stage leads to the best parameters near those before it, by the surrogate of `estimator` on its own episodes, with
-    a penalty of 1 / (2 inner_lr) times the squared distance. The options are those of `maml`.
+    A stage adapts to the optimum of the surrogate of `estimator` on its episodes, with a penalty of 1 / (2 inner_lr)
+    times the squared distance from the parameters before it. The options are those of `maml`.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
@@ -131,9 +131,10 @@ def imaml(env: Environment, network: Network, **options: Any) -> Algorithm:
 
 @options_of(maml, without=[*(set(META_GRADIENT_OPTIONS) - {"outer"}), "step_size"], inner_steps=0, extra_lr_scale=1.0)
 def multi_task(env: Environment, network: Network, **options: Any) -> Algorithm:
-    """One policy trained on all tasks, without adapting: what MAML is to beat, and what fine-tuning starts from.
+    """One policy trained on all tasks without adaptation: the baseline for MAML, and a start for fine-tuning.
 
-    At test it adapts by steps of `inner_lr` all the same. The options are those of `maml` that are left.
+    At test it adapts by policy-gradient steps of size `inner_lr`. It has the options of `maml` except those of the
+    meta-gradient and of learned step sizes.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point

@@ -1,12 +1,12 @@
 """Reptile (Nichol et al. 2018, arXiv:1803.02999).
 
-Moves the parameters towards what they adapt to, and differentiates nothing:
+Moves the parameters towards the parameters that the tasks adapt to; it needs no meta-gradient:
 
     theta <- theta + learning_rate * E_task [ theta_K - theta ],   theta_0 = theta,   theta_{k+1} = theta_k + inner_lr *
     grad J(theta_k)
 
-With one step this is training on all tasks at once; from the second on, it also seeks parameters from which a task's
-successive gradients agree.
+With one step this is joint training on all tasks; from the second step on it also favours parameters at which the
+successive gradients of a task agree.
 """
 
 import math
@@ -43,15 +43,15 @@ def reptile(
 ) -> Algorithm:
     """Reptile (Nichol et al. 2018, arXiv:1803.02999) for `env` with the policy `network`.
 
-    A last stage is played after the inner steps to see what they led to; the parameters do not learn from it.
-    The options not told here are those of `maml`.
+    A last stage is played after the inner steps to measure their effect; the parameters do not learn from it. The other
+    options are those of `maml`.
 
     Args:
         env: the environment; its parameters are the task.
         network: the policy, whose parameters are the meta-parameters.
         inner_steps: policy-gradient steps of adaptation (3).
-        learning_rate: how far the parameters move; 1: all the way to the mean of what they adapt to (1).
-        optimizer: any optax optimiser, as a function of the learning rate; its gradient is theta - theta_K.
+        learning_rate: step size of the move; 1 moves to the mean of the adapted parameters (1).
+        optimizer: `optimizer(learning_rate)` returns an optax optimiser, whose gradient is theta - theta_K.
 
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point

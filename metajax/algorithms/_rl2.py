@@ -1,7 +1,8 @@
-"""RL² (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763): the memory of a network is the learner.
+"""RL² (Duan et al. 2016, arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763): a recurrent policy that learns.
 
-A trial is several episodes in one task, through which the memory lives. The outer loop maximises the discounted
-return of the whole trial, so exploration in an early episode earns what it brings in later ones.
+A trial is several episodes in one task; the memory (hidden state) is kept from one episode to the next. The outer loop
+maximises the discounted return of the whole trial, so exploration in an early episode is credited with the rewards that
+it leads to in later ones.
 """
 
 from functools import partial
@@ -53,24 +54,24 @@ def rl2(
     bptt_steps: int | None = None,
     outer: Outer | None = None,
 ) -> Algorithm:
-    """RL² (Duan et al. 2016, arXiv:1611.02779) for `env` with a policy that remembers, such as `memory_policy`.
+    """RL² (Duan et al. 2016, arXiv:1611.02779) for `env` with a recurrent policy such as `memory_policy`.
 
     Args:
         env: the environment; its parameters are the task.
-        network: the policy, whose parameters are the meta-parameters; it says what a percept shows and when the memory
-            begins anew.
-        num_steps: longest episode, in environment steps.
-        num_episodes: episodes a trial (2).
-        num_copies: trials of a task, each with a memory of its own (1).
+        network: the policy, whose parameters are the meta-parameters; it determines what is read of a percept and when the
+            memory is reset.
+        num_steps: longest episode in environment steps.
+        num_episodes: episodes per trial (2).
+        num_copies: parallel trials per task, each with its own memory (1).
         discount: per step of the trial (0.99).
-        lambda_: of the generalised advantage estimate (0.95; 0.3 in Duan et al.).
-        credit: how far an action is credited, to the end of its trial or of its episode: whether values bootstrap
-            through the ends of episodes (trial).
-        baseline: learned (the network's value), linear (fitted to every batch) or none; None: learned, if the network
-            has a value and the outer loop trains it.
-        bptt_steps: the gradient goes back through the memory no further than this many steps, a divisor of the trial;
-            None: to its beginning. Either way the memory is computed anew, never that of an older policy.
-        outer: the outer loop, by default `ppo` in minibatches with gradients clipped to a norm of 0.5.
+        lambda_: of generalised advantage estimation (0.95; 0.3 in Duan et al.).
+        credit: trial or episode: whether values bootstrap through the ends of episodes, so that actions are credited up
+            to the end of the trial, or only up to the end of their episode.
+        baseline: learned (the network's value), linear (fitted to every batch) or none; None: learned if the network
+            has a value head and the outer loop trains it, else linear.
+        bptt_steps: truncated backpropagation through time: the gradient goes back at most this many steps, a divisor of
+            the steps of a trial; None: to the start of the trial. The memory is always recomputed, never stale.
+        outer: the outer loop; None: `ppo` in minibatches with gradients clipped to a norm of 0.5.
 
     >>> from metajax.networks import memory_policy
     >>> from metajax.tasks import bandit
@@ -197,19 +198,20 @@ def default_outer(
     entropy_coef: float = 0.01,
     micro_batch: int | None = None,
 ) -> Outer:
-    """PPO as recurrent agents are usually trained: in minibatches, with gradients clipped to a norm of 0.5.
+    """PPO with the usual settings for recurrent agents: minibatches, and gradients clipped to a norm of 0.5.
 
     Args:
         learning_rate: of Adam.
-        anneal_iterations: meta-iterations after which the learning rate and the entropy bonus have fallen to zero,
-            linearly; None: they stay.
+        anneal_iterations: meta-iterations over which the learning rate and the entropy bonus fall linearly to zero;
+            None: they stay constant.
         epochs: passes over the experience.
-        minibatches: steps a pass, a divisor of the number of tasks: of so many neighbouring tasks, each step has one.
-        clip: the ratio's range around 1.
-        value_coef: weight of the value's squared error, in shares of the trial (1).
-        entropy_coef: weight of the entropy bonus (0.01; without it a bandit's policy settles too early).
-        micro_batch: tasks differentiated at once; None: 8 on a CPU, since a core's cache holds so many trials and its
-            products gain nothing from more, as many as have four million environment steps on an accelerator.
+        minibatches: gradient steps per epoch, a divisor of the number of tasks; each minibatch gets one of every
+            `minibatches` neighbouring tasks.
+        clip: range of the probability ratio around 1.
+        value_coef: weight of the squared error of the values, which are scaled by the length of the trial (1).
+        entropy_coef: weight of the entropy bonus (0.01; without it the policy of a bandit becomes greedy too early).
+        micro_batch: tasks differentiated at a time; None: 8 on a CPU, whose cache holds as many trials, and as many as
+            have 4 million environment steps on an accelerator.
     """
     rate, falling = learning_rate, {}
     if anneal_iterations is not None:
