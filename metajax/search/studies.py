@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax.errors import ConfigError, check_choice, check_count, check_number, first_line, load
+from metajax.errors import ConfigError, check_choice, check_count, check_number, first_line, import_extra
 from metajax.search.space import Genome, Space, fingerprint, genome_of, stacked
 
 STUDY_DRIVERS = ("gp", "tpe", "nsga2")
@@ -95,11 +95,11 @@ def open_study(
 
 
 def _optuna(needed_by: str) -> Any:
-    optuna = load("optuna", extra="search", needed_by=f"driver {needed_by}")
+    optuna = import_extra("optuna", extra="search", needed_by=f"driver {needed_by}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if needed_by == "gp":
         # Its matrices are small; on several threads they take many times as long.
-        load("torch", extra="search-gp", needed_by="driver gp").set_num_threads(1)
+        import_extra("torch", extra="search-gp", needed_by="driver gp").set_num_threads(1)
     return optuna
 
 
@@ -142,7 +142,7 @@ def open_storage(storage: str) -> Any:
             "postgresql+psycopg2://USER@HOST/NAME"
         )
     if storage.startswith(("postgresql://", "postgresql+psycopg2://")):
-        load("psycopg2", extra="search-postgresql", needed_by=f"storage {storage}")
+        import_extra("psycopg2", extra="search-postgresql", needed_by=f"storage {storage}")
     return optuna.storages.RDBStorage(storage, engine_kwargs=_patience(storage))
 
 
@@ -154,7 +154,7 @@ def _patience(storage: str) -> dict[str, Any]:
 
 
 def _grpc(optuna: Any, storage: str) -> Any:
-    load("grpc", extra="search", needed_by=f"storage {storage}")
+    import_extra("grpc", extra="search", needed_by=f"storage {storage}")
     host, _, port = storage.removeprefix("grpc://").partition(":")
     if not port.isdecimal():
         raise ConfigError(f"storage={storage!r} must name a port, as grpc://HOST:PORT")
@@ -298,7 +298,7 @@ def genomes_of(space: Space, trials: Sequence[Any]) -> Genome:
 
 def _distributions(space: Space) -> dict[str, Any]:
     """What Optuna draws from; of an ordered choice its number, so that near options count as such."""
-    of = load("optuna", extra="search", needed_by="a study").distributions
+    of = import_extra("optuna", extra="search", needed_by="a study").distributions
     found = {}
     for gene in space.genes:
         if len(gene.options) > 1:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metajax.base import Array
-from metajax.errors import load
+from metajax.errors import import_extra
 
 NUM_OBSERVED, NUM_PLACED = 39, 6
 _IDLE: list[tuple[str, Any]] = []  # skills and simulations of this process that no arm needs now, the oldest first
@@ -68,7 +68,7 @@ def set_task(env: Arm, task: Placement) -> None:
 
 def load_meta_world() -> Any:
     """The package; raises MissingExtraError without it."""
-    return load("metaworld", extra="metaworld", needed_by="Meta-World")
+    return import_extra("metaworld", extra="metaworld", needed_by="Meta-World")
 
 
 def _started(skill: str) -> Any:

@@ -54,7 +54,7 @@ def genome(space, **names):
         ({"activation": ("rellu",)}, "unknown activation 'rellu'; did you mean relu"),
         ({"norm": ("batch",)}, "unknown norm 'batch'"),
         ({"skip": (1,)}, "skip=1 must be True or False"),
-        ({"memory": ("s5",), "memory_width": (4,)}, "unknown memory 's5'.* there are: gru, lstm"),
+        ({"memory": ("s5",), "memory_width": (4,)}, "unknown memory 's5'.* expected one of: gru, lstm"),
         ({"ranges": [Range("inner_lr", 1.0, 0.1)]}, "high of inner_lr=0.1 must be a finite number > 1"),
         ({"ranges": [Range("inner_lr", 0.0, 0.1, log=True)]}, "low of inner_lr=0.0 must be a number > 0"),
         ({"ranges": [Range("inner_lr", 0.0, 0.1)] * 2}, "ranges=.* has an option twice"),
