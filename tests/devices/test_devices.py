@@ -1,4 +1,4 @@
-"""Tasks shared over (simulated) devices: the same learning, whatever their number."""
+"""Tasks shared over (simulated) devices: any number of devices learns the same."""
 
 import importlib.util
 import os
@@ -36,7 +36,7 @@ GRADIENT = policy_gradient(optimizer=optax.sgd, learning_rate=1.0)  # so that th
 
 
 def network():
-    """Of the floating-point type that JAX works in: Flax's own is always float32."""
+    """A network in JAX's default floating-point type; Flax's own default is always float32."""
     plain = mlp(POINT.env, hidden=(4,))
     return Network(
         lambda key: jax.tree.map(lambda leaf: leaf.astype(float), plain.init(key)), plain.memory, plain.apply
@@ -69,7 +69,7 @@ def moved(before, after):
 
 
 def after_learning(make, num_devices):
-    """How a whole meta-iteration on so many devices changes the meta-parameters, as one vector."""
+    """The change of the meta-parameters by one meta-iteration on `num_devices` devices, as one vector."""
     algorithm, tasks = make()
     learner, over = new_learner(algorithm, jax.random.key(0)), meshes.mesh(num_devices)
     iterate = meshes.on_each(meta_iteration(algorithm, tasks, NUM_TASKS // num_devices), over)
@@ -122,7 +122,7 @@ def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_decimal(outer, c
 
 
 def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
-    """In the compiled program; what else is reduced are numbers, such as metrics and the line search's."""
+    """Checks the compiled program; its other reductions are of scalars, such as metrics and line-search values."""
     jax.config.update("jax_disable_most_optimizations", False)  # which would leave reductions uncombined
     try:
         reductions = {name: _reductions(outer) for name, outer in (("gradient", GRADIENT), ("trpo", trust_region()))}
@@ -135,7 +135,7 @@ def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
 
 
 def _reductions(outer):
-    """The types of what each all-reduce of a compiled meta-iteration reduces."""
+    """The result types of all all-reduce operations of a compiled meta-iteration."""
     algorithm, tasks = by_gradients(maml, outer=outer)
     iterate = meshes.on_each(meta_iteration(algorithm, tasks, 2), meshes.mesh(4))
     learner = jax.eval_shape(lambda: new_learner(algorithm, jax.random.key(0)))
@@ -216,7 +216,10 @@ NO_GPU = "--device gpu: JAX finds no gpu here; install metajax[cuda12] or metaja
 without_gpus = pytest.mark.skipif(
     any(importlib.util.find_spec(f"jax_cuda{number}_plugin") for number in (12, 13)), reason="there may be a GPU"
 )
-TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX is used"
+TOO_LATE = (
+    "CPU cores can be made JAX devices only before JAX is used; "
+    "call make_of_cores() first, or set JAX_NUM_CPU_DEVICES before the program starts"
+)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process chooses its cores on Linux alone")
@@ -244,7 +247,7 @@ def test_a_platform_is_chosen_before_another_is_used(monkeypatch):
     assert jax.config.jax_platforms == "cpu"
     jax.config.update("jax_platforms", before)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(ConfigError, match="--device cpu: JAX is in use on another already"):
+    with pytest.raises(ConfigError, match="--device cpu: JAX already runs on gpu; set JAX_PLATFORMS=cpu"):
         hardware.select_platform("cpu")
     assert jax.config.jax_platforms == before
 
@@ -268,7 +271,7 @@ def test_what_cannot_be_shared_is_refused():
         compile_program(algorithm, tasks, num_tasks=6, over=meshes.mesh(4))
     with pytest.raises(ConfigError, match="does not sum over devices"):
         compile_program(algorithm._replace(task_group=0), tasks, num_tasks=8, over=meshes.mesh(4))
-    with pytest.raises(ConfigError, match=r"devices=9, but JAX finds 8 .*; make_of_cores\(9\) at the start"):
+    with pytest.raises(ConfigError, match=r"devices=9, but JAX finds only 8 devices .*; call make_of_cores\(9\) bef"):
         MetaAgent("maml", "point", num_devices=9)
     with pytest.raises(ConfigError, match="num_tasks=3 must be a multiple of 2 devices"):
         MetaAgent("maml", "point", num_tasks=3, num_devices=2).learn(1)
@@ -309,7 +312,7 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
     def said(*options):
         assert main(["train", "maml", "point", *small, *options, "--folder", str(tmp_path / "run")]) == 2
         printed = capsys.readouterr()
-        assert re.search(r"needs \d+ MiB of memory, and 0 are free; fewer --num-tasks", printed.err)
+        assert re.search(r"needs \d+ MiB of memory, but only 0 MiB are free; reduce --num-tasks", printed.err)
         return printed.out
 
     assert "1 of 2 cores share the tasks; --num-tasks 20 would let all" in said("--num-tasks", "16")
