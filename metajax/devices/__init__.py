@@ -16,8 +16,8 @@ same algorithm runs on one device, on many, in a test or in a notebook:
 >>> num_devices(), first_task(8), total(3.0)
 (1, 0, 3.0)
 
-All devices must end an update with the same parameters, so whatever an algorithm sums over tasks must go through
-`total` or `mean`.
+All devices must end an update with the same parameters. Therefore every sum or mean over tasks in an algorithm must go
+through `total` or `mean`.
 """
 
 from metajax.devices.collectives import first_task, gather, mean, num_devices, share, total

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import check_count, check_flag
-from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, observation_reader
 from metajax.networks.layers import check_layers, hidden_layers
 from metajax.rollouts import first_percept
 
@@ -65,8 +65,8 @@ def mlp(
         activation: activation of the hidden layers: tanh, relu, gelu or silu.
         skip: add a residual connection around every hidden layer but the first.
         norm: normalisation before each activation: none, layer (LayerNorm) or rms (RMSNorm).
-        head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, actions are
-            scaled so that [-1, 1] is the box.
+        head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, [-1, 1] is
+            mapped to its bounds.
         init_std: initial standard deviation of a continuous action.
         value: add a value estimate, which has hidden layers of the same widths but separate parameters.
         context_size: number of extra inputs that are parameters (`context`, initially zero); CAVIA adapts them.
@@ -84,7 +84,7 @@ def mlp(
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
     layers, dtype = (tuple(hidden), activation, skip, norm), compute_dtype_of(compute_dtype)
-    module = _MLP(space, *layers, head, init_std, value, context_size, dtype, masking(env), reading(env))
+    module = _MLP(space, *layers, head, init_std, value, context_size, dtype, masking(env), observation_reader(env))
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:

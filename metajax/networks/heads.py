@@ -58,7 +58,7 @@ def masking(env: Environment) -> Callable[[PyTree], Array | None]:
     return getattr(env, "action_mask", lambda obs: None)
 
 
-def reading(env: Environment) -> Callable[[PyTree], PyTree]:
+def observation_reader(env: Environment) -> Callable[[PyTree], PyTree]:
     """The function `read(obs) -> input of the network`: the `features` of `env`; without these it returns `obs`."""
     return getattr(env, "features", lambda obs: obs)
 

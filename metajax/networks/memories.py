@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks.attention import Attention, LinearAttention
-from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, observation_reader
 from metajax.networks.layers import check_layers, hidden_layers
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
@@ -134,7 +134,7 @@ class _Policy(nn.Module):
         if self.blocks:
             self.embed, self.norm = nn.Dense(self.width, dtype=self.dtype), nn.LayerNorm()
         self.policy = Head(self.space, self.head, self.init_std)
-        self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # early advantages depend on rewards only
+        self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # rewards alone determine early advantages
 
     def step(self, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         run = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
@@ -149,7 +149,7 @@ class _Policy(nn.Module):
         return self._decide(run, jax.vmap(self.features)(percepts), percepts)
 
     def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
-        reset, after, x = forgets(self.memory_reset, percept), [], self.encoder(x)
+        reset, after, x = is_reset(self.memory_reset, percept), [], self.encoder(x)
         x = self.embed(x).astype(float) if self.blocks else x
         for layer in run:
             state, x = layer(x, reset)
@@ -158,12 +158,12 @@ class _Policy(nn.Module):
         return tuple(after), Decision(self.policy(x, self.mask(percept.obs)), self.value(x)[..., 0])
 
 
-def shown_of(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
+def percept_features(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
     """The function `features(percept)` that returns the observation and the parts in `show` as one vector [D].
 
     Time is in hundreds of steps.
     """
-    space, read = env.action_space(env.default_params), reading(env)
+    space, read = env.action_space(env.default_params), observation_reader(env)
 
     def features(percept: Percept) -> Array:
         action = percept.action if is_continuous(space) else jax.nn.one_hot(percept.action, space.n)
@@ -178,7 +178,7 @@ def shown_of(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array
     return features
 
 
-def forgets(memory_reset: str, percept: Percept) -> Array:
+def is_reset(memory_reset: str, percept: Percept) -> Array:
     """Whether the memory is reset at a percept: a bool, or bools [T] for a sequence of percepts."""
     if memory_reset == "episode":
         return percept.start
@@ -240,8 +240,8 @@ def memory_policy(
         show: inputs besides the observation, any of action and reward (of the previous step), start (first step of an
             episode) and time (step in the episode).
         memory_reset: when the memory is reset: at every trial, episode or step (step: the policy has no memory).
-        head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, actions are
-            scaled so that [-1, 1] is the box.
+        head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, [-1, 1] is
+            mapped to its bounds.
         init_std: initial standard deviation of a continuous action.
         compute_dtype: precision of the layers' matrix products: float32 or bfloat16; None: that of the parameters.
             Parameters, states that accumulate, the head, losses and the optimiser keep their precision.
@@ -262,7 +262,7 @@ def memory_policy(
     _check_width(memory, width, heads)
     dtype, space = compute_dtype_of(compute_dtype), env.action_space(env.default_params)
     stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
-    encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), shown_of(env, show)
+    encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), percept_features(env, show)
     module = _Policy(space, encoder, stack, width, features, memory_reset, head, init_std, dtype, masking(env))
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 

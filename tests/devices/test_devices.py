@@ -108,7 +108,7 @@ def test_from_the_same_experience_devices_learn_the_same(name):
     ("outer", "counts"),
     [
         (GRADIENT, (1, 2, 4, 8)),
-        # Of every two tasks one is in the Fisher matrix, so they stay together.
+        # One of every two tasks is in the Fisher matrix, so both must be on one device.
         (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4)),
     ],
     ids=["gradient", "trpo"],
@@ -123,7 +123,7 @@ def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_decimal(outer, c
 
 def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
     """Checks the compiled program; its other reductions are of scalars, such as metrics and line-search values."""
-    jax.config.update("jax_disable_most_optimizations", False)  # which would leave reductions uncombined
+    jax.config.update("jax_disable_most_optimizations", False)  # without optimisations, reductions are not combined
     try:
         reductions = {name: _reductions(outer) for name, outer in (("gradient", GRADIENT), ("trpo", trust_region()))}
     finally:
@@ -165,7 +165,7 @@ def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
 def test_devices_share_runs_that_train_together():
     small = {"num_tasks": 2, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     states = []
-    for num_devices in (1, 2, 3):  # three have two each, the last of them one twice
+    for num_devices in (1, 2, 3):  # three devices have two runs each; the last has one run twice
         agents = make_agents("maml", "point", seed=0, num_seeds=2, sweep=["inner_lr=0.1,0.2"], **small)
         (together,) = chunks(agents, ["inner_lr"], num_devices)
         list(learn_together(together, num_iterations=2, log_every=1))
@@ -187,11 +187,11 @@ def test_by_default_as_many_cores_share_as_can(monkeypatch):
     agents = make_agents("maml", "point", seed=0, num_seeds=6, sweep=(), num_tasks=20)
     assert [assign_devices(agents[:count], None) for count in (6, 3, 1)] == [4, 3, 4]
     monkeypatch.setattr(hardware, "cores", lambda: 16)
-    assert places("maml", num_tasks=20) == 4  # of every five one is in the Fisher matrix, on any number of devices
+    assert places("maml", num_tasks=20) == 4  # one of every five tasks is in the Fisher matrix
     assert places("maml", num_tasks=20, outer="gradient") == 5
     assert places("maml", num_tasks=7) == 1
     assert places("reptile", num_tasks=16) == places("es_maml", num_tasks=16) == 8
-    # Of every four neighbours one is in each minibatch, so they stay together.
+    # Each minibatch has one of every four neighbouring tasks, so all four must be on one device.
     assert places("rl2", "bandit", num_tasks=12, minibatches=4) == 3
     assert places("rl2", "bandit", num_tasks=6, minibatches=4) == 1
     simulated = HostEnvironment(Corridor, set_length, task=jnp.zeros((), int), num_workers=1)
@@ -243,7 +243,7 @@ def test_commands_make_devices_of_cores(told, variable, said):
 
 def test_a_platform_is_chosen_before_another_is_used(monkeypatch):
     before = jax.config.jax_platforms
-    hardware.select_platform("cpu")  # which is in use
+    hardware.select_platform("cpu")  # JAX uses it already
     assert jax.config.jax_platforms == "cpu"
     jax.config.update("jax_platforms", before)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -295,7 +295,7 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "_CONTAINER", tmp_path)
     everything = hardware.free_memory()
     (tmp_path / "memory.max").write_text("max\n")
-    assert hardware.free_memory() > everything / 2  # others use some meanwhile
+    assert hardware.free_memory() > everything / 2  # other processes use some meanwhile
     (tmp_path / "memory.max").write_text("5000000\n")
     (tmp_path / "memory.current").write_text("3000000\n")
     (tmp_path / "memory.stat").write_text("active_file 700\ninactive_file 1000000\n")
