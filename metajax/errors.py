@@ -1,4 +1,4 @@
-"""The errors metajax raises, and the checks of arguments that every factory makes before anything compiles."""
+"""The exceptions of metajax, and the argument checks that every factory makes before anything compiles."""
 
 import difflib
 import importlib
@@ -14,11 +14,11 @@ Entry = TypeVar("Entry")
 
 
 class ConfigError(ValueError):
-    """An argument, option or name is wrong; the message names it, what was expected, what was given and the fix."""
+    """A wrong argument, option or name. The message names it, the value given, the value expected and the fix."""
 
 
 class MissingExtraError(ConfigError):
-    """A package that an extra installs is not there; the message names both."""
+    """A package of an optional extra is not installed. The message names the package and the extra."""
 
     def __init__(self, needed_by: str, package: str, extra: str):
         self.package, self.extra = package, extra
@@ -26,30 +26,30 @@ class MissingExtraError(ConfigError):
 
 
 class ShapeError(ValueError):
-    """Arrays do not fit together; the message names the leaves."""
+    """Arrays have incompatible shapes. The message names the leaves."""
 
 
 class NonFiniteError(FloatingPointError):
-    """Training produced NaN or infinity; the message names the meta-iteration and, where it is known, the task."""
+    """Training produced NaN or infinity. The message names the meta-iteration and, if known, the task."""
 
 
 class WorkerError(RuntimeError):
-    """A process that runs simulators died, failed or does not answer; the message names it and what it was doing."""
+    """A simulator process died, failed or does not answer. The message names the process and the call it was in."""
 
 
 LESS_MEMORY = (
-    "fewer --num-tasks (with --outer gradient, --accumulate makes up for them), --num-rollouts or --num-episodes need "
-    "less, and so does a smaller --micro-batch where there is one"
+    "reduce --num-tasks (with --outer gradient, raise --accumulate to compensate), --num-rollouts or --num-episodes, "
+    "or --micro-batch if the algorithm has this option"
 )
 
 
 def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether JAX says that a device has no memory left."""
+    """Whether JAX reports that a device is out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its name if it says nothing."""
+    """The first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -78,7 +78,7 @@ def check_number(
     at_most: float = math.inf,
     finite: bool = True,
 ) -> None:
-    """Raises ConfigError unless `value` is a number within the bounds; a traced value has none to check."""
+    """Raises ConfigError unless `value` is a number within the bounds. A traced value is not checked."""
     if isinstance(value, jax.core.Tracer):
         return
     try:
@@ -93,24 +93,26 @@ def check_number(
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises ConfigError, with the nearest names, unless `value` is one of `choices`."""
+    """Raises ConfigError, which suggests the closest names, unless `value` is one of `choices`."""
     choices = list(choices)
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ConfigError(f"unknown {name} {value!r}; {hint}there are: {', '.join(choices)}")
+        raise ConfigError(f"unknown {name} {value!r}; {hint}expected one of: {', '.join(choices)}")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """`table[name]`; raises ConfigError with the nearest names when there is none."""
+    """`table[name]`. Raises ConfigError, which suggests the closest names, if there is no such entry."""
     check_choice(kind, name, table)
     return table[name]
 
 
-def load(module: str, *, extra: str, needed_by: str) -> ModuleType:
-    """The module; raises MissingExtraError, naming what needs it and the extra that brings it, if there is none.
+def import_extra(module: str, *, extra: str, needed_by: str) -> ModuleType:
+    """Imports a module of a package that an optional extra installs, and returns it.
 
-    >>> load("not_there.envs", extra="envs", needed_by="rooms")
+    Raises MissingExtraError if it is not installed. `needed_by` is the name, for the message, of what needs the module.
+
+    >>> import_extra("not_there.envs", extra="envs", needed_by="rooms")
     Traceback (most recent call last):
     metajax.errors.MissingExtraError: rooms needs the package not_there; install the extra: metajax[envs]
     """

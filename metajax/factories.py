@@ -1,4 +1,7 @@
-"""Factories that take the options of another: said once, seen by `inspect`, by help and by the command line."""
+"""Factories that take the options of another factory.
+
+Options are stated once, and `inspect`, `help` and the command line see them in both factories.
+"""
 
 import functools
 import inspect
@@ -7,7 +10,9 @@ from typing import Any
 
 
 def options_of(parent: Callable, without: Iterable[str] = (), **defaults: Any) -> Callable[[Callable], Callable]:
-    """Makes the `**options` of a factory those of `parent` but for `without`, with `defaults` in place of its own.
+    """A decorator that replaces the `**options` of a factory by the keyword-only options of `parent`.
+
+    The options in `without` are left out, and `defaults` replace default values of `parent`.
 
     >>> def parent(env, *, rate: float = 0.1, steps: int = 1):
     ...     pass
@@ -24,26 +29,26 @@ def options_of(parent: Callable, without: Iterable[str] = (), **defaults: Any) -
         signature = inspect.signature(factory)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         left_out = {one.name for one in own} | set(without)
-        taken = [
+        inherited = [
             one.replace(default=defaults.get(one.name, one.default))
             for one in inspect.signature(parent).parameters.values()
             if one.kind is inspect.Parameter.KEYWORD_ONLY and one.name not in left_out
         ]
-        whole = signature.replace(parameters=[*own, *taken])
+        merged = signature.replace(parameters=[*own, *inherited])
 
         @functools.wraps(factory)
-        def made(*arguments: Any, **options: Any) -> Any:
-            whole.bind(*arguments, **options)  # a TypeError that names what is not an option
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            merged.bind(*arguments, **options)  # raises a TypeError that names an unknown option
             return factory(*arguments, **defaults | options)
 
-        made.__signature__, made.parent = whole, parent
-        return made
+        wrapper.__signature__, wrapper.parent = merged, parent
+        return wrapper
 
     return decorate
 
 
 def argument_texts(factory: Callable) -> dict[str, str]:
-    """The lines under `Args:` of a factory's docstring, by argument, and of the one whose options it takes."""
+    """The text of every argument under `Args:` in a factory's docstring, and of the options of its parent."""
     texts = argument_texts(factory.parent) if hasattr(factory, "parent") else {}
     name = ""
     for line in inspect.getdoc(factory).partition("Args:\n")[2].splitlines():

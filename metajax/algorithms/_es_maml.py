@@ -20,7 +20,7 @@ from metajax.algorithms._maml import META_GRADIENT_OPTIONS, maml
 from metajax.base import Algorithm, Array, Environment, Experience, Network, PyTree, Sizes
 from metajax.chunking import leading_axis
 from metajax.devices import collectives
-from metajax.errors import ConfigError, check_number, load
+from metajax.errors import ConfigError, check_number, import_extra
 from metajax.factories import options_of
 from metajax.rollouts import trials
 
@@ -72,7 +72,8 @@ def es_maml(
     if options.get("baseline") == "learned":
         raise ConfigError("es_maml trains no value head; use baseline='linear' or 'none'")
     strategies, shaping = (
-        load(f"evosax.{name}", extra="search", needed_by="es_maml") for name in ("algorithms", "core.fitness_shaping")
+        import_extra(f"evosax.{name}", extra="search", needed_by="es_maml")
+        for name in ("algorithms", "core.fitness_shaping")
     )
     sizes = {"num_steps": num_steps, "num_rollouts": num_rollouts, "inner_steps": inner_steps}
     base = maml(env, network, order="first", **sizes, **options)

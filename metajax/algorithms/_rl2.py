@@ -58,8 +58,8 @@ def rl2(
 
     Args:
         env: the environment; its parameters are the task.
-        network: the policy, whose parameters are the meta-parameters; it determines what is read of a percept and when the
-            memory is reset.
+        network: the policy, whose parameters are the meta-parameters. It determines which parts of a percept it reads,
+            and when its memory is reset.
         num_steps: longest episode in environment steps.
         num_episodes: episodes per trial (2).
         num_copies: parallel trials per task, each with its own memory (1).

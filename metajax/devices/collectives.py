@@ -1,10 +1,7 @@
-"""Tasks over devices: each has its share of a batch, and what is summed over tasks is summed over devices too.
+"""Reductions over the devices that share the tasks of a program; `metajax.devices` explains such programs.
 
-A meta-iteration runs on every device of a one-dimensional mesh with the same parameters and a share of the tasks,
-neighbours next to each other. What is written for all tasks asks here for the total over devices; where there is one
-device, or outside of such a program, that is what it has. A key comes from the number of its task among all, so how
-many devices there are changes nothing but the order of sums, and what the share of the tasks is rounded to that a trust
-region's Fisher matrix sees.
+Each device has consecutive tasks. The key of a task derives from its index among all tasks, so the number of devices
+changes only two things: the order of sums, and the rounding of the share of tasks in a trust region's Fisher matrix.
 """
 
 import jax
@@ -15,37 +12,37 @@ AXIS = "devices"
 
 
 def num_devices() -> int:
-    """How many devices share the tasks of the program being traced."""
+    """Number of devices that share the tasks of the program being traced; 1 outside of a shared program."""
     try:
         return jax.lax.axis_size(AXIS)
-    except NameError:  # of an axis that is not there
+    except NameError:  # there is no axis of this name
         return 1
 
 
 def first_task(num_tasks: int) -> Array | int:
-    """The number among all tasks of the first of the `num_tasks` that this device has."""
+    """Index, among the tasks of all devices, of the first of the `num_tasks` tasks on this device."""
     return jax.lax.axis_index(AXIS) * num_tasks if num_devices() > 1 else 0
 
 
 def total(tree: PyTree) -> PyTree:
-    """The sum over devices of every leaf, in one reduction."""
+    """Sum of every leaf over devices, in one reduction."""
     return jax.lax.psum(tree, AXIS) if num_devices() > 1 else tree
 
 
 def mean(tree: PyTree) -> PyTree:
-    """The mean over devices of every leaf, in one reduction."""
+    """Mean of every leaf over devices, in one reduction."""
     return jax.lax.pmean(tree, AXIS) if num_devices() > 1 else tree
 
 
 def gather(tree: PyTree) -> PyTree:
-    """Every leaf [N, …] with those of all devices, [D N, …], in the order of their tasks."""
+    """The leaves [N, …] of all D devices, concatenated to [D N, …] in the order of their tasks."""
     if num_devices() == 1:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, AXIS, tiled=True), tree)
 
 
 def share(tree: PyTree) -> PyTree:
-    """Of every leaf [D N, …] that all devices have, this device's part [N, …]."""
+    """This device's part [N, …] of leaves [D N, …] that every device has; the inverse of `gather`."""
     size = num_devices()
     if size == 1:
         return tree

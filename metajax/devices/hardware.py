@@ -1,4 +1,4 @@
-"""What this machine has: platforms, cores and memory, and devices made of a CPU's cores."""
+"""The hardware of this machine: platforms, CPU cores and free memory, and JAX devices made of CPU cores."""
 
 import os
 import re
@@ -10,13 +10,14 @@ from metajax.errors import LESS_MEMORY, ConfigError, lookup
 
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
-_CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container's limits, by version 2 of control groups
+_CONTAINER = Path("/sys/fs/cgroup")  # a container's limits under Linux (control groups, version 2)
 
 
 def select_platform(name: str) -> None:
-    """Makes JAX run on a platform, auto for whatever it finds; to be called before JAX is used.
+    """Makes JAX run on a platform: cpu, gpu, tpu, or auto for JAX's own choice. Must be called before JAX is used.
 
-    Raises ConfigError, naming the extra to install, if there is none, and if JAX runs on another one already.
+    Raises ConfigError if JAX finds no such platform (the message names the extra to install), or if JAX already runs on
+    another platform.
     """
     platform = lookup("device", name, PLATFORMS)
     if platform is None:
@@ -25,19 +26,22 @@ def select_platform(name: str) -> None:
     jax.config.update("jax_platforms", platform)
     try:
         jax.devices(platform)
-    except (RuntimeError, AssertionError) as error:  # the latter where a platform is known, but its plugin not there
+    except (RuntimeError, AssertionError) as error:  # AssertionError: JAX knows the platform, but has no plugin
         jax.config.update("jax_platforms", before)
         extra = f"; install {_EXTRAS[name]}" if name in _EXTRAS else ""
         raise ConfigError(f"--device {name}: JAX finds no {name} here{extra}") from error
     if jax.default_backend() != name:
         jax.config.update("jax_platforms", before)
-        raise ConfigError(f"--device {name}: JAX is in use on another already; say it before, JAX_PLATFORMS={platform}")
+        raise ConfigError(
+            f"--device {name}: JAX already runs on {jax.default_backend()}; "
+            f"set JAX_PLATFORMS={platform} before the program starts"
+        )
 
 
 def cores() -> int:
-    """The CPU's cores that this process may use, by its affinity and by a container's limit."""
+    """Number of CPU cores that this process may use, according to its affinity and to the container's limit."""
     may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = _CONTAINER / "cpu.max"  # microseconds of computing in a period, and the period
+    limit = _CONTAINER / "cpu.max"  # CPU time per period and the period, in microseconds
     if not limit.is_file():
         return may_use
     quota, period = limit.read_text().split()
@@ -45,9 +49,9 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """Bytes free on the device that this process runs on; of a CPU's, what the system and a container's limit leave.
+    """Free bytes on the device of this process. On a CPU: the memory that the system and the container's limit leave.
 
-    Where the system does not tell, half of all.
+    If the system does not report its free memory, half of its total memory.
     """
     stats = jax.local_devices()[0].memory_stats()
     if stats:
@@ -61,43 +65,47 @@ def free_memory() -> int:
         return free
     used = int((_CONTAINER / "memory.current").read_text())
     cached = re.findall(r"^(?:in)?active_file (\d+)", (_CONTAINER / "memory.stat").read_text(), re.MULTILINE)
-    return max(0, min(free, int(limit.read_text()) - used + sum(map(int, cached))))  # which is given up when needed
+    return max(0, min(free, int(limit.read_text()) - used + sum(map(int, cached))))  # the kernel frees file caches
 
 
 def usable_memory() -> float:
-    """Bytes that runs or networks trained together may take: 70 % of those free."""
+    """Bytes that runs or networks may use when they are trained together: 70 % of the free memory."""
     return 0.7 * free_memory()
 
 
 def check_memory(what: str, needed: float) -> None:
-    """Raises ConfigError, with the options that need less, unless so many bytes are free."""
+    """Raises ConfigError, which names options that reduce memory, unless `needed` bytes are free."""
     free = free_memory()
     if needed > free:
-        figures = f"needs {needed / 2**20:,.0f} MiB of memory, and {free / 2**20:,.0f} are free"
+        figures = f"needs {needed / 2**20:,.0f} MiB of memory, but only {free / 2**20:,.0f} MiB are free"
         raise ConfigError(f"{what} {figures}; {LESS_MEMORY}")
 
 
 def make_of_cores(count: int | None = None) -> None:
-    """Makes so many JAX devices of a CPU's cores, by default one of each, unless JAX_NUM_CPU_DEVICES says how many.
+    """Makes `count` JAX devices of the CPU's cores (None: one per core), unless JAX_NUM_CPU_DEVICES is set.
 
-    A program for one device keeps most cores idle, since products are small and other loops run on one core each. To be
-    called before JAX is used, so before anything else of metajax is imported: raises ConfigError if it comes too late.
+    A program on one device leaves most cores idle: its matrix products are small, and every other loop runs on one
+    core. Must be called before JAX is used, so before any other module of metajax is imported; otherwise it raises
+    ConfigError.
     """
     if jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
         jax.config.update("jax_num_cpu_devices", count or cores())
     except RuntimeError as error:
-        raise ConfigError("devices can be made of a CPU's cores only at the start, before JAX is used") from error
+        raise ConfigError(
+            "CPU cores can be made JAX devices only before JAX is used; "
+            "call make_of_cores() first, or set JAX_NUM_CPU_DEVICES before the program starts"
+        ) from error
 
 
 def usable_devices() -> int:
-    """How many devices one process uses unless it is said: a CPU's, no more than it has cores, or one accelerator."""
+    """Default number of devices of one process: on a CPU all, but at most one per core; otherwise one accelerator."""
     return min(len(jax.devices()), cores()) if jax.default_backend() == "cpu" else 1
 
 
 def max_even_devices(count: int) -> int:
-    """How many of the `usable_devices` devices can share `count` evenly.
+    """The largest number of `usable_devices` that can share `count` evenly.
 
     >>> max_even_devices(1)
     1
@@ -106,5 +114,5 @@ def max_even_devices(count: int) -> int:
 
 
 def in_one_memory(num_devices: int) -> int:
-    """How many of so many devices share a memory: all of a CPU's, or one accelerator."""
+    """How many of `num_devices` devices share one memory: all devices of a CPU, but only one accelerator."""
     return num_devices if jax.default_backend() == "cpu" else 1

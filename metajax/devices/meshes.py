@@ -1,4 +1,4 @@
-"""Meshes of devices, and arrays and functions on every device of one."""
+"""Device meshes, and functions and arrays on every device of a mesh."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,9 @@ from metajax.errors import ConfigError, check_count
 
 
 def mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh of the first `num_devices` of all processes' devices; None: of all. Raises ConfigError if there are fewer.
+    """A one-dimensional mesh of the first `num_devices` devices of all processes; None: of all devices.
+
+    Raises ConfigError if there are fewer devices, or if a mesh of several processes would leave devices out.
 
     >>> mesh(1).size
     1
@@ -23,20 +25,23 @@ def mesh(num_devices: int | None = None) -> Mesh:
     check_count("devices", num_devices)
     if num_devices > len(there):
         processes = jax.process_count()
-        more = f"make_of_cores({num_devices}) at the start or JAX_NUM_CPU_DEVICES={num_devices} makes them"
+        fix = f"call make_of_cores({num_devices}) before JAX is used, or set JAX_NUM_CPU_DEVICES={num_devices}"
         if processes > 1:
-            more = (
-                f"--devices is a multiple of {processes} processes, and --processes or JAX_NUM_CPU_DEVICES makes them"
+            fix = (
+                f"--devices counts the devices of all {processes} processes: use a multiple of {processes}, "
+                "and set --processes or JAX_NUM_CPU_DEVICES to make as many"
             )
-        found = f"devices={num_devices}, but JAX finds {len(there)} of platform {there[0].platform} here"
-        raise ConfigError(f"{found}; {more}" if there[0].platform == "cpu" else found)
+        found = f"devices={num_devices}, but JAX finds only {len(there)} devices of platform {there[0].platform}"
+        raise ConfigError(f"{found}; {fix}" if there[0].platform == "cpu" else f"{found}; use at most {len(there)}")
     if num_devices < len(there) and jax.process_count() > 1:
-        raise ConfigError(f"devices={num_devices} must be all {len(there)} devices of the {jax.process_count()} hosts")
+        raise ConfigError(
+            f"devices={num_devices} must be {len(there)}, the number of all devices of {jax.process_count()} processes"
+        )
     return Mesh(np.array(there[:num_devices]), (AXIS,))
 
 
 def check_split(name: str, count: int, size: int) -> None:
-    """Raises ConfigError, naming the nearest that work, unless `count` is a multiple of `size` devices."""
+    """Raises ConfigError, which names the nearest valid counts, unless `count` is a multiple of `size` devices."""
     if count % size:
         below = count - count % size
         fitting = " or ".join(str(value) for value in (below, below + size) if value)
@@ -44,12 +49,12 @@ def check_split(name: str, count: int, size: int) -> None:
 
 
 def on_each(function: Callable, over: Mesh) -> Callable:
-    """`function` on every device of a mesh, from the same arguments and, as it promises, giving the same on each."""
+    """`function`, run on every device of a mesh with the same arguments. It must return the same on each device."""
     return jax.shard_map(function, mesh=over, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
 
 
 def to_each(tree: PyTree, over: Mesh) -> PyTree:
-    """Every leaf on every device of a mesh; all processes must give the same."""
+    """Copies every leaf to every device of a mesh. All processes must pass equal leaves."""
     everywhere = NamedSharding(over, PartitionSpec())
 
     def spread(leaf: Array) -> Array:
@@ -63,6 +68,6 @@ def to_each(tree: PyTree, over: Mesh) -> PyTree:
 
 
 def to_first(tree: PyTree) -> PyTree:
-    """A copy of every leaf, which all devices have, on one of this process alone."""
+    """Copies every leaf, which all devices must have, to one device of this process."""
     one = jax.local_devices()[0]
     return jax.tree.map(lambda leaf: jax.device_put(leaf.addressable_data(0), one, may_alias=False), tree)

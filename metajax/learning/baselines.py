@@ -1,4 +1,4 @@
-"""Baselines: the value of every step of a stage [B, T], and of the state each step led to."""
+"""Baselines: value estimates of every step of a stage [B, T], and of the state that each step led to."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,10 @@ Baseline = Callable[[Transition, float], tuple[Array, Array]]  # (stage, discoun
 
 
 def linear_features(stage: Transition) -> Array:
-    """[B, T, D]: the observation, its square, the time in the episode to the third power, and one.
+    """Features [B, T, D] of every step: the observation, its square, the first three powers of time, and 1.
 
-    Observations are clipped to [-10, 10] and time is in hundreds of steps (Duan et al. 2016, arXiv:1604.06778).
+    Observations are clipped to [-10, 10]. Time counts the steps of the episode, in hundreds (Duan et al. 2016,
+    arXiv:1604.06778).
     """
     time = stage.percept.time[..., None] / 100.0
     leading = time.shape[:-1]
@@ -24,19 +25,19 @@ def linear_features(stage: Transition) -> Array:
     return jnp.concatenate([obs, obs**2, time, time**2, time**3, jnp.ones_like(time)], axis=-1)
 
 
-def _own(sums: PyTree) -> PyTree:
+def _identity(sums: PyTree) -> PyTree:
     return sums
 
 
 def linear_baseline(
-    stage: Transition, discount: float, total: Callable[[PyTree], PyTree] = _own
+    stage: Transition, discount: float, total: Callable[[PyTree], PyTree] = _identity
 ) -> tuple[Array, Array]:
-    """A ridge regression, fitted to the stage itself, of the discounted return on `linear_features`.
+    """Values of a ridge regression of the discounted return on `linear_features`, fitted to the stage itself.
 
-    Solves (mean of f f' + ridge I) w = mean of f G over the valid steps, for features f scaled to mean square 1, so the
-    observations' units do not matter. The ridge is 1e-5, or 10 D times the floating-point epsilon where that is more
-    (in float32 from D = 9 features on), which keeps the system definite however many observations are alike. The
-    return is that of the episode, so the value after its last step is zero.
+    Solves (mean of f f' + ridge I) w = mean of f G over the valid steps. The features f are scaled to mean square 1, so
+    the units of the observations do not matter. The ridge is 1e-5, or 10 D times the floating-point epsilon if that is
+    larger (in float32 from D = 9 features on); it keeps the system positive definite even if observations are equal.
+    The return ends with the episode, so the value after an episode's last step is zero. `total`: see `linear_fit`.
     """
     target = jax.vmap(reward_to_go, (0, None))(stage.reward, discount)
     value = linear_fit(stage, target, total)
@@ -44,10 +45,10 @@ def linear_baseline(
     return value, jnp.where(ended, 0.0, jnp.roll(value, -1, axis=-1))
 
 
-def linear_fit(stage: Transition, target: Array, total: Callable[[PyTree], PyTree] = _own) -> Array:
-    """The ridge regression of `target` [B, T] on `linear_features`, at every step [B, T]; see `linear_baseline`.
+def linear_fit(stage: Transition, target: Array, total: Callable[[PyTree], PyTree] = _identity) -> Array:
+    """Fitted values [B, T] of the ridge regression of `target` [B, T] on `linear_features`; see `linear_baseline`.
 
-    `total` adds to sums over the stage those of others that the regression is fitted to as well.
+    `total` maps sums over this stage to sums over all data of the fit; the default fits this stage alone.
     """
     features = jnp.where(stage.valid[..., None], linear_features(stage), 0.0)
     flat, flat_target = features.reshape(-1, features.shape[-1]), target.reshape(-1)
@@ -63,13 +64,13 @@ def linear_fit(stage: Transition, target: Array, total: Callable[[PyTree], PyTre
 
 
 def learned_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
-    """The value that the network's own head gave when it acted."""
+    """The estimates of the network's value head, recorded when it acted."""
     del discount
     return stage.decision.value, stage.next_value
 
 
 def no_baseline(stage: Transition, discount: float) -> tuple[Array, Array]:
-    """Zero, so that an advantage with lambda 1 is the reward to go."""
+    """Zeros. With lambda 1 the advantage is then the reward to go."""
     del discount
     return jnp.zeros_like(stage.reward), jnp.zeros_like(stage.reward)
 
@@ -87,7 +88,10 @@ def advantages(stage: Transition, baseline: Baseline, discount: float, lambda_: 
 
 
 def normalize(advantage: Array, valid: Array) -> Array:
-    """Shifted and scaled to mean 0 and deviation 1 over the valid steps; zero elsewhere, and if all are equal."""
+    """The advantage, shifted and scaled to mean 0 and standard deviation 1 over the valid steps.
+
+    Idle steps are zero. If all valid advantages are equal, every step is zero.
+    """
     count = jnp.maximum(jnp.sum(valid), 1)
     centred = jnp.where(valid, advantage - jnp.sum(advantage * valid) / count, 0.0)
     return centred / (jnp.sqrt(jnp.sum(centred**2) / count) + 1e-8)

@@ -1,6 +1,6 @@
-"""Distributions over actions as pytrees: categorical (with an action mask), diagonal normal, tanh-normal.
+"""Action distributions as pytrees: categorical (with an action mask), diagonal normal, tanh-normal.
 
-The last axis of the parameters is the action's own; every other axis is a batch axis.
+The last axis of the parameters is the action axis; all other axes are batch axes.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)  # quadrature under th
 
 
 def mask_logits(logits: Array, mask: Array) -> Array:
-    """Logits [..., A] under which an action with a false `mask` has probability zero, with finite gradients.
+    """Logits [..., A] that give probability zero to actions whose `mask` is false; their gradients are finite.
 
     >>> Categorical(mask_logits(jnp.zeros(3), jnp.array([True, True, False]))).probs().tolist()
     [0.5, 0.5, 0.0]
@@ -25,7 +25,7 @@ def mask_logits(logits: Array, mask: Array) -> Array:
 
 
 class Categorical(NamedTuple):
-    """Categorical over A actions, `logits` [..., A]; an action is an integer [...]."""
+    """Categorical distribution over A actions with `logits` [..., A]; an action is an integer [...]."""
 
     logits: Array
 
@@ -49,7 +49,7 @@ class Categorical(NamedTuple):
 
 
 class Normal(NamedTuple):
-    """Normal with independent entries, `mean` and `log_std` [..., A]; an action is a vector [..., A]."""
+    """Normal distribution with independent entries, `mean` and `log_std` [..., A]; an action is a vector [..., A]."""
 
     mean: Array
     log_std: Array
@@ -74,7 +74,7 @@ class Normal(NamedTuple):
 
 
 class TanhNormal(NamedTuple):
-    """The tanh of a `Normal`; an action is a vector [..., A] in (-1, 1)."""
+    """Distribution of the tanh of a `Normal` variable; an action is a vector [..., A] in (-1, 1)."""
 
     mean: Array
     log_std: Array
@@ -87,19 +87,19 @@ class TanhNormal(NamedTuple):
         return jnp.tanh(self.mean)
 
     def log_prob(self, action: Array) -> Array:
-        # In floating point the tanh of a large number is 1, of which the inverse is infinite.
+        # In floating point the tanh of a large number is exactly 1, and arctanh(1) is infinite.
         limit = 1 - jnp.finfo(action.dtype).eps
         raw = jnp.arctanh(jnp.clip(action, -limit, limit))
         return Normal(*self).log_prob(raw) - jnp.sum(_log_tanh_slope(raw), axis=-1)
 
     def entropy(self) -> Array:
-        """By Gauss-Hermite quadrature, since there is no closed form."""
+        """Entropy [...] by Gauss-Hermite quadrature, because it has no closed form."""
         raw = self.mean[..., None] + jnp.exp(self.log_std)[..., None] * _NODES.astype(self.mean.dtype)
         slope = _log_tanh_slope(raw) @ (_WEIGHTS / _WEIGHTS.sum()).astype(self.mean.dtype)
         return Normal(*self).entropy() + jnp.sum(slope, axis=-1)
 
     def kl(self, other: "TanhNormal") -> Array:
-        """That of the normals: a bijection leaves it unchanged."""
+        """KL divergence [...] of the two normals: the bijection tanh leaves it unchanged."""
         return Normal(*self).kl(Normal(*other))
 
 

@@ -1,7 +1,8 @@
-"""Objectives to maximise, one value a step; arrays are [..., T] with time last.
+"""Surrogate objectives to maximise, one value per step; arrays are [..., T], time last.
 
-`log_prob` is that of the recorded action under the parameters differentiated, `behaviour` the recorded one; where
-they were collected the two are equal and every ratio is 1. `behaviour` and `advantage` are constants.
+`log_prob` is the log-probability of the recorded action under the parameters that are differentiated. `behaviour` is
+its log-probability when it was collected, so every ratio is 1 at the parameters of collection. `behaviour` and
+`advantage` are constants.
 """
 
 import jax
@@ -11,7 +12,7 @@ from metajax.base import Array
 
 
 def policy_gradient(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
-    """log pi * A (Williams 1992); its second derivative is not that of the expected return."""
+    """log pi * A (Williams 1992). Its second derivative is not that of the expected return."""
     del behaviour
     return log_prob * advantage
 
@@ -19,17 +20,17 @@ def policy_gradient(log_prob: Array, behaviour: Array, advantage: Array) -> Arra
 def lvc(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
     """pi / pi_behaviour * A, the low variance curvature estimator (Rothfuss et al. 2019, arXiv:1810.06784).
 
-    Its second derivative is that of the expected return but for the products of the scores of different steps, so it is
-    exact for episodes of one step and biased, with less variance, for longer ones.
+    Its second derivative is that of the expected return without the products of the scores of different steps. It is
+    exact for episodes of one step. For longer episodes it is biased and has less variance.
     """
     return jnp.exp(log_prob - behaviour) * advantage
 
 
 def likelihood_ratio(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
-    """The likelihood ratio of the whole episode times the advantage of its first step, at that step; else zero.
+    """The likelihood ratio of the whole episode times the advantage of its first step, at this step; zero elsewhere.
 
-    Every derivative is an unbiased estimate of that of the expected discounted return (Tang and Abbeel 2010), of which
-    every action is credited with all, what came before it too. Idle steps must have a ratio of 1.
+    Every derivative is an unbiased estimate of the same derivative of the expected discounted return (Tang and Abbeel
+    2010). Every action is credited with the whole return, including earlier rewards. Idle steps must have a ratio of 1.
     """
     ratio = jnp.exp(jnp.sum(log_prob - behaviour, axis=-1, keepdims=True))
     return jnp.where(jnp.arange(advantage.shape[-1]) == 0, ratio * advantage, 0.0)
@@ -38,8 +39,9 @@ def likelihood_ratio(log_prob: Array, behaviour: Array, advantage: Array) -> Arr
 def loaded_dice(log_prob: Array, behaviour: Array, advantage: Array, lambda_: float = 0.9) -> Array:
     """(exp w - exp v) A with v_t = lambda w_{t-1} and w_t = v_t + log ratio_t (Farquhar et al. 2019, arXiv:1909.10549).
 
-    With lambda 1 every derivative is an unbiased estimate of that of the expected return; less forgets how earlier
-    actions led to a step, down to `lvc` at 0: less variance, and a bias in the second derivative.
+    With lambda 1 every derivative is an unbiased estimate of the same derivative of the expected return. A smaller
+    lambda discounts the influence of earlier actions on a step: it reduces the variance and biases the second
+    derivative. Lambda 0 gives the derivatives of `lvc`.
     """
     ratio = log_prob - behaviour
 
@@ -51,10 +53,10 @@ def loaded_dice(log_prob: Array, behaviour: Array, advantage: Array, lambda_: fl
 
 
 def dice(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
-    """`loaded_dice` that forgets nothing, lambda = 1.
+    """`loaded_dice` with lambda = 1, which does not discount the influence of earlier actions.
 
-    Where the advantage is the reward to go, its sum is that of Foerster et al. 2018 (arXiv:1802.05098), the likelihood
-    ratio up to each step times the reward there, but for a constant.
+    If the advantage is the reward to go, its sum over steps is, up to a constant, the objective of Foerster et al. 2018
+    (arXiv:1802.05098): the likelihood ratio up to each step times the reward of the step.
     """
     ratio = log_prob - behaviour
     return jnp.exp(jnp.cumsum(ratio, axis=-1) - ratio) * jnp.expm1(ratio) * advantage

@@ -1,4 +1,4 @@
-"""Returns and advantages of one row of T steps; unbatched, [T] -> [T]."""
+"""Returns and advantages of one row of T steps; the functions are unbatched, [T] -> [T]."""
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,13 @@ def gae(
     discount: float,
     lambda_: float,
 ) -> Array:
-    """Generalised advantage estimate of every step, all arrays [T] (Schulman et al. 2016, arXiv:1506.02438).
+    """Generalised advantage estimates [T] of one row of steps (Schulman et al. 2016, arXiv:1506.02438).
 
     delta_t = r_t + discount * (1 - terminated_t) * next_value_t - value_t
     A_t = delta_t + discount * lambda_ * (1 - terminated_t) * (1 - truncated_t) * A_{t+1}
 
-    `next_value` is the estimate of the state each step led to, so a truncated step bootstraps and a terminated one does
-    not. Adding `value` gives the lambda-return.
+    `next_value` is the value estimate of the state that each step led to: a truncated step bootstraps from it, a
+    terminated step does not. The advantage plus `value` is the lambda-return.
 
     >>> no = jnp.zeros(2, bool)
     >>> gae(jnp.ones(2), jnp.zeros(2), jnp.array([0.0, 10.0]), no, ~no, 1.0, 1.0).tolist()
@@ -53,10 +53,10 @@ def gae(
 
 
 def trial_advantages(reward: Array, value: Array, valid: Array, discount: float, lambda_: float) -> Array:
-    """Generalised advantage estimates of the steps [L] of one trial: values bootstrap through the ends of episodes.
+    """Generalised advantage estimates [L] of one trial (all episodes in one task), bootstrapped across episode ends.
 
-    Idle steps are passed over: the step after an episode's last is the first of the next episode. The trial's end is
-    an end.
+    Idle steps are skipped: an episode's last step is followed by the first step of the next episode. The value after
+    the trial's last step is zero.
 
     >>> trial_advantages(jnp.ones(3), jnp.zeros(3), jnp.array([True, False, True]), 0.5, 1.0).tolist()
     [1.5, 1.5, 1.0]

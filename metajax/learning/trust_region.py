@@ -1,4 +1,4 @@
-"""Parts of natural-gradient methods, all of them loops on the device."""
+"""Parts of natural-gradient methods: conjugate gradient, natural step and line search, as loops on the device."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from metajax.base import Array, PyTree
 
 
 class Solution(NamedTuple):
-    """An approximate solution `x` [P] of a linear system, and what is missing: `residual` = target - product(x)."""
+    """An approximate solution `x` [P] of a linear system, and its `residual` [P] = target - product(x)."""
 
     x: Array
     residual: Array
 
 
 def conjugate_gradient(product: Callable[[Array], Array], target: Array, *, num_steps: int = 10) -> Solution:
-    """Solves `product(x) = target` [P] approximately for a positive definite linear map, from x = 0.
+    """Approximate solution of `product(x) = target` [P] for a positive definite linear map, starting from x = 0.
 
-    Stops early once the squared residual is below 1e-10 of the target's.
+    Stops early when the squared norm of the residual is at most 1e-10 times the target's.
 
     >>> conjugate_gradient(lambda x: jnp.array([1.0, 2.0]) * x, jnp.array([3.0, 4.0])).x.round(4).tolist()
     [3.0, 2.0]
@@ -49,7 +49,7 @@ def conjugate_gradient(product: Callable[[Array], Array], target: Array, *, num_
 def natural_step(product: Callable[[Array], Array], gradient: Array, *, max_kl: float, num_steps: int = 10) -> Array:
     """The step s = sqrt(2 max_kl / x'Fx) x with F x = gradient (Schulman et al. 2015, arXiv:1502.05477).
 
-    F is given as `product`. A zero gradient gives a zero step.
+    `product(v)` returns F v. A zero gradient gives a zero step.
     """
     x, residual = conjugate_gradient(product, gradient, num_steps=num_steps)
     curvature = x @ (gradient - residual)
@@ -57,7 +57,7 @@ def natural_step(product: Callable[[Array], Array], gradient: Array, *, max_kl: 
 
 
 class LineSearch(NamedTuple):
-    """Where a line search ended: the fraction of the full step (0 if none was accepted) and what was measured last."""
+    """Result of a line search: the accepted fraction of the full step (0 if none), and the last measurement."""
 
     fraction: Array
     measured: PyTree
@@ -68,7 +68,7 @@ class LineSearch(NamedTuple):
 def line_search(
     measure: Callable[[Array], PyTree], accept: Callable[[PyTree], Array], *, shrink: float = 0.5, max_tries: int = 15
 ) -> LineSearch:
-    """The first of 1, shrink, shrink^2, … whose `measure(fraction)` is accepted, in a loop on the device.
+    """The first fraction among 1, shrink, shrink^2, … for which `accept(measure(fraction))` is true.
 
     >>> line_search(lambda t: (t - 0.2) ** 2, lambda loss: loss < 0.04).fraction.item()
     0.25

@@ -1,4 +1,4 @@
-"""How long compiled parts take, what they compute and hold, and how fast a machine multiplies and copies."""
+"""Run time, matrix-product FLOPs and memory of compiled functions, and the speed of products and copies here."""
 
 import re
 import statistics
@@ -26,10 +26,10 @@ class OutOfMemory(Exception):
 
 
 class CompiledFunction(NamedTuple):
-    """A compiled function with its arguments.
+    """A compiled function, which `run()` calls with its arguments.
 
-    `flops` are those of its matrix products, see `product_flops`, on all devices; `memory` is what it takes of one, or
-    of a CPU, in bytes, by the compiler's figures.
+    `flops` counts the matrix products on all devices, see `product_flops`. `memory` is the compiler's estimate, in
+    bytes, for one accelerator or for all devices of a CPU.
     """
 
     run: Callable[[], PyTree]
@@ -39,13 +39,15 @@ class CompiledFunction(NamedTuple):
 
 
 class Spread(NamedTuple):
+    """Median, least and greatest of some values."""
+
     median: float
     least: float
     greatest: float
 
 
 class Kernels(NamedTuple):
-    """What ran on the device under one name; `share` is of the time of all of them."""
+    """All operations of one name that ran on the device; `share` is their fraction of the time of all operations."""
 
     name: str
     share: float
@@ -55,16 +57,16 @@ class Kernels(NamedTuple):
 def compile_function(
     function: Callable, *arguments: PyTree, while_trips: Sequence[int] = (), num_devices: int = 1
 ) -> CompiledFunction:
-    """`function(*arguments)` compiled, to be run again and again; raises OutOfMemory if it does not fit.
+    """`function(*arguments)`, compiled for repeated runs. Raises OutOfMemory if it does not fit into memory.
 
-    `num_devices` are those that it runs on, each a share of it.
+    `num_devices` is the number of devices that share the function.
     """
     start = time.perf_counter()
     traced = jax.jit(function).trace(*arguments)
     with understood():
         compiled = traced.lower().compile()
     seconds, memory = time.perf_counter() - start, peak_memory(compiled, num_devices)
-    # What it is given is there already.
+    # The arguments are in memory already.
     given = hardware.in_one_memory(num_devices) * compiled.memory_analysis().argument_size_in_bytes
     if memory - given > hardware.free_memory():
         raise OutOfMemory(f"{memory / 2**20:,.0f} MiB")
@@ -78,7 +80,7 @@ def compile_function(
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Raises OutOfMemory in place of what JAX says when memory is out."""
+    """Raises OutOfMemory instead of JAX's out-of-memory error."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -88,9 +90,9 @@ def understood() -> Iterator[None]:
 
 
 def alternate(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round, after one that does not count: all take turns.
+    """Seconds of every run in each of `repeats` rounds, after one warm-up round.
 
-    A change in the machine's speed so meets all of them alike.
+    The runs take turns, so that a change in the speed of the machine affects all of them alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
@@ -102,12 +104,12 @@ def alternate(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 
 def kernels(run: Callable[[], Any]) -> list[Kernels]:
-    """What the device's time goes to in a run, by JAX's profiler, the costliest first.
+    """The device time of a run by operation, according to JAX's profiler, the most expensive operation first.
 
-    Names are the compiler's, or the library's where a product is one's, without the numbers at their ends. Loops and
-    calls, which hold others, do not count.
+    Names are the compiler's, or the library's for products that a library computes, without trailing numbers. Loops and
+    calls do not count, because they contain other operations.
 
-    >>> product = compile_part(lambda x: x @ x, jnp.ones((512, 512)))
+    >>> product = compile_function(lambda x: x @ x, jnp.ones((512, 512)))
     >>> round(sum(one.share for one in kernels(product.run)), 6)
     1.0
     """
@@ -131,11 +133,11 @@ _HOLDING = re.compile(r"(while|call|conditional)([._]\d+)*$|end: ")
 
 
 def _device_events(planes: Iterator[Any]) -> Iterator[tuple[str, float]]:
-    """Names and durations in ns: of an accelerator's streams, or of the compiled operations that a CPU ran."""
+    """Names and durations (ns) of the events in an accelerator's streams, or of the compiled operations of a CPU."""
     for plane in planes:
         is_device = plane.name.startswith("/device:")
         for line in plane.lines:
-            if is_device and not line.name.startswith(("Stream", "XLA Ops")):  # of a GPU, of a TPU
+            if is_device and not line.name.startswith(("Stream", "XLA Ops")):  # on a GPU, on a TPU
                 continue
             for event in line.events:
                 if not _HOLDING.match(event.name) and (is_device or any(key == "hlo_op" for key, _ in event.stats)):
@@ -143,7 +145,7 @@ def _device_events(planes: Iterator[Any]) -> Iterator[tuple[str, float]]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The median of some values, the least and the greatest.
+    """The median, the least and the greatest of some values.
 
     >>> spread([3.0, 1.0, 2.0])
     Spread(median=2.0, least=1.0, greatest=3.0)
@@ -152,7 +154,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], of: Sequence[str], over: Sequence[str]) -> Spread:
-    """The time of the parts `of` together over that of the parts `over`, round by round."""
+    """The total time of the parts `of` divided by the total time of the parts `over`, per round."""
     tops, bottoms = ([sum(one) for one in zip(*(seconds[name] for name in names), strict=True)] for names in (of, over))
     return spread([top / bottom for top, bottom in zip(tops, bottoms, strict=True)])
 
@@ -160,10 +162,10 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: Sequence[str], over: Seque
 def product_flops(jaxpr: ClosedJaxpr, while_trips: Sequence[int] = ()) -> int:
     """Floating-point operations of all matrix products of a traced function, 2 m n k each.
 
-    A `scan` counts as often as it is long, the costlier branch of a `cond` as the one taken. Nothing tells how often a
-    `while_loop` runs: `while_trips` says it of the outermost ones, in order; the others count once. Unlike the
-    compiler's `cost_analysis`, which counts a loop's body once, this is a property of what was written, not of what
-    the compiler makes of it; whatever is no matrix product is left out.
+    The body of a `scan` counts once per iteration, and a `cond` counts as its most expensive branch. The number of
+    iterations of a `while_loop` is not known: `while_trips` gives it for the outermost loops, in order, and the other
+    loops count as one iteration. The result depends on the traced function only, not on the compiler; the compiler's
+    `cost_analysis` counts the body of a loop once. Operations other than matrix products are not counted.
 
     >>> def loop(x):
     ...     return jax.lax.scan(lambda x, _: (x @ x, None), x, length=10)[0]
@@ -196,18 +198,18 @@ def _subprograms(parameters: Mapping[str, Any]) -> list[Jaxpr]:
 
 
 def compile_products(batch: int, rows: int, width: int, dtype: Any = jnp.float32) -> CompiledFunction:
-    """`batch` products of [rows, width] with [width, width]."""
+    """`batch` matrix products of [rows, width] with [width, width]."""
     left, right = jnp.ones((batch, rows, width), dtype), jnp.ones((batch, width, width), dtype)
     return compile_function(lambda a, b: a @ b, left, right)
 
 
 def compile_large_product(dtype: Any = jnp.float32) -> CompiledFunction:
-    """One product of square matrices, as large as takes a fraction of a second here."""
+    """One product of square matrices that takes a fraction of a second on this platform."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
     return compile_products(1, size, size, dtype)
 
 
 def compile_copy() -> tuple[CompiledFunction, int]:
-    """Reading and writing much more than a cache holds, and how many bytes that is."""
+    """A function that reads and writes far more than a cache holds, and the number of bytes that it moves."""
     size = 2**24 if jax.default_backend() == "cpu" else 2**28
     return compile_function(lambda x: x + 1.0, jnp.ones(size)), 2 * 4 * size

@@ -1,4 +1,8 @@
-"""Networks: Flax modules behind `Network(init, memory, apply)`."""
+"""Networks: policies made of Flax modules, as bundles of pure functions `Network(init, memory, apply, …)`.
+
+`mlp` is feed-forward. `memory_policy` contains one of the memories in `MEMORIES`; the docstring of the module
+`memories` describes the interface that all memories share.
+"""
 
 from metajax.networks.feed_forward import mlp
 from metajax.networks.heads import check_fits

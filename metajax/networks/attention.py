@@ -1,7 +1,7 @@
-"""Attention memories: the whole sequence at once when it is known, a constant cost a step when acting.
+"""Attention memories: a recorded sequence is processed at once, and acting has a constant cost per step.
 
-`initial`, `step` and `unroll` are those of the memories in `recurrent.py`. Of `dtype` are the projections, and what
-attention caches and multiplies; the state of linear attention is in the default precision.
+They implement the interface that `memories.py` describes. `dtype` is the precision of the projections and of what
+attention caches and multiplies; the state of linear attention keeps the default precision.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ _CHUNK = 32  # steps of linear attention computed at once
 
 
 class Cache(NamedTuple):
-    """Keys and values [C, H, D] in a ring, the number of steps so far, and the step at which the segment began."""
+    """Keys and values [C, H, D] in a ring buffer, the number of steps so far, and the step of the last reset."""
 
     key: Array
     value: Array
@@ -25,9 +25,9 @@ class Cache(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Causal attention over the last `context` steps of a segment, with rotary positions (Su et al. 2021, 2104.09864).
+    """Causal attention over the last `context` steps since a reset, with rotary positions.
 
-    A step that is not valid is not seen and takes up no position.
+    Steps that are not valid are not attended to and do not advance the position (Su et al. 2021, arXiv:2104.09864).
     """
 
     width: int
@@ -77,7 +77,10 @@ class Attention(nn.Module):
 
 
 def rotate(x: Array, time: Array) -> Array:
-    """Pairs of entries of x [T, H, D] turned by angles proportional to `time` [T], so products see differences only."""
+    """x [T, H, D] with pairs of entries rotated by angles proportional to `time` [T] (rotary positions).
+
+    The product of a rotated query and a rotated key depends only on the difference of their times.
+    """
     half = x.shape[-1] // 2
     angle = time[:, None, None] * 10_000.0 ** (-jnp.arange(half) / half)
     cos, sin, first, second = jnp.cos(angle), jnp.sin(angle), x[..., :half], x[..., half:]
@@ -85,22 +88,22 @@ def rotate(x: Array, time: Array) -> Array:
 
 
 def _held(state: Cache, context: int) -> Array:
-    """The step that each slot of the ring holds, [C]; -1 where it is empty."""
+    """The step that is stored in each slot [C] of the ring buffer; -1 for an empty slot."""
     slots = jnp.arange(context)
     held = state.time - 1 - (state.time - 1 - slots) % context
     return jnp.where(held >= 0, held, -1)
 
 
 def _attend(query: Array, key: Array, value: Array, seen: Array) -> Array:
-    """Attention of queries [T, H, D] over keys [S, H, D], where `seen` [T, S] holds; [T, W]."""
+    """Attention [T, W] of queries [T, H, D] over keys and values [S, H, D] where `seen` [T, S] is true."""
     out = jax.nn.dot_product_attention(query[None], key[None], value[None], mask=seen[None, None])
     return out[0].reshape(query.shape[0], -1)
 
 
 class LinearAttention(nn.Module):
-    """Gated linear attention (Yang et al. 2023, arXiv:2312.06635), with one gate a head, in chunks of steps.
+    """Gated linear attention (Yang et al. 2023, arXiv:2312.06635) with one gate per head, computed in chunks of steps.
 
-    S_t = a_t S_{t-1} + k_t v_t', y_t = S_t' q_t; the heads' results are normalised.
+    S_t = a_t S_{t-1} + k_t v_t', y_t = S_t' q_t; the outputs of the heads are normalised.
     """
 
     width: int
@@ -138,7 +141,7 @@ class LinearAttention(nn.Module):
         return state, self._show(out.reshape(-1, *out.shape[2:])[:num_steps])
 
     def _project(self, x: Array) -> tuple[Array, Array, Array, Array]:
-        """Queries, keys and values [..., H, D], and the log of the gates [..., H]."""
+        """Queries, keys and values [..., H, D], and the logarithms of the gates [..., H]."""
         parts = self.project(x).astype(float).reshape(*x.shape[:-1], 3 * self.heads, -1)
         query, key, value = jnp.split(parts, 3, axis=-2)
         return query, key * key.shape[-1] ** -0.5, value, nn.log_sigmoid(self.gate(x))
@@ -148,7 +151,7 @@ class LinearAttention(nn.Module):
 
 
 def _chunk(state: Array, inputs: tuple) -> tuple[Array, Array]:
-    """A chunk of C steps of gated linear attention: the state [H, D, D] after it, and results [C, H, D]."""
+    """One chunk of C steps of gated linear attention: the state [H, D, D] after it, and the outputs [C, H, D]."""
     query, key, value, log_decay, reset, valid = inputs
     total = jnp.cumsum(jnp.where(valid[:, None], log_decay, 0.0), axis=0)  # [C, H]
     segment = jnp.cumsum(reset & valid)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import check_count, check_flag
-from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, observation_reader
 from metajax.networks.layers import check_layers, hidden_layers
 from metajax.rollouts import first_percept
 
@@ -57,20 +57,21 @@ def mlp(
     context_size: int = 0,
     compute_dtype: str | None = None,
 ) -> Network:
-    """A feed-forward policy for `env` that sees the observation alone.
+    """A feed-forward policy for `env` whose only input is the observation.
 
     Args:
-        env: gives the action space, and the observation's shape.
+        env: environment; it gives the action space and the shape of observations.
         hidden: widths of the hidden layers.
-        activation: tanh, relu, gelu or silu.
-        skip: add to what a hidden layer makes what it was given, but for the first.
-        norm: what the activations are given is normalised by: none, layer or rms.
-        head: what a box of actions gets: normal or tanh-normal; actions are in units of [-1, 1] if the box is bounded.
-        init_std: the initial standard deviation of a continuous action.
-        value: also estimate the value of a state, with a trunk of its own.
-        context_size: further inputs that are parameters, `context`, zero at first: what CAVIA adapts.
-        compute_dtype: of the hidden layers' products, float32 or bfloat16; None: the parameters' own. Parameters, the
-            head, losses and the optimiser stay as they are.
+        activation: activation of the hidden layers: tanh, relu, gelu or silu.
+        skip: add a residual connection around every hidden layer but the first.
+        norm: normalisation before each activation: none, layer (LayerNorm) or rms (RMSNorm).
+        head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, [-1, 1] is
+            mapped to its bounds.
+        init_std: initial standard deviation of a continuous action.
+        value: add a value estimate, which has hidden layers of the same widths but separate parameters.
+        context_size: number of extra inputs that are parameters (`context`, initially zero); CAVIA adapts them.
+        compute_dtype: precision of the matrix products in hidden layers: float32 or bfloat16; None: that of the
+            parameters. Parameters, the head, losses and the optimiser keep their precision.
 
     >>> from metajax.tasks import point
     >>> params = mlp(point().env, hidden=(32,)).init(jax.random.key(0))
@@ -83,7 +84,7 @@ def mlp(
     check_head(env, head, init_std)
     space = env.action_space(env.default_params)
     layers, dtype = (tuple(hidden), activation, skip, norm), compute_dtype_of(compute_dtype)
-    module = _MLP(space, *layers, head, init_std, value, context_size, dtype, masking(env), reading(env))
+    module = _MLP(space, *layers, head, init_std, value, context_size, dtype, masking(env), observation_reader(env))
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:

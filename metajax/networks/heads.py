@@ -1,4 +1,4 @@
-"""What every network shares: the observation in, the decision out, and the check that it fits an environment."""
+"""Parts of every network: the flat observation, the policy head, and the check that a network fits its environment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +18,16 @@ COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def flat_obs(obs: PyTree) -> Array:
-    """All entries of one observation in one vector [D]."""
+    """All entries of one observation as one vector [D]."""
     return jnp.concatenate([jnp.ravel(leaf).astype(float) for leaf in jax.tree.leaves(obs)])
 
 
 class Head(nn.Module):
-    """Features [D] to the distribution over an environment's actions.
+    """Policy head: an action distribution from features [D].
 
-    A discrete space gets a categorical, over the actions of the `mask` [A] if there is one, a box a `head` distribution
-    whose log_std is one parameter an action entry. Features of a lower precision are read in the default one.
+    A discrete action space has a `Categorical`, which excludes the actions whose `mask` [A] is false. A box has the
+    distribution named `head`, with one log_std parameter per entry of the action. Features are converted to the default
+    precision.
     """
 
     space: PyTree
@@ -45,7 +46,7 @@ class Head(nn.Module):
 
 
 def compute_dtype_of(compute_dtype: str | None) -> Any:
-    """The type of a name, None for the parameters' own; raises ConfigError for another name."""
+    """The dtype named `compute_dtype`, or None for the parameters' dtype. Raises ConfigError for an unknown name."""
     if compute_dtype is None:
         return None
     check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
@@ -53,17 +54,17 @@ def compute_dtype_of(compute_dtype: str | None) -> Any:
 
 
 def masking(env: Environment) -> Callable[[PyTree], Array | None]:
-    """`mask(obs)`: the actions [A] that `env` allows, if it has an `action_mask` that says so."""
+    """The function `mask(obs) -> allowed actions [A]`: the `action_mask` of `env`; without one it returns None."""
     return getattr(env, "action_mask", lambda obs: None)
 
 
-def reading(env: Environment) -> Callable[[PyTree], PyTree]:
-    """`read(obs)`: what a network reads of an observation of `env`, its `features` if it has any."""
+def observation_reader(env: Environment) -> Callable[[PyTree], PyTree]:
+    """The function `read(obs) -> input of the network`: the `features` of `env`; without these it returns `obs`."""
     return getattr(env, "features", lambda obs: obs)
 
 
 def check_head(env: Environment, head: str, init_std: float) -> None:
-    """Raises ConfigError unless `env`'s actions are a discrete set or a box of one axis, and the options are known."""
+    """Raises ConfigError unless the action space is discrete or a box of one axis, and the options are valid."""
     space = env.action_space(env.default_params)
     check_choice("head", head, HEADS)
     check_number("init_std", init_std, above=0)
@@ -72,7 +73,7 @@ def check_head(env: Environment, head: str, init_std: float) -> None:
 
 
 def check_fits(env: Environment, network: Network) -> None:
-    """Raises ConfigError, naming both, unless `network` reads the observations and chooses the actions of `env`."""
+    """Raises ConfigError unless `network` accepts the observations of `env` and its head fits the action space."""
     space = env.action_space(env.default_params)
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
     observed = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(percept.obs)}

@@ -1,4 +1,4 @@
-"""The hidden layers of a network, one after the other: linear, normalised, activated, and added to what came in."""
+"""Hidden layers: a linear map, a normalisation, an activation and, as an option, a residual connection."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,12 +21,11 @@ _xavier = nn.initializers.xavier_uniform()
 def hidden_layers(
     features: Array, hidden: Sequence[int], activation: str, skip: bool, norm: str, name: str, dtype: Any = None
 ) -> Array:
-    """Features [..., W] after layers of widths `hidden`, called within a module, which holds `{name}_0` and so on.
+    """Features [..., W] after layers of widths `hidden`.
 
-    Their products are computed in `dtype`, None for that of the parameters.
-
-    With `skip` a layer but the first adds what it was given, without its last features or with zeros after them where
-    the widths differ.
+    It must be called inside a compact Flax module, which then owns the layers `{name}_0`, `{name}_1` and so on. Matrix
+    products are computed in `dtype`; None is the parameters' dtype. With `skip`, every layer but the first adds its
+    input to its output; if the widths differ, the input is cut off or padded with zeros.
     """
     for layer, width in enumerate(hidden):
         out = nn.Dense(width, dtype=dtype, kernel_init=_xavier, name=f"{name}_{layer}")(features)
@@ -36,7 +35,7 @@ def hidden_layers(
 
 
 def resized(features: Array, width: int) -> Array:
-    """The first `width` of features [..., D], zeros after them where there are fewer.
+    """The first `width` of features [..., D], padded with zeros if there are fewer.
 
     >>> resized(jnp.array([1.0, 2.0]), 3).tolist(), resized(jnp.array([1.0, 2.0]), 1).tolist()
     ([1.0, 2.0, 0.0], [1.0])
@@ -46,7 +45,7 @@ def resized(features: Array, width: int) -> Array:
 
 
 def check_layers(hidden: Sequence[int], activation: str, skip: bool, norm: str) -> None:
-    """Raises ConfigError unless these describe hidden layers."""
+    """Raises ConfigError unless the options describe hidden layers."""
     if not isinstance(hidden, Sequence) or isinstance(hidden, str):
         raise ConfigError(f"hidden={hidden!r} must be a sequence of widths, such as (64, 64)")
     for width in hidden:

@@ -1,4 +1,19 @@
-"""Policies that remember: any memory, by name, between the percept and the decision."""
+"""Policies with a memory, and the interface that all memories share.
+
+A memory is a Flax module from features [D] to features [W] that carries a state, a pytree, from step to step. The
+modules of `recurrent.py`, `state_space.py` and `attention.py`, and `Block` around them, have three methods:
+
+    initial() -> state                               the state before the first step
+    step(state, x, reset) -> state, out              one step: x [D], reset a bool, out [W]
+    unroll(state, x, reset, valid) -> state, out     T steps: x [T, D], reset and valid bools [T], out [T, W]
+
+Where `reset` is true, the step starts from the initial state. `unroll` returns the results of T calls of `step`, but
+computes them in parallel over time as far as the memory allows. A step that is not `valid` leaves the state unchanged.
+For `unroll`, a state of None is the initial state. A module's option `dtype` is the precision of its matrix products;
+None is the parameters' dtype. States that accumulate keep the default precision.
+
+To add a memory, write such a module and add its constructor to `MEMORIES`.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,7 +26,7 @@ import jax.numpy as jnp
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks.attention import Attention, LinearAttention
-from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, reading
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, observation_reader
 from metajax.networks.layers import check_layers, hidden_layers
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
@@ -22,7 +37,7 @@ RESETS = ("trial", "episode", "step")
 
 
 class Block(nn.Module):
-    """A memory in a residual block: x + memory(norm x), then x + MLP(norm x); `gated` as in GTrXL."""
+    """A residual block around a memory: x + memory(norm x), then x + MLP(norm x). `gated`: gates replace the sums."""
 
     memory: nn.Module
     width: int
@@ -53,7 +68,7 @@ class Block(nn.Module):
 
 
 class Gate(nn.Module):
-    """The gate in place of a residual sum, of the form of a GRU (Parisotto et al. 2019, arXiv:1910.06764)."""
+    """A gate like a GRU's, which replaces a residual sum in GTrXL (Parisotto et al. 2019, arXiv:1910.06764)."""
 
     width: int
     dtype: Any = None
@@ -63,7 +78,7 @@ class Gate(nn.Module):
         dense = partial(nn.Dense, use_bias=False, dtype=self.dtype)
         y_reset, y_change, y_new = jnp.split(dense(3 * self.width)(y), 3, axis=-1)
         x_reset, x_change = jnp.split(dense(2 * self.width)(x), 2, axis=-1)
-        change = nn.sigmoid(y_change + x_change - 2.0)  # at first nearly the identity
+        change = nn.sigmoid(y_change + x_change - 2.0)  # the gate begins close to the identity
         new = nn.tanh(y_new + dense(self.width)(nn.sigmoid(y_reset + x_reset) * x))
         return (1 - change) * x + change * new
 
@@ -89,7 +104,8 @@ def _block(memory: Callable[..., nn.Module], *needed: str, gated: bool = False) 
     return make
 
 
-# Each makes a layer from its width; the blocks read an embedding of the percept, the cells the percept itself.
+# Constructors of memories by name, called with the width. Blocks get a linear embedding of the percept's features as
+# their input; the GRU and the LSTM get the features themselves.
 MEMORIES: dict[str, Callable[..., nn.Module]] = {
     "gru": lambda width, dtype=None, **sizes: GRU(width, dtype),
     "lstm": lambda width, dtype=None, **sizes: LSTM(width, dtype),
@@ -118,7 +134,7 @@ class _Policy(nn.Module):
         if self.blocks:
             self.embed, self.norm = nn.Dense(self.width, dtype=self.dtype), nn.LayerNorm()
         self.policy = Head(self.space, self.head, self.init_std)
-        self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # at first the rewards alone speak
+        self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # rewards alone determine early advantages
 
     def step(self, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         run = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
@@ -133,7 +149,7 @@ class _Policy(nn.Module):
         return self._decide(run, jax.vmap(self.features)(percepts), percepts)
 
     def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
-        reset, after, x = forgets(self.memory_reset, percept), [], self.encoder(x)
+        reset, after, x = is_reset(self.memory_reset, percept), [], self.encoder(x)
         x = self.embed(x).astype(float) if self.blocks else x
         for layer in run:
             state, x = layer(x, reset)
@@ -142,9 +158,12 @@ class _Policy(nn.Module):
         return tuple(after), Decision(self.policy(x, self.mask(percept.obs)), self.value(x)[..., 0])
 
 
-def shown_of(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
-    """`features(percept)`: what is shown of one percept, in one vector [D]; time is in hundreds of steps."""
-    space, read = env.action_space(env.default_params), reading(env)
+def percept_features(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
+    """The function `features(percept)` that returns the observation and the parts in `show` as one vector [D].
+
+    Time is in hundreds of steps.
+    """
+    space, read = env.action_space(env.default_params), observation_reader(env)
 
     def features(percept: Percept) -> Array:
         action = percept.action if is_continuous(space) else jax.nn.one_hot(percept.action, space.n)
@@ -159,15 +178,15 @@ def shown_of(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array
     return features
 
 
-def forgets(memory_reset: str, percept: Percept) -> Array:
-    """Whether the memory begins anew at a percept, or at each of a sequence [T]."""
+def is_reset(memory_reset: str, percept: Percept) -> Array:
+    """Whether the memory is reset at a percept: a bool, or bools [T] for a sequence of percepts."""
     if memory_reset == "episode":
         return percept.start
     return jnp.full_like(percept.start, memory_reset == "step")
 
 
 def check_shown(show: Sequence[str]) -> None:
-    """Raises ConfigError unless these are parts of a percept."""
+    """Raises ConfigError unless `show` is a sequence of names of percept parts."""
     if not isinstance(show, Sequence) or isinstance(show, str):
         raise ConfigError(f"show={show!r} must be a sequence of names, such as ('action', 'reward')")
     for name in show:
@@ -175,7 +194,11 @@ def check_shown(show: Sequence[str]) -> None:
 
 
 def _check_width(memory: str, width: int, heads: int) -> None:
-    """A block's MLP is half as wide, S5 has a complex state for two features, attention turns pairs in a head."""
+    """Raises ConfigError unless `width` is a multiple of what the memory needs.
+
+    The MLP of a block has half the width, S5 has one complex state per two features, and attention rotates pairs of
+    features in each head.
+    """
     units = {"rg-lru": 2, "s5": 2, "linear-attention": 2 * heads, "transformer": 2 * heads, "gtrxl": 2 * heads}
     unit = units.get(memory, 1)
     if width % unit:
@@ -200,27 +223,28 @@ def memory_policy(
     init_std: float = 1.0,
     compute_dtype: str | None = None,
 ) -> Network:
-    """A policy and value for `env` that remember the trial.
+    """A recurrent policy with a value head for `env`: its memory carries experience across the episodes of a trial.
 
     Args:
-        env: gives the action space, and the observation's shape.
-        memory: gru, lstm, rg-lru, s5, linear-attention, transformer or gtrxl, at the same `width` each with 1 to 1.8
-            times the GRU's parameters (gtrxl with 12 width² more a layer, for its gates).
-        width: features of a layer.
-        layers: layers of memory, one upon the other.
+        env: environment; it gives the action space and the shape of observations.
+        memory: memory module: gru, lstm, rg-lru, s5, linear-attention, transformer or gtrxl. At the same width each has
+            1 to 1.8 times the parameters of gru (gtrxl has another 12 width² per layer for its gates).
+        width: number of features of each memory layer.
+        layers: number of stacked memory layers.
         hidden: widths of hidden layers before the memory.
-        activation: theirs: tanh, relu, gelu or silu.
-        skip: add to what such a layer makes what it was given, but for the first.
-        norm: what their activations are given is normalised by: none, layer or rms.
-        heads: of either kind of attention; they divide the width.
-        context: steps that a transformer reaches back; it needs those of a whole trial.
-        show: what a percept shows beside the observation, of action, reward (the previous ones), start (of an episode)
-            and time (in it).
-        memory_reset: what the memory begins anew with: trial, episode or step, the last being no memory at all.
-        head: what a box of actions gets: normal or tanh-normal.
-        init_std: the initial standard deviation of a continuous action.
-        compute_dtype: of the layers' products, float32 or bfloat16; None: the parameters' own. Parameters, states that
-            accumulate, the head, losses and the optimiser stay as they are.
+        activation: activation of these hidden layers: tanh, relu, gelu or silu.
+        skip: add a residual connection around every one of these hidden layers but the first.
+        norm: normalisation before each of their activations: none, layer (LayerNorm) or rms (RMSNorm).
+        heads: number of attention heads; the width must be a multiple of twice this number.
+        context: number of steps that transformer and gtrxl attend to; use at least the steps of a whole trial.
+        show: inputs besides the observation, any of action and reward (of the previous step), start (first step of an
+            episode) and time (step in the episode).
+        memory_reset: when the memory is reset: at every trial, episode or step (step: the policy has no memory).
+        head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, [-1, 1] is
+            mapped to its bounds.
+        init_std: initial standard deviation of a continuous action.
+        compute_dtype: precision of the layers' matrix products: float32 or bfloat16; None: that of the parameters.
+            Parameters, states that accumulate, the head, losses and the optimiser keep their precision.
 
     >>> from metajax.tasks import bandit
     >>> memory_policy(bandit().env, memory="lstm", width=16).memory()[0][0].shape
@@ -238,7 +262,7 @@ def memory_policy(
     _check_width(memory, width, heads)
     dtype, space = compute_dtype_of(compute_dtype), env.action_space(env.default_params)
     stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
-    encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), shown_of(env, show)
+    encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), percept_features(env, show)
     module = _Policy(space, encoder, stack, width, features, memory_reset, head, init_std, dtype, masking(env))
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 

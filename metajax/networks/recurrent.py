@@ -1,9 +1,6 @@
-"""Gated recurrent memories: Flax's cells, of which whole sequences keep as much as they can out of the loop over time.
+"""Gated recurrent memories: Flax's GRU and LSTM cells, with an `unroll` that keeps its loop over time small.
 
-A memory is a layer from features [D] to features [W] that remembers. `initial()` is its state before anything;
-`step(state, x, reset)` is one step, the state forgotten first where `reset` holds; `unroll(state, x, reset, valid)` is
-a whole sequence [T], with `step`'s results: a step that is not `valid` leaves the state as it is. A state of None is
-the initial one. `dtype` is that of the products, None the parameters' own; states stay in the default precision.
+They implement the interface that `memories.py` describes.
 """
 
 from collections.abc import Callable
@@ -17,8 +14,8 @@ import jax.numpy as jnp
 from metajax.base import Array, PyTree
 from metajax.learning.linalg import orthogonal
 
-# (state, inputs, hidden) -> state, by unit: `inputs` and `hidden` are what every gate is given, of the input and of the
-# state's last leaf, which is the output.
+# (state, inputs, hidden) -> state, elementwise over units. For every gate, `inputs` has the contribution of the input
+# to its pre-activation and `hidden` the contribution of the previous output, which is the last leaf of the state.
 Cell = Callable[[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]
 
 
@@ -56,7 +53,7 @@ def _gru(state: tuple, inputs: tuple, hidden: tuple) -> tuple[Array]:
 
 
 class LSTM(nn.Module):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997); its state is the cell and the output."""
+    """Long short-term memory (Hochreiter and Schmidhuber 1997). The state is (cell, output)."""
 
     width: int
     dtype: Any = None
@@ -95,12 +92,12 @@ def unroll_cell(
     reset: Array,
     valid: Array,
 ) -> tuple[tuple[Array, ...], Array]:
-    """The state of a cell of G gates after, and its outputs [T, W] at, every step of `inputs` [T, W] of each gate.
+    """The final state of a cell with G gates, and its outputs [T, W], for `inputs` [T, W] of each gate.
 
-    What the gates are given of the output is its product with `kernel` [W, G W] and `bias` [G W]. Only what depends on
-    the step before is in a loop, forwards and backwards: derivatives of the gates, and products for the kernel's
-    gradient, are computed for all steps at once from the states, which are all that the loop forwards keeps. Second
-    derivatives go through that loop.
+    The previous output contributes output @ `kernel` [W, G W] + `bias` [G W] to the gates. The loops over time,
+    forwards and backwards, contain only what depends on the previous step. The derivatives of the gates and the
+    products for the kernel's gradient are computed for all steps at once from the states, which are all that the
+    forward loop stores. Second derivatives differentiate through that loop.
     """
     return _loop(cell, kernel, bias, state, inputs, reset, valid)[0]
 
@@ -128,7 +125,7 @@ def _tangents(cell: Cell, primals: tuple, tangents: tuple) -> tuple:
 def _loop(
     cell: Cell, kernel: Array, bias: Array, state: tuple, inputs: tuple, reset: Array, valid: Array
 ) -> tuple[tuple[tuple, Array], tuple]:
-    """The result of `unroll_cell`, and the states [T, W] before the steps."""
+    """The result of `unroll_cell`, and the states [T, W] before every step."""
 
     def step(state: tuple, xs: tuple) -> tuple[tuple, tuple]:
         inputs, reset, valid = xs
@@ -141,12 +138,12 @@ def _loop(
 
 
 def _gates(kernel: Array, bias: Array, state: tuple) -> tuple[Array, ...]:
-    """What every gate [..., W] is given of the output [..., W] in `state`."""
+    """The contribution [..., W] of the output in `state` to the pre-activation of every gate."""
     return tuple(jnp.split(state[-1].astype(kernel.dtype) @ kernel + bias, kernel.shape[1] // kernel.shape[0], axis=-1))
 
 
 def _slopes(cell: Cell, *arguments: tuple) -> list[tuple]:
-    """Of every leaf of the state after, its derivatives by all that the cell is given [T, W], unit by unit."""
+    """Derivatives [T, W] of each leaf of the new state by each argument of the cell, elementwise over units."""
 
     def slope(number: int) -> Callable:
         return jax.vmap(jax.vmap(jax.grad(lambda *given: cell(*given)[number], (0, 1, 2))))
@@ -155,9 +152,10 @@ def _slopes(cell: Cell, *arguments: tuple) -> list[tuple]:
 
 
 def _along(slopes: PyTree, tangents: PyTree) -> Array:
+    """The directional derivative: the sum over leaves of slopes times tangents."""
     return sum(jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, tangents)))
 
 
 def _cast(dtype: Any, *trees: PyTree) -> tuple:
-    """The trees with every leaf of `dtype`; as they are if it is None."""
+    """The trees with every leaf converted to `dtype`; unchanged if it is None."""
     return trees if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), trees)

@@ -1,7 +1,7 @@
-"""Linear recurrences: memories whose whole sequence is computed in parallel over time.
+"""Linear recurrences: memories that process a recorded sequence in parallel over time.
 
-`initial`, `step` and `unroll` are those of the memories in `recurrent.py`. Of `dtype` are the products with the inputs
-and with the states; the recurrence itself is in the default precision, since its decays are close to 1.
+They implement the interface that `memories.py` describes. `dtype` is the precision of products with inputs and states;
+the recurrence itself keeps the default precision, because its decays are close to 1.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from metajax.base import Array
 def linear_recurrence(
     decay: Array, inputs: Array, initial: Array, multiply: Callable[[Array, Array], Array] = jnp.multiply
 ) -> Array:
-    """h_t = decay_t * h_{t-1} + inputs_t for every step [T, ...], starting from `initial` [...].
+    """States h_t = decay_t * h_{t-1} + inputs_t of all steps [T, ...], starting from `initial` [...].
 
-    On a CPU in a loop; on an accelerator by an associative scan, in a number of steps logarithmic in T.
+    A CPU runs a loop. An accelerator runs an associative scan, whose sequential depth is logarithmic in T.
 
     >>> linear_recurrence(jnp.array([0.5, 0.5]), jnp.array([1.0, 2.0]), jnp.array(4.0)).tolist()
     [3.0, 3.5]
@@ -46,14 +46,15 @@ def _by_association(decay: Array, inputs: Array, initial: Array, multiply: Calla
 
 
 def complex_product(a: Array, b: Array) -> Array:
-    """The product of complex numbers kept as real and imaginary parts, [..., 2]: complex scans compile slowly."""
+    """Product of complex numbers that are stored as real and imaginary parts [..., 2]; complex scans compile slowly."""
     return jnp.stack([a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]], -1)
 
 
 class RGLRU(nn.Module):
     """Real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427), diagonal.
 
-    a_t = a^r_t, h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t), gates r_t, i_t of x_t; at first a is in (0.9, 0.999).
+    h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t) with a_t = a^r_t; the gates r_t and i_t are functions of x_t. The
+    initial a is in (0.9, 0.999).
     """
 
     width: int
@@ -87,8 +88,8 @@ class RGLRU(nn.Module):
 class S5(nn.Module):
     """Diagonal state space (Smith et al. 2022, arXiv:2208.04933) with resets (Lu et al. 2023, arXiv:2303.03982).
 
-    dh/dt = L h + B x with diagonal complex L, held over steps of a learned length; y = 2 Re(C h) + D x, gated. W / 2
-    complex states, each with its conjugate.
+    dh/dt = L h + B x with a diagonal complex L, discretised by a zero-order hold with learned step lengths;
+    y = 2 Re(C h) + D x, followed by a gate. Each of the W / 2 complex states stands for itself and its conjugate.
     """
 
     width: int
@@ -122,7 +123,7 @@ class S5(nn.Module):
         return states[-1], self._show(states, x)
 
     def _terms(self, x: Array) -> tuple[Array, Array]:
-        """exp(L dt) and (exp(L dt) - 1) / L B x, the zero-order hold, as [..., W / 2, 2]."""
+        """The terms [..., W / 2, 2] of the zero-order hold: exp(L dt) and (exp(L dt) - 1) / L B x."""
         step = jnp.exp(self.log_step)
         rate = jnp.stack([-jnp.exp(self.log_decay), self.frequency], -1)
         size, angle = jnp.exp(rate[:, 0] * step), rate[:, 1] * step
@@ -138,12 +139,12 @@ class S5(nn.Module):
 
 
 def _init_rate(key: Array, shape: tuple[int, ...]) -> Array:
-    """softplus^-1(-log(a) / 8) for a uniform in (0.9, 0.999): an open gate decays by a."""
+    """softplus^-1(-log(a) / 8) for a uniform in (0.9, 0.999), so that an open gate decays the state by a."""
     decay = jax.random.uniform(key, shape, minval=0.9, maxval=0.999)
     return jnp.log(jnp.expm1(-jnp.log(decay) / 8.0))
 
 
 def _masked(decay: Array, inputs: Array, reset: Array, valid: Array, one: Array | float) -> tuple[Array, Array]:
-    """Terms [T, ...] of a recurrence that forgets at a `reset` and stands still where not `valid`."""
+    """Terms [T, ...] of a recurrence that drops its state at a `reset` and keeps it at a step that is not `valid`."""
     decay = jnp.where(reset, 0.0, jnp.broadcast_to(decay, inputs.shape))
     return jnp.where(valid, decay, one), jnp.where(valid, inputs, 0.0)

@@ -1,1 +1,1 @@
-"""Plots and animations."""
+"""Plots of training and evaluation, and animations of episodes."""

@@ -1,4 +1,4 @@
-"""Animations of episodes before and after adaptation, for the environments that can be drawn."""
+"""Animations of episodes before and after adaptation, for the environments that have a scene."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from metajax.pictures.choices import bernoulli_posterior, chemistry, instructed,
 from metajax.pictures.rooms import lake, meeting, room
 from metajax.pictures.vehicles import cart_and_pole, crossing, pendulum, projected_cart_and_pole, road
 
-# By the environment's name: a scene draws on the axes what a step of an episode [T] in a task was.
+# Scenes by the name of the environment. `scene(axes, task, episode, last)` draws an episode [T] up to step `last`.
 Scene = Callable[[Axes, PyTree, Transition, int], None]
 SCENES: dict[str, Scene] = {
     "CartPole-v1": cart_and_pole,
@@ -38,15 +38,15 @@ SCENES: dict[str, Scene] = {
 
 
 class Episodes(NamedTuple):
-    """What an agent did in some tasks [N] after some numbers of adaptations [K], one copy each."""
+    """Episodes of an agent in N tasks after K numbers of adaptation steps, in one copy of the environment each."""
 
-    adaptations: tuple[int, ...]  # K of them
+    adaptations: tuple[int, ...]  # [K], numbers of adaptation steps
     tasks: PyTree  # [N]
     steps: Transition  # [N, K, T]
 
 
 def animate(path: Path, scene: Scene, episodes: Episodes, title: str, *, frames: int = 60) -> None:
-    """Writes a GIF: a row for each task, a column for each number of adaptations."""
+    """Writes a GIF with one row per task and one column per number of adaptation steps."""
     num_tasks, num_stages, length = episodes.steps.reward.shape
     figure = Figure(figsize=(3.2 * num_stages, 2.6 * num_tasks + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -61,8 +61,9 @@ def animate(path: Path, scene: Scene, episodes: Episodes, title: str, *, frames:
                 episode = _part(episodes.steps, (task, stage))
                 last = min(shown, int(episode.valid.sum())) - 1
                 scene(axes, _part(episodes.tasks, task), episode, last)
-                earned = episode.reward[: last + 1].sum()
-                axes.set_title(f"adaptations: {episodes.adaptations[stage]}, return {earned:.1f}", fontsize=9)
+                return_so_far = episode.reward[: last + 1].sum()
+                steps = f"adaptation steps: {episodes.adaptations[stage]}"
+                axes.set_title(f"{steps}, return so far: {return_so_far:.1f}", fontsize=9)
         return []
 
     FuncAnimation(figure, draw, frames=min(frames, length)).save(path, writer=PillowWriter(fps=12), dpi=70)

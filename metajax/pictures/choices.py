@@ -1,4 +1,4 @@
-"""What is chosen, and what it tells."""
+"""Scenes of choices: bandits, instructions, repeated games and Alchemy."""
 
 import numpy as np
 import scipy.stats
@@ -9,7 +9,10 @@ from metajax.tasks.instruction_following import COLOURS, MEANINGS, VOCABULARY, W
 
 
 def bernoulli_posterior(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """What the pulls of this episode say of each arm's mean, from a uniform prior; the means are dashed."""
+    """The posterior of each arm's mean reward after the pulls of this episode, from a uniform prior.
+
+    Dashed lines are the true means. A triangle marks the arm pulled last.
+    """
     means, grid = np.asarray(task.means), np.linspace(0, 1, 101)
     pulls, rewards = episode.action[: last + 1], episode.reward[: last + 1]
     for arm, mean in enumerate(means):
@@ -18,11 +21,11 @@ def bernoulli_posterior(axes: Axes, task: PyTree, episode: Transition, last: int
         axes.plot(grid, scipy.stats.beta.pdf(grid, 1 + wins, 1 + of_arm.sum() - wins), color=colour)
         axes.axvline(mean, color=colour, linestyle="--", linewidth=1)
     axes.plot(means[pulls[-1]], 0, "^", color=f"C{pulls[-1] % 10}", markersize=10, clip_on=False)
-    axes.set(xlim=(0, 1), ylim=(0, 8), yticks=[])
+    axes.set(xlim=(0, 1), ylim=(0, 8), yticks=[], xlabel="mean reward of an arm", ylabel="posterior density")
 
 
 def instructed(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """The instruction, the objects, a ring around the chosen one, green if it was meant, and what the words mean."""
+    """The instruction, the objects, a ring around the chosen object (green: correct), and the meanings of the words."""
     words, looks = np.split(episode.percept.obs[last], [3 * len(VOCABULARY)])
     said = " ".join(VOCABULARY[token] for token in words.reshape(3, -1).argmax(-1)).strip()
     objects = looks.reshape(-1, 2, 3).argmax(-1)
@@ -39,7 +42,7 @@ def instructed(axes: Axes, task: PyTree, episode: Transition, last: int) -> None
 
 
 def moves(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """A repeated game: what both have played in each round, and its payoff."""
+    """A repeated game: the actions of both players in each round, and the payoff of the agent."""
     own, rewards = episode.action[: last + 1], episode.reward[: last + 1]
     other = np.abs(np.asarray(task.payoff)[own] - rewards[:, None]).argmin(-1)
     rounds = np.arange(last + 1)
@@ -47,14 +50,18 @@ def moves(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
         axes.scatter(rounds, np.full(last + 1, row), c=[f"C{action}" for action in played], marker="s", s=60)
     axes.step(rounds, rewards / np.max(task.payoff) - 1.6, where="mid", color="0.3")
     axes.set(
-        xlim=(-1, len(episode.reward)), ylim=(-1.9, 1.6), yticks=[1, 0, -1.1], yticklabels=["own", "other", "payoff"]
+        xlim=(-1, len(episode.reward)),
+        ylim=(-1.9, 1.6),
+        yticks=[1, 0, -1.1],
+        yticklabels=["agent", "partner", "payoff"],
     )
+    axes.set_xlabel("round")
 
 
 def chemistry(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """Alchemy: the edges of the cube that there are, the stones at its vertices, the potions, and the reward so far.
+    """Alchemy: the existing edges of the cube, the stones at its vertices, the potions, and the return so far.
 
-    The best vertex is up to the right; a stone that is gone and a potion that is empty are not shown.
+    The best vertex is at the top right. Stones that are gone and empty potions are not drawn.
     """
     vertices = np.arange(8)[:, None] >> np.arange(3) & 1
     places = vertices @ np.array([[1.0, 0.0], [0.0, 1.0], [0.45, 0.35]])
@@ -71,4 +78,4 @@ def chemistry(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
         if not empty:
             axes.plot(0.12 * number, -0.3, "s", color=f"C{3 + round(3 * (colour + 1))}", markersize=6)
     axes.set(xlim=(-0.2, 1.65), ylim=(-0.5, 1.6), aspect="equal", xticks=[], yticks=[])
-    axes.set_xlabel(f"earned {episode.reward[: last + 1].sum():.0f}", fontsize=8)
+    axes.set_xlabel(f"return so far: {episode.reward[: last + 1].sum():.0f}", fontsize=8)

@@ -1,4 +1,4 @@
-"""Pictures of a run: the adaptation curve, the training curve, and paths before and after adaptation."""
+"""Plots of a run: adaptation curve, training curve, histogram over tasks, and paths before and after adaptation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _COLOURS = colormaps["tab10"].colors
 
 
 def adaptation_curve(evaluation: Evaluation, references: Sequence[tuple[str, float]], title: str) -> Figure:
-    """Mean return over tasks after each number of adaptations, with its 95 % interval and the known references."""
+    """Mean return over tasks after each number of adaptation steps, with 95 % intervals and known reference returns."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, (colour, label) in _LINES.items():
@@ -28,33 +28,35 @@ def adaptation_curve(evaluation: Evaluation, references: Sequence[tuple[str, flo
     for number, (name, value) in enumerate(references):
         axes.axhline(value, color="0.35", linestyle=("--", ":", "-.")[number % 3], label=f"{name}: {value:g}")
     num_tasks = len(evaluation.sampled)
-    axes.set(title=title, xlabel="adaptations", ylabel=f"return, mean of {num_tasks} held-out tasks", xticks=stages)
+    axes.set(title=title, xlabel="adaptation steps", xticks=stages)
+    axes.set_ylabel(f"return per episode, mean of {num_tasks} held-out tasks")
     axes.legend(framealpha=0.8, edgecolor="none")
     axes.grid(alpha=0.25)
     return figure
 
 
 def training_curve(iterations: Sequence[int], metrics: Sequence[dict[str, float]], title: str) -> Figure:
-    """Training return before and after adaptation against meta-iterations."""
+    """Return per episode in training tasks, before and after adaptation, at each meta-iteration."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name, colour in (("return_before", "0.5"), ("return_after", "#1f6fb4")):
-        axes.plot(iterations, [entry[name] for entry in metrics], color=colour, label=name.replace("_", " "))
-    axes.set(title=title, xlabel="meta-iterations", ylabel="return in training tasks")
+    for when, colour in (("before", "0.5"), ("after", "#1f6fb4")):
+        returns = [entry[f"return_{when}"] for entry in metrics]
+        axes.plot(iterations, returns, color=colour, label=f"{when} adaptation")
+    axes.set(title=title, xlabel="meta-iterations", ylabel="return per episode, mean of training tasks")
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     return figure
 
 
 def task_histogram(evaluation: Evaluation, title: str) -> Figure:
-    """How returns are spread over the held-out tasks, before adaptation and after the last."""
+    """Histogram of the mean return of each held-out task, before adaptation and after the last adaptation step."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     returns = np.asarray(evaluation.sampled).mean(-1)
     bins = np.histogram_bin_edges(returns[:, [0, -1]], 40)
     for stage, colour in {0: "0.5", returns.shape[1] - 1: "#1f6fb4"}.items():
-        axes.hist(returns[:, stage], bins, color=colour, alpha=0.6, label=f"adaptations: {stage}")
-    axes.set(title=title, xlabel="return in a task, sampled actions", ylabel="held-out tasks")
+        axes.hist(returns[:, stage], bins, color=colour, alpha=0.6, label=f"adaptation steps: {stage}")
+    axes.set(title=title, xlabel="return per episode in a task, sampled actions", ylabel="number of held-out tasks")
     axes.legend(frameon=False)
     return figure
 
@@ -70,7 +72,7 @@ def animate_paths(
     num_copies: int = 3,
     frames: int = 40,
 ) -> None:
-    """Writes a GIF of paths [N, K, B, T] after K numbers of adaptations, side by side, one colour a task."""
+    """Writes a GIF of paths [N, K, B, T]: one panel per number of adaptation steps [K], one colour per task."""
     points = np.asarray(steps.percept.obs)[:, :, :num_copies][..., [index for _, index in plane]]
     goals = np.asarray(tasks.goal) if hasattr(tasks, "goal") else None
     count = len(adaptations)
@@ -79,7 +81,7 @@ def animate_paths(
     row_of_axes = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)
     lines = []
     for stage, axes in enumerate(row_of_axes[0]):
-        axes.set(title=f"adaptations: {adaptations[stage]}", xlabel=plane[0][0], ylabel=plane[1][0])
+        axes.set(title=f"adaptation steps: {adaptations[stage]}", xlabel=plane[0][0], ylabel=plane[1][0])
         axes.grid(alpha=0.25)
         for task in range(len(points)):
             colour = _COLOURS[task % len(_COLOURS)]

@@ -1,4 +1,4 @@
-"""Rooms, seen from above."""
+"""Scenes of grid worlds, seen from above."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +8,7 @@ from metajax.tasks.coordination_games import Coordination
 
 
 def room(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """A grid: where the agent has been, where it is, its goal, and the key if there is one to fetch."""
+    """A grid: the path and position of the agent, its goal, and the key if the task has one."""
     _walk(axes, _cells(episode.percept.obs.reshape(len(episode.reward), 2, -1))[: last + 1])
     axes.plot(*np.asarray(task.goal)[::-1], "*", color="C1", markersize=14)
     if not np.array_equal(task.key, task.start):
@@ -17,7 +17,7 @@ def room(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
 
 
 def lake(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """A frozen lake: its holes, the goal, and where the agent has been and is."""
+    """A frozen lake: the holes, the goal, and the path and position of the agent."""
     axes.imshow(task.holes, cmap="Blues", vmin=-0.15, vmax=1.2)
     size = len(task.holes)
     axes.plot(size - 1, size - 1, "*", color="C1", markersize=14)
@@ -26,7 +26,10 @@ def lake(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
 
 
 def meeting(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """The own way, the stops of the partner's round in their order, and the partner, hollow where it was seen last."""
+    """The agent's path, the landmarks in the order of the partner's round, and the partner.
+
+    The partner's marker is hollow, at the cell where it was last seen, while the agent does not see it.
+    """
     looks = episode.percept.obs.reshape(len(episode.reward), 2, 2, -1)[: last + 1]
     size = looks.shape[-1]
     axes.plot(*Coordination(size).landmarks.T[::-1], "s", color="0.85", markersize=22)
@@ -42,7 +45,7 @@ def meeting(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
 
 
 def _cells(one_hot: np.ndarray) -> np.ndarray:
-    """Rows and columns [T, 2] of [T, 2, size]."""
+    """Rows and columns [T, 2] of one-hot positions [T, 2, size]."""
     return one_hot.argmax(-1)
 
 

@@ -1,4 +1,4 @@
-"""What is balanced or driven."""
+"""Scenes of balancing and driving."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,12 +10,12 @@ from metajax.tasks.intersections import BOX, LANE, SIGHT, START
 
 
 def cart_and_pole(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """gymnax's CartPole: the cart, and the pole in its length."""
+    """gymnax's CartPole: the cart, and the pole at its length."""
     _cart_and_pole(axes, task, episode.percept.obs[last])
 
 
 def projected_cart_and_pole(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """The cart and the pole as they are, and above them as bars what is observed."""
+    """The true cart and pole, and above them the entries of the observation as bars."""
     obs = episode.percept.obs[last]
     _cart_and_pole(axes, task, np.linalg.pinv(task.matrix) @ (obs - task.shift))
     places = np.linspace(-1, 1, len(obs))
@@ -33,7 +33,7 @@ def _cart_and_pole(axes: Axes, task: PyTree, obs: np.ndarray) -> None:
 
 
 def pendulum(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """gymnax's Pendulum: the rod in its length, upright at the top."""
+    """gymnax's Pendulum: the rod at its length; upright is at the top."""
     cos, sin = episode.percept.obs[last, :2]
     length = float(task.l)
     axes.plot([0, -length * sin], [0, length * cos], color="C3", linewidth=5, solid_capstyle="round")
@@ -42,7 +42,7 @@ def pendulum(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
 
 
 def road(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """A highway that goes to the right, the liked lane darker: the own car, and those next to it in each lane."""
+    """A highway to the right, with the preferred lane darker: the agent's car, and the nearest cars in each lane."""
     obs = episode.percept.obs[last]
     lanes = len(obs) // 5
     ahead, behind = 100 * (1 - obs[1 + lanes :].reshape(2, lanes, 2)[..., 0])
@@ -53,8 +53,9 @@ def road(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
             if abs(place) < 100:
                 _car(axes, place, -lane, "C1")
     _car(axes, 0.0, -np.argmax(obs[1 : 1 + lanes]), "C3" if episode.terminated[last] else "C0")
-    axes.set(xlim=(-60, 100), ylim=(-lanes + 0.3, 2.2), aspect=10, yticks=[], xlabel="m")
-    axes.text(20, 1.2, f"{obs[0] * TOP_SPEED:.0f} m/s, liked {float(task.liked_speed):.0f}", ha="center", fontsize=8)
+    axes.set(xlim=(-60, 100), ylim=(-lanes + 0.3, 2.2), aspect=10, yticks=[], xlabel="distance (m)")
+    speed, preferred = obs[0] * TOP_SPEED, float(task.liked_speed)
+    axes.text(20, 1.2, f"speed {speed:.0f} m/s, preferred {preferred:.0f} m/s", ha="center", fontsize=8)
 
 
 def _car(axes: Axes, place: float, lane: float, colour: str) -> None:
@@ -62,7 +63,7 @@ def _car(axes: Axes, place: float, lane: float, colour: str) -> None:
 
 
 def crossing(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
-    """An intersection from above: the own car goes up, the first lane's cars to the right, the second's to the left."""
+    """An intersection from above: the agent's car drives up, cars in the first lane right, in the second lane left."""
     place, near = episode.percept.obs[last, 0] * -START, episode.percept.obs[last, 2:].reshape(2, -1)
     axes.add_patch(Rectangle((-SIGHT, 0), 2 * SIGHT, 2 * LANE, color="0.88"))
     axes.add_patch(Rectangle((-BOX / 2, -60), BOX, 120, color="0.8"))

@@ -1,4 +1,8 @@
-"""Architecture search: a population of different networks, trained in one compiled program."""
+"""Architecture search: one compiled program meta-trains a population of different networks.
+
+A `Space` has the options of every choice, and a `Genome` is one choice of all options. A driver asks for genomes, the
+evaluator meta-trains and scores them, and the driver is told the scores; `metajax.search.searching` has this loop.
+"""
 
 from metajax.search.drivers import DRIVERS, Driver, genetic, random_search, regularised_evolution, successive_halving
 from metajax.search.evaluator import Evaluator, Outcome, make_evaluator

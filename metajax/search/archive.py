@@ -1,4 +1,4 @@
-"""The archive of a search: one JSON line for every architecture that was evaluated, with all its returns."""
+"""The archive of a search: one JSON line per evaluated architecture, with all its returns."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from metajax.search.space import Genome, Space, canonical, check_genome, chosen
 
 
 class Row(NamedTuple):
-    """One architecture evaluated: its genome, what it chose by name, and the returns [N, S] in the search's tasks.
+    """One evaluated architecture: its genome, its options by name, and its returns [N, S] in the tasks of the search.
 
-    `generation` is the batch that it was asked for in; `share` that of a whole training that it had; a return of null
-    is one that was not finite.
+    `generation` is the index of the batch in which it was asked for. `share` is the fraction of a full training that it
+    had. A return that is not finite is stored as null.
     """
 
     generation: int
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Mean return over tasks and seeds, minus infinity where some training was not finite."""
+        """Mean return over tasks and seeds; minus infinity if a return is not finite."""
         returns = np.array(self.returns, float)
         return float(returns.mean()) if np.isfinite(returns).all() else -np.inf
 
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 def rows_of(
     space: Space, genomes: Genome, share: np.ndarray, outcome: Outcome, generation: int, worker: str = ""
 ) -> list[Row]:
-    """The rows of a batch [P] that was evaluated."""
+    """The rows of an evaluated batch of genomes [P]."""
     rows = []
     for index in range(len(genomes.choices)):
         genome = Genome(*(np.asarray(leaf)[index] for leaf in genomes))
@@ -71,7 +71,7 @@ def genomes_of(rows: Sequence[Row]) -> Genome:
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:
-    """Adds rows to the archive, on the disk before it returns."""
+    """Appends rows to the archive; they are on the disk when it returns."""
     with path.open("a") as file:
         file.write(_lines(rows))
         file.flush()
@@ -79,7 +79,7 @@ def append(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """The archive anew, whole or not at all."""
+    """Replaces the archive atomically."""
     record.write_text(path, _lines(rows))
 
 
@@ -88,9 +88,9 @@ def _lines(rows: Sequence[Row]) -> str:
 
 
 def read(path: Path, space: Space, size: int) -> list[Row]:
-    """The rows of the generations of `size` that are whole; the file stays as it is.
+    """The rows of all complete generations of `size` rows. Does not change the file.
 
-    Raises ConfigError if a genome is none of this space, or if a line before the last is damaged.
+    Raises ConfigError if a genome is not in this space, or if a line other than the last is damaged.
     """
     rows, lines = [], path.read_text(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -99,20 +99,20 @@ def read(path: Path, space: Space, size: int) -> list[Row]:
         except (ValueError, TypeError) as error:
             if number < len(lines):
                 raise ConfigError(
-                    f"line {number} of the archive {path} is damaged; restore the file, or choose another folder"
+                    f"line {number} of the archive {path} is damaged; restore the file or use another folder"
                 ) from error
-            break  # the writer was killed
+            break  # the process was killed while it wrote the last line
     kept = rows[: len(rows) - len(rows) % size]
     if kept:
         try:
             check_genome(space, genomes_of(kept), batched=True)
         except ConfigError as error:
-            raise ConfigError(f"the archive {path} is of another space: {error}") from error
+            raise ConfigError(f"the archive {path} is of another space: {error}; use another folder") from error
     return kept
 
 
 def best(space: Space, rows: Sequence[Row], count: int) -> list[Row]:
-    """The `count` rows with the best scores among those trained in full, every architecture once."""
+    """The `count` fully trained rows with the best scores, each architecture once."""
     whole = [row for row in rows if row.share == 1 and np.isfinite(row.score)]
     found: dict[tuple, Row] = {}
     for row in sorted(whole, key=lambda row: -row.score):
@@ -122,7 +122,7 @@ def best(space: Space, rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """The rows trained in full that no other beats in both score and number of parameters, the smallest first."""
+    """The Pareto front of the fully trained rows by score and number of parameters, the smallest network first."""
     whole = [row for row in rows if row.share == 1 and np.isfinite(row.score)]
     front: list[Row] = []
     for row in sorted(whole, key=lambda row: (row.num_parameters, -row.score)):

@@ -1,8 +1,8 @@
-"""Differentiable search (RL-DARTS, Miao et al. 2021, arXiv:2106.02229): the outer loop learns the architecture too.
+"""Differentiable search (RL-DARTS, Miao et al. 2021, arXiv:2106.02229): the outer loop also learns the architecture.
 
-The network is the mixture of all options, weighted by the softmax of logits that are one more part of the
-meta-parameters: {"architecture": logits, "weights": the network's}. No inner loop adapts them. At the end every choice
-is that of the greatest logit.
+The network is a mixture of all options, weighted by the softmax of logits. The logits are part of the meta-parameters,
+{"architecture": logits, "weights": parameters of the network}; inner loops do not adapt them. At the end, every choice
+takes the option with the greatest logit.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ _MAX_SKIPPED = 10
 
 
 def mixture(space: Space, nets: Supernet) -> Network:
-    """The network whose meta-parameters choose among those of `nets`, all alike at first.
+    """The mixture of the networks of `nets`; its meta-parameters have the logits, which begin at zero.
 
     >>> from metajax.search.space import architecture_space
     >>> from metajax.search.supernets import supernet
@@ -56,12 +56,12 @@ def mixture(space: Space, nets: Supernet) -> Network:
 
 
 def shares(logits: Weights) -> Weights:
-    """What each option counts."""
+    """The weight of every option: the softmax of its choice's logits."""
     return jax.tree.map(lambda leaf: jax.nn.softmax(leaf, axis=-1) if leaf.size else leaf, logits)
 
 
 def decided(space: Space, memory: str, logits: Weights) -> Genome:
-    """The genome of the greatest logits.
+    """The genome that takes the option with the greatest logit in every choice.
 
     >>> from metajax.search.space import architecture_space, chosen
     >>> space = architecture_space(depth=(1, 2), activation=("tanh", "relu"))
@@ -78,15 +78,15 @@ def decided(space: Space, memory: str, logits: Weights) -> Genome:
 
 
 def learn_architecture(problem: Problem, seeds: Array, num_iterations: int) -> Genome:
-    """The genomes [M S] that the outer loop decides on, of each memory and from each of the seeds [S].
+    """The genomes [M S] that the outer loop learns, one for each of M memories and each of the seeds [S].
 
-    Raises ConfigError for a space with ranges, which are not weights over options, and NonFiniteError if no training
-    was finite.
+    Raises ConfigError for a space with ranges, because these are not options to be weighted, and NonFiniteError if
+    every training diverged.
     """
     check_count("num_iterations", num_iterations)
     if problem.space.ranges:
         names = ", ".join(found.name for found in problem.space.ranges)
-        raise ConfigError(f"a differentiable search has no ranges, and the space has {names}; leave them out")
+        raise ConfigError(f"a differentiable search supports no ranges, but the space has {names}; leave them out")
     found = []
     for memory in problem.space.memory or ("",):
         logits, finite = jax.jit(jax.vmap(_trained(problem, memory), (0, None)))(seeds, num_iterations)
@@ -95,12 +95,12 @@ def learn_architecture(problem: Problem, seeds: Array, num_iterations: int) -> G
                 own = jax.tree.map(lambda leaf, index=index: leaf[index], logits)
                 found.append(decided(problem.space, memory, own))
     if not found:
-        raise NonFiniteError("no training of the mixture was finite; try a smaller step size")
+        raise NonFiniteError("every training of the mixture diverged; use a smaller learning rate")
     return stacked(found)
 
 
 def _trained(problem: Problem, memory: str) -> Callable[[Array, Array], tuple[Weights, Array]]:
-    """`train(seed, stop) -> logits, whether its numbers were finite`."""
+    """The function `train(seed, stop) -> logits, finite`, where `finite` says whether training did not diverge."""
     network = mixture(problem.space, problem.nets(memory))
     algorithm = problem.make(network, _adapting_weights(problem.default))
     advance = run(meta_iteration(algorithm, problem.tasks, problem.num_tasks), max_skipped=_MAX_SKIPPED)
@@ -108,7 +108,7 @@ def _trained(problem: Problem, memory: str) -> Callable[[Array, Array], tuple[We
     def train(seed: Array, stop: Array) -> tuple[Weights, Array]:
         learner, _ = advance(new_learner(algorithm, jax.random.key(seed), problem.tasks), stop)
         params = algorithm.params(learner.state)
-        params = params.get("initial", params)  # where step sizes are learned too
+        params = params.get("initial", params)  # if step sizes are learned too
         finite = ~has_stopped(learner, _MAX_SKIPPED)
         return params["architecture"], finite
 
@@ -116,7 +116,7 @@ def _trained(problem: Problem, memory: str) -> Callable[[Array, Array], tuple[We
 
 
 def _adapting_weights(default: Mapping[str, Any]) -> dict[str, str]:
-    """What an inner loop adapts, none of it of the architecture."""
+    """The option `adapts` of an inner loop, restricted to the network's weights."""
     if "adapts" not in default:
         return {}
     if default["adapts"] == "all":

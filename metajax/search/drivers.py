@@ -1,7 +1,7 @@
-"""Drivers of a search, each a pair of pure functions: `ask` for genomes, and `tell` what they scored.
+"""Drivers of a search, each a pair of pure functions: `ask` returns genomes, and `tell` takes their scores.
 
-All of them maximise, a score of minus infinity being the worst. Their states are pytrees of arrays, so that both
-functions may be compiled, and a search that stops goes on by telling what was scored so far.
+All drivers maximise; a score of minus infinity is the worst. Their states are pytrees of arrays, so both functions can
+be compiled. An interrupted search resumes when its driver is told all recorded scores again.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,17 @@ from metajax.search.space import Genome, Space, canonical, matters, random_genom
 
 
 class Generation(NamedTuple):
-    """Genomes [P] to be evaluated, and the share [P] of a whole training that each is to have; 0: it is not."""
+    """Genomes [P] to evaluate, and for each the share [P] of a full training; 0: it is not evaluated."""
 
     genomes: Genome
     share: Array
 
 
 class Driver(NamedTuple):
-    """`init() -> state`, `ask(key, state) -> Batch`, `tell(state, Batch, scores) -> state`; scores [P].
+    """A search strategy.
 
-    `size` is P.
+    `init() -> state`; `ask(key, state) -> Generation`, the next `size` = P genomes to evaluate;
+    `tell(state, Generation, scores) -> state`, with the scores [P] of a generation.
     """
 
     init: Callable[[], PyTree]
@@ -36,7 +37,7 @@ class Driver(NamedTuple):
 
 
 class Population(NamedTuple):
-    """Genomes [Q] with their scores, the oldest first where age counts, and how many of them there are."""
+    """Genomes [Q] and their scores; the last `count` are filled. If age matters, the oldest come first."""
 
     genomes: Genome
     scores: Array
@@ -44,21 +45,21 @@ class Population(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """Those that live, and the last genomes [R] that were asked for."""
+    """The living population, and the last R genomes that were asked for."""
 
     living: Population
     asked: Genome
 
 
-_REMEMBERED = 1024  # genomes of a lineage
+_REMEMBERED = 1024  # number of genomes R that a lineage remembers
 
 
 def random_search(space: Space, *, population: int = 16) -> Driver:
-    """Random search: every genome is drawn anew.
+    """Random search: every genome is an independent draw.
 
     Args:
-        space: what there is to choose.
-        population: genomes asked for at a time.
+        space: the search space.
+        population: genomes per generation.
 
     >>> from metajax.search.space import architecture_space
     >>> driver = random_search(architecture_space(), population=3)
@@ -81,19 +82,19 @@ def genetic(
     mutation_rate: float | None = None,
     mutation_scale: float = 0.1,
 ) -> Driver:
-    """A genetic algorithm: tournaments, uniform crossover, mutation, and an elite that lives on unchanged.
+    """A genetic algorithm with tournament selection, uniform crossover, mutation and an elite.
 
-    A child that was already asked for, which would score the same, is changed once more; if that was too, it is drawn
-    anew.
+    A child that was already asked for would score the same. It is mutated once more; if this genome was asked for too,
+    a random genome replaces it.
 
     Args:
-        space: what there is to choose.
-        population: genomes of a generation, all asked for at a time; the elite is kept, not asked for again.
-        elite: best genomes of all so far that take the places of the worst of a generation.
-        tournament: genomes drawn, of which the best becomes a parent.
-        crossover_rate: how often a child has two parents, each choice of either with the same probability.
-        mutation_rate: how often a choice is drawn anew, or a float moves; None: once a genome on average.
-        mutation_scale: standard deviation of how far a float moves, as a share of its range.
+        space: the search space.
+        population: genomes per generation. The elite is kept and not evaluated again.
+        elite: number of the best genomes so far that replace the worst of a generation.
+        tournament: number of genomes drawn per tournament; the best becomes a parent.
+        crossover_rate: probability that a child has two parents; it takes each choice from either with probability 0.5.
+        mutation_rate: probability that a choice or a float of a child changes; None: one change per genome on average.
+        mutation_scale: standard deviation of a change of a float, as a fraction of its range.
 
     >>> from metajax.search.space import architecture_space
     >>> driver = genetic(architecture_space(), population=4)
@@ -109,7 +110,7 @@ def genetic(
     rate = _rate(space, mutation_rate)
     check_number("mutation_scale", mutation_scale, above=0)
     if elite >= population:
-        raise ConfigError(f"elite={elite} must be below population={population}, or nothing new is kept")
+        raise ConfigError(f"elite={elite} must be below population={population}, so that new genomes are kept")
 
     def ask(key: Array, state: Lineage) -> Generation:
         key_fresh, key_parents, key_cross, key_mutate, key_again = jax.random.split(key, 5)
@@ -122,7 +123,7 @@ def genetic(
         return _whole(_choose(living.count == 0, fresh, children))
 
     def tell(state: Lineage, batch: Generation, scores: Array) -> Lineage:
-        """The elite of all in the places of the worst told of."""
+        """Replaces the worst of the told genomes by the elite so far."""
         living, told = state.living, canonical(space, batch.genomes)
         kept = jnp.argsort(-living.scores)[:elite]
         best = jnp.argsort(-scores)[: population - elite]
@@ -147,14 +148,15 @@ def regularised_evolution(
     tournament: int = 8,
     mutation_scale: float = 0.1,
 ) -> Driver:
-    """Regularised evolution (Real et al. 2019, arXiv:1802.01548): parents win tournaments, and the oldest die.
+    """Regularised evolution (Real et al. 2019, arXiv:1802.01548): tournaments select parents, the oldest genomes die.
 
     Args:
-        space: what there is to choose.
-        population: children asked for at a time (1 in the paper, which has workers for them).
-        living: genomes that live at a time (100), drawn at random at first; None: 32, or a larger population.
-        tournament: genomes drawn, of which the best has a child that differs in one choice or float (25).
-        mutation_scale: standard deviation of how far a float moves, as a share of its range.
+        space: the search space.
+        population: children per generation (paper: 1, evaluated by asynchronous workers).
+        living: number of living genomes, drawn at random at first (paper: 100); None: 32, or `population` if larger.
+        tournament: number of genomes drawn per tournament; the child of the best differs in one choice or float
+            (paper: 25).
+        mutation_scale: standard deviation of a change of a float, as a fraction of its range.
 
     >>> from metajax.search.space import architecture_space
     >>> driver = regularised_evolution(architecture_space(), population=2, living=4, tournament=2)
@@ -185,7 +187,7 @@ def regularised_evolution(
 
 
 class Bracket(NamedTuple):
-    """Genomes [P] of a bracket, which of them are left, and its rung."""
+    """Genomes [P] of a bracket, which of them are still in the race, and the current rung."""
 
     genomes: Genome
     left: Array
@@ -193,16 +195,16 @@ class Bracket(NamedTuple):
 
 
 def successive_halving(space: Space, *, population: int = 16, keep: float = 0.5, rungs: int = 3) -> Driver:
-    """Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): long trainings for the best in short ones.
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): the best of short trainings train longer.
 
-    Every rung keeps a share `keep` of those left and trains them 1 / keep times as long, the last one in full; then a
-    new bracket begins. Training begins anew at every rung.
+    Every rung keeps the fraction `keep` of the remaining genomes and trains them 1 / keep times as long. The last rung
+    has full trainings; then a new bracket begins. Every rung trains from scratch.
 
     Args:
-        space: what there is to choose.
-        population: genomes of a bracket, drawn at random.
-        keep: share that goes on to the next rung.
-        rungs: rungs of a bracket.
+        space: the search space.
+        population: genomes per bracket, drawn at random.
+        keep: fraction of the genomes that advances to the next rung.
+        rungs: rungs per bracket.
 
     >>> from metajax.search.space import architecture_space
     >>> driver = successive_halving(architecture_space(), population=4, rungs=2)
@@ -215,7 +217,10 @@ def successive_halving(space: Space, *, population: int = 16, keep: float = 0.5,
     check_number("keep", keep, above=0, at_most=0.99)
     check_count("rungs", rungs, at_least=2)
     if population * keep ** (rungs - 1) < 1:
-        raise ConfigError(f"population={population} is too small for rungs={rungs} that keep {keep:g} each")
+        raise ConfigError(
+            f"population={population} is too small for rungs={rungs} with keep={keep:g}: no genome is left; "
+            "use a larger population, fewer rungs or a larger keep"
+        )
 
     def ask(key: Array, state: Bracket) -> Generation:
         new = state.rung == 0
@@ -224,7 +229,7 @@ def successive_halving(space: Space, *, population: int = 16, keep: float = 0.5,
 
     def tell(state: Bracket, batch: Generation, scores: Array) -> Bracket:
         counted = jnp.where(batch.share > 0, scores, -jnp.inf)
-        # Those out of the race come last, whatever was told of those in it.
+        # Genomes that are out of the race come last, even after genomes with a score of minus infinity.
         order = jnp.lexsort((-counted, batch.share <= 0))
         rung = jnp.where(state.rung == rungs - 1, 0, state.rung + 1)
         num_left = jnp.maximum(jnp.floor(population * keep**rung + 1e-6), 1)
@@ -245,7 +250,7 @@ DRIVERS: dict[str, Callable[..., Driver]] = {
 
 
 def mutated(key: Array, space: Space, genomes: Genome, rate: Array | float, scale: float) -> Genome:
-    """The genomes [P], every choice with probability `rate` another one, every float so often moved."""
+    """The genomes [P], in which every choice and every float changes with probability `rate`."""
     key_which, key_moves, key_other, key_step = jax.random.split(key, 4)
     which = jax.random.bernoulli(key_which, rate, genomes.choices.shape)
     moves = jax.random.bernoulli(key_moves, rate, genomes.floats.shape)
@@ -253,7 +258,7 @@ def mutated(key: Array, space: Space, genomes: Genome, rate: Array | float, scal
 
 
 def one_changed(key: Array, space: Space, genomes: Genome, scale: float) -> Genome:
-    """The genomes [P], each with one choice that matters another, or one float moved."""
+    """The genomes [P], each with a change of one choice that matters, or of one float."""
     key_which, key_other, key_step = jax.random.split(key, 3)
     num_choices = genomes.choices.shape[1]
     choices = (jnp.asarray(space.sizes) > 1) & matters(space, genomes)
@@ -266,7 +271,7 @@ def one_changed(key: Array, space: Space, genomes: Genome, scale: float) -> Geno
 def _changed(
     key_other: Array, key_step: Array, space: Space, genomes: Genome, which: Array, moves: Array, scale: float
 ) -> Genome:
-    """Another option, all others alike, where `which`; a step by a normal, kept in the range, where `moves`."""
+    """The genomes with a uniformly drawn other option where `which`, and a clipped normal step where `moves`."""
     sizes = jnp.asarray(space.sizes)
     further = jax.random.randint(key_other, which.shape, 1, jnp.maximum(sizes, 2))
     choices = jnp.where(which & (sizes > 1), (genomes.choices + further) % sizes, genomes.choices)
@@ -282,7 +287,7 @@ def _rate(space: Space, mutation_rate: float | None) -> float:
 
 
 def crossed(key: Array, first: Genome, second: Genome, rate: float) -> Genome:
-    """Children [P] of two parents, or with probability 1 - rate of the first alone."""
+    """Children [P] of two parents; with probability 1 - rate a copy of the first parent."""
     key_two, *keys = jax.random.split(key, 3)
     two = jax.random.bernoulli(key_two, rate, (len(first.choices), 1))
 
@@ -293,7 +298,7 @@ def crossed(key: Array, first: Genome, second: Genome, rate: float) -> Genome:
 
 
 def _tournaments(key: Array, state: Population, shape: tuple[int, ...], size: int) -> Array:
-    """Indices of the winners of tournaments of `size` among those that there are, the last ones of the state."""
+    """Indices of the winners of tournaments of `size` genomes, drawn from the last `count` of the state."""
     total = len(state.scores)
     drawn = total - 1 - jax.random.randint(key, (*shape, size), 0, jnp.maximum(state.count, 1))
     winner = jnp.argmax(state.scores[drawn], axis=-1)
@@ -301,7 +306,7 @@ def _tournaments(key: Array, state: Population, shape: tuple[int, ...], size: in
 
 
 def _is_known(genomes: Genome, asked: Genome) -> Array:
-    """Which of the genomes [P] were asked for [R], or are the same as an earlier one of them."""
+    """Which of the genomes [P] are in `asked` [R] or equal an earlier one of the P genomes."""
 
     def same(one: Genome, other: Genome) -> Array:
         equal = jax.tree.map(lambda a, b: (a[:, None] == b[None]).all(-1), one, other)
@@ -317,7 +322,7 @@ def _nobody(space: Space, size: int) -> Population:
 
 
 def _whole(genomes: Genome) -> Generation:
-    """The genomes, each to be trained in full."""
+    """The genomes as a generation of full trainings."""
     return Generation(genomes, jnp.ones(len(genomes.choices)))
 
 

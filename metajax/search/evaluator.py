@@ -1,7 +1,7 @@
-"""How well architectures learn: a population of them trained in one compiled program, and what they earn afterwards.
+"""Scores of architectures: one compiled program meta-trains a population of them and evaluates them.
 
-Everything drawn is the same for all architectures: seeds, tasks, and the draws of initial parameters, of which a
-smaller network has the first ones of a layer.
+All architectures share all random draws: seeds, tasks, and the draws of initial parameters, of which a smaller layer
+takes the first ones.
 """
 
 import math
@@ -23,35 +23,37 @@ from metajax.running.training import MAX_SKIPPED, has_stopped, meta_iteration, n
 from metajax.search.problem import Problem
 from metajax.search.space import Genome, check_genome, groups, values_of
 
-# A masked network's meta-iteration over that of the same network without masks, which is smaller than the largest; of
-# random networks, on a CPU, by `python benchmarks/search.py masks --sampled 6`.
+# Time of a meta-iteration of a masked network, divided by that of the same network without masks, which is smaller.
+# Measured for random networks on a CPU by `python benchmarks/search.py masks --sampled 6`.
 MASKED_COST = 14.0
 SPLITS = ("search", "validation", "test")
 EXECUTIONS = ("auto", "masked", "dense")
-# No training seed reaches these.
+# Training seeds are smaller than these.
 _TASK_SEEDS = dict(zip(SPLITS, (2**31 - 5, 2**31 - 4, 2**31 - 3), strict=True))
 _EVALUATION_SEED = 2**31 - 2
 
 
 class Outcome(NamedTuple):
-    """What became of architectures [P]: the return [P, N, S] in the last stage of every held-out task, for each seed.
+    """Returns [P, N, S] of P architectures in the last stage of N held-out tasks, for S training seeds.
 
-    Those of one task's copies are averaged; NaN where training was not finite.
+    They are averaged over the copies (parallel environments) of a task. NaN: training diverged.
     """
 
     returns: np.ndarray
     num_parameters: np.ndarray  # [P]
 
     def scores(self) -> np.ndarray:
-        """Mean return [P] over tasks and seeds, minus infinity where some training was not finite."""
+        """Mean return [P] over tasks and seeds; minus infinity if a training diverged."""
         mean = self.returns.mean((1, 2))
         return np.where(np.isfinite(mean), mean, -np.inf)
 
 
 class Evaluator(NamedTuple):
-    """`measure(genomes, seeds, split, num_iterations) -> Outcome`; `costs()` is what was compiled and measured so far.
+    """Evaluates architectures.
 
-    Seeds [S] are whole numbers; the tasks that a split holds out are the same at every call.
+    `measure(genomes, seeds, split, num_iterations) -> Outcome`: meta-trains genomes [P] from seeds [S], which are whole
+    numbers, and evaluates them in the held-out tasks of a split, which are the same at every call.
+    `costs()`: compile times and other measured costs so far, by memory.
     """
 
     measure: Callable[[Genome, np.ndarray, str, int], Outcome]
@@ -59,11 +61,11 @@ class Evaluator(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A program for `size` architectures at a time, `call(genomes, seeds, tasks, stop) -> returns, leaks`."""
+    """A compiled program `call(genomes, seeds, tasks, stop) -> returns, leaks` for `size` architectures at a time."""
 
     call: Callable[..., tuple[Array, Array]]
     size: int
-    seconds: float  # that compiling took
+    seconds: float  # compile time
     memory: int
     num_devices: int = 1
 
@@ -76,19 +78,19 @@ def make_evaluator(
     num_held_out: int = 50,
     execution: str = "auto",
 ) -> Evaluator:
-    """Full meta-training of every architecture from every seed, and what it earns in held-out tasks.
+    """An evaluator that meta-trains every architecture from every seed and evaluates it in held-out tasks.
 
-    Compiled once for each memory, whatever the architectures, seeds, hyper-parameters and lengths of training. The
-    population is split over the devices, and into as many parts one after the other as memory needs.
+    It compiles one program per memory, for all architectures, seeds, hyper-parameters and lengths of training. The
+    population is divided over the devices, and into consecutive parts if it does not fit into memory.
 
     Args:
         problem: from `make_problem`.
-        population: architectures at a time, at most.
-        num_seeds: seeds [S] that each is trained from.
-        num_held_out: tasks [N] that each is evaluated on after it has adapted: of the training distribution, drawn
-            apart from training, for the splits search and validation; of the test tasks for the split test.
-        execution: masked; dense, which compiles every architecture by itself; or auto: on a CPU dense from the length
-            of training on where that costs less, see `break_even`, and masked on anything else.
+        population: maximum number of architectures that train at the same time.
+        num_seeds: number of training seeds [S] per architecture.
+        num_held_out: number of tasks [N] for evaluation after adaptation. In the splits search and validation, they are
+            draws of the training distribution that training does not use; in the split test, they are test tasks.
+        execution: masked (one program for all architectures), dense (compiles each architecture separately) or auto (on
+            a CPU dense for trainings so long that it costs less, see `break_even`; otherwise masked).
 
     >>> from metajax.search.problem import make_problem
     >>> from metajax.search.space import architecture_space
@@ -112,12 +114,12 @@ def make_evaluator(
     def is_dense(memory: str, num_iterations: int, genomes: Genome, seeds: Array, tasks: PyTree) -> bool:
         if execution != "auto":
             return execution == "dense"
-        if jax.default_backend() != "cpu":  # MASKED_COST says nothing of it
+        if jax.default_backend() != "cpu":  # MASKED_COST was measured on a CPU
             return False
         compiled, cost = program(memory), costs[memory]
         if "iteration_seconds" not in cost:
             cost |= _time_iteration(compiled, genomes, seeds, tasks)
-            # By itself each has one device, masked all of them.
+            # A dense program runs on one device, the masked program on all of them.
             cheaper = MASKED_COST / compiled.num_devices
             cost["break_even"] = break_even(compiled.seconds, cost["iteration_seconds"] / compiled.size, cheaper)
         return num_iterations > cost["break_even"]
@@ -127,7 +129,7 @@ def make_evaluator(
         check_choice("split", split, SPLITS)
         check_count("num_iterations", num_iterations)
         if np.shape(seeds) != (num_seeds,):
-            raise ConfigError(f"seeds must be num_seeds={num_seeds} whole numbers, not of shape {np.shape(seeds)}")
+            raise ConfigError(f"seeds must be num_seeds={num_seeds} whole numbers, but have shape {np.shape(seeds)}")
         tasks, seeds = held_out(problem.tasks, split, num_held_out), jnp.asarray(seeds)
         returns = np.zeros((len(genomes.choices), num_held_out, num_seeds))
         count = np.zeros(len(returns), int)
@@ -144,9 +146,9 @@ def make_evaluator(
 
 
 def break_even(compile_seconds: float, iteration_seconds: float, masked_cost: float = MASKED_COST) -> float:
-    """Meta-iterations from which on an architecture costs less compiled by itself than masked.
+    """The number of meta-iterations T above which a dense program costs less than the masked program.
 
-    Masked it costs T iteration_seconds; alone compile_seconds + T iteration_seconds / masked_cost.
+    Masked: T iteration_seconds. Dense: compile_seconds + T iteration_seconds / masked_cost.
 
     >>> break_even(6.0, 0.02, 4.0)
     400.0
@@ -156,10 +158,10 @@ def break_even(compile_seconds: float, iteration_seconds: float, masked_cost: fl
 
 
 def held_out(tasks: TaskDistribution, split: str, num_tasks: int) -> PyTree:
-    """Tasks [N] that are evaluated on, the same at every call.
+    """Tasks [N] of a split for evaluation, the same at every call.
 
-    With a continuous prior no training draws them and no other split does; of finitely many tasks search and validation
-    have ones that training has too.
+    With a continuous prior, neither training nor another split draws the same tasks. If there are finitely many
+    training tasks, search and validation share them with training.
     """
     key = jax.random.key(_TASK_SEEDS[split])
     return tasks.batch(key, num_tasks, held_out=split == "test")
@@ -168,19 +170,19 @@ def held_out(tasks: TaskDistribution, split: str, num_tasks: int) -> PyTree:
 def compile_population(
     problem: Problem, memory: str, population: int, num_seeds: int, num_held_out: int, over: list | None = None
 ) -> Compiled:
-    """The program for the networks of one memory, for as many of the population at a time as fit into memory."""
+    """The program for the networks of one memory, for at most as many architectures at a time as memory allows."""
     over = jax.devices()[:population] if over is None else over
     size, free = _rounded(population, len(over)), hardware.usable_memory()
     while True:
         compiled = _compile(problem, memory, size, num_seeds, num_held_out, over)
         if compiled.memory <= free or size <= len(over):
             return compiled
-        # As many as fit, in whole numbers a device.
+        # The largest size that fits, a multiple of the number of devices.
         size = max(1, math.floor(size * free / compiled.memory) // len(over)) * len(over)
 
 
 def _rounded(size: int, num_devices: int) -> int:
-    """The least multiple of the number of devices that holds `size`."""
+    """`size`, rounded up to a multiple of the number of devices."""
     return max(1, -(-size // num_devices)) * num_devices
 
 
@@ -216,7 +218,7 @@ def _compile(problem: Problem, memory: str, size: int, num_seeds: int, num_held_
 def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, stop: Array) -> tuple[Array, PyTree]:
     """Returns [N] after adaptation, and the meta-parameters, of one training from one seed.
 
-    Evaluation draws by the seed, so no luck is had again in another split, and all architectures have the same.
+    The evaluation key derives from the seed. So its draws differ between splits and are equal for all architectures.
     """
     learner = new_learner(algorithm, jax.random.key(seed), problem.tasks)
     iterate = meta_iteration(algorithm, problem.tasks, problem.num_tasks)
@@ -237,7 +239,7 @@ def learned(problem: Problem, algorithm: Algorithm, seed: Array, tasks: PyTree, 
 
 
 def _sizes(problem: Problem, algorithm: Algorithm) -> Sizes:
-    """Stages, copies and steps of training."""
+    """The size of a trial in training."""
 
     def collect(key: Array) -> Array:
         key_init, key_tasks, key_collect = jax.random.split(key, 3)
@@ -248,7 +250,7 @@ def _sizes(problem: Problem, algorithm: Algorithm) -> Sizes:
 
 
 def leak(params: PyTree, masks: PyTree) -> Array:
-    """The greatest of what should be masked; of meta-parameters beside the network's nothing is."""
+    """The greatest absolute value of a masked parameter; only parameters of the network are masked."""
     if jax.tree.structure(params) != jax.tree.structure(masks):
         if not isinstance(params, dict) or "initial" not in params:
             return jnp.zeros(())
@@ -260,21 +262,21 @@ def leak(params: PyTree, masks: PyTree) -> Array:
 def _measure_masked(
     compiled: Compiled, genomes: Genome, seeds: Array, tasks: PyTree, num_iterations: int
 ) -> np.ndarray:
-    """Returns [P, N, S], part after part."""
+    """Returns [P, N, S] by the masked program, one part of the population after the other."""
     found = []
     for part, count in _parts(genomes, compiled.size):
         returns, leaks = jax.device_get(compiled.call(part, seeds, tasks, jnp.asarray(num_iterations)))
         if (leaks[:count] > 0).any():
             raise ConfigError(
-                "training changed parameters that are masked, so it is not that of the networks alone; search with "
-                "an algorithm and an optimiser that add no noise to parameters, or with execution='dense'"
+                "training changed parameters that are masked, so it differs from training the networks alone; use "
+                "an algorithm and an optimiser that add no noise to parameters, or execution='dense'"
             )
         found.append(returns[:count])
     return np.concatenate(found)
 
 
 def _parts(genomes: Genome, size: int) -> Iterator[tuple[Genome, int]]:
-    """The genomes, `size` at a time, the last ones filled up with the first; and how many of them count."""
+    """Parts of `size` genomes, the last one padded with copies, and the number of genomes in each that count."""
     total = len(genomes.choices)
     for start in range(0, total, size):
         members = np.arange(start, start + size)
@@ -284,10 +286,10 @@ def _parts(genomes: Genome, size: int) -> Iterator[tuple[Genome, int]]:
 
 
 def _time_iteration(compiled: Compiled, genomes: Genome, seeds: Array, tasks: PyTree) -> dict[str, float]:
-    """Seconds that a meta-iteration of the whole program takes: two trainings, the evaluation taken off."""
+    """Seconds per meta-iteration of the program, from calls with two and with no meta-iterations."""
     part, _ = next(_parts(genomes, compiled.size))
     seconds = []
-    for count in (0, 0, 2):  # the first call also moves what the others find in place
+    for count in (0, 0, 2):  # the first call also transfers arguments
         start = time.perf_counter()
         jax.block_until_ready(compiled.call(part, seeds, tasks, jnp.asarray(count)))
         seconds.append(time.perf_counter() - start)
@@ -297,7 +299,7 @@ def _time_iteration(compiled: Compiled, genomes: Genome, seeds: Array, tasks: Py
 def _measure_dense(
     problem: Problem, memory: str, genomes: Genome, seeds: Array, tasks: PyTree, num_iterations: int
 ) -> np.ndarray:
-    """Returns [P, N, S], every network compiled by itself; what is drawn is the same as for masked ones."""
+    """Returns [P, N, S] by one dense program per network, with the random draws of the masked program."""
     found = []
     for index in range(len(genomes.choices)):
         genome = jax.tree.map(lambda leaf, index=index: leaf[index], genomes)
@@ -306,7 +308,7 @@ def _measure_dense(
 
 
 def compile_dense(problem: Problem, memory: str, genome: Genome) -> Callable[[Array, PyTree, Array], Array]:
-    """`call(seeds, tasks, stop) -> returns [N, S]` of one network without masks, compiled when it is first called."""
+    """The function `call(seeds, tasks, stop) -> returns [N, S]` of one network without masks; compiles when called."""
     algorithm = dense_algorithm(problem, memory, genome)
 
     def one(seed: Array, tasks: PyTree, stop: Array) -> Array:
@@ -316,7 +318,7 @@ def compile_dense(problem: Problem, memory: str, genome: Genome) -> Callable[[Ar
 
 
 def dense_algorithm(problem: Problem, memory: str, genome: Genome) -> Algorithm:
-    """The algorithm with the network of one genome as `materialise` makes it, which begins as the masked one does."""
+    """The algorithm with the network of one genome without masks; its initial parameters equal the masked ones."""
     nets = problem.nets(memory)
     masked, network = nets.network(nets.weights(genome)), nets.materialise(genome, None)[0]
 
@@ -328,7 +330,7 @@ def dense_algorithm(problem: Problem, memory: str, genome: Genome) -> Algorithm:
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Spearman's correlation of two scores [P] of the same architectures, and the p-value of none.
+    """Spearman's correlation of two scores [P] of the same architectures, and the p-value for no correlation.
 
     >>> rank_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 3.0, 5.0, 9.0]))[0]
     1.0

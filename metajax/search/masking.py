@@ -1,4 +1,4 @@
-"""Whether an outer loop treats a masked network as it would the same network without what is masked."""
+"""A check that an outer loop updates a masked network exactly as the same network without the masked units."""
 
 from functools import partial
 
@@ -11,24 +11,24 @@ from metajax.learning.distributions import Categorical
 from metajax.learning.outer import Batch, Outer
 from metajax.networks.layers import resized
 
-# More than 128, since Adafactor's moments are other ones from there on; a quarter of each axis may be masked.
+# More than 128 units, because Adafactor factors its moments from 128 on; a quarter of the units is masked.
 _UNITS, _ALL_UNITS, _ACTIONS, _STEPS = 130, 173, 3, 4
-_TOLERANCE = 1e-2  # of the update; conjugate gradients make much of rounding
+_TOLERANCE = 1e-2  # relative to the update; conjugate gradients amplify rounding
 
 
 def check_outer(outer: Outer, *, num_tasks: int = 4, num_updates: int = 2) -> None:
-    """Raises ConfigError unless `outer` updates a masked network exactly as the same network without the mask.
+    """Raises ConfigError unless `outer` updates a masked network exactly as the same network without the masked units.
 
-    Found out by letting it: what is masked must stay zero, and the rest change as it does alone. Optimisers that work
-    on each number by itself do, global norms do, since zeros add nothing; noise does not, nor what depends on the size
-    of an array, such as the root mean square that Adafactor divides by.
+    It performs updates of a small network: masked parameters must stay zero, and the others must change as they do in
+    the network alone. Elementwise optimisers pass. Global norms pass too, because zeros do not contribute. Noise fails,
+    and so do statistics that depend on the size of an array, such as Adafactor's root mean square.
 
     >>> import optax
     >>> from metajax.learning.outer import ppo
     >>> check_outer(ppo())
     >>> check_outer(ppo(optimizer=optax.adafactor))
     Traceback (most recent call last):
-    metajax.errors.ConfigError: this outer loop changes a masked network otherwise than ...
+    metajax.errors.ConfigError: the outer loop updates a masked network differently from ...
     """
     _, masked = _updated(outer, _ALL_UNITS, num_tasks, num_updates)
     before, alone = _updated(outer, _UNITS, num_tasks, num_updates)
@@ -36,10 +36,10 @@ def check_outer(outer: Outer, *, num_tasks: int = 4, num_updates: int = 2) -> No
     error = _norm(jax.tree.map(lambda leaf, like: _inside(leaf, like) - like, masked, alone))
     moved = _norm(jax.tree.map(jnp.subtract, alone, before))
     if leak > 0 or not error <= _TOLERANCE * moved:
-        reason = "moves what is masked" if leak > 0 else "moves the rest otherwise"
+        reason = "changes masked parameters" if leak > 0 else "changes the other parameters differently"
         raise ConfigError(
-            f"this outer loop changes a masked network otherwise than the network alone: it {reason}; search with an "
-            "optimiser that works on each number by itself, such as optax.adam"
+            f"the outer loop updates a masked network differently from the network alone: it {reason}; use an "
+            "elementwise optimiser, such as optax.adam"
         )
 
 
@@ -60,7 +60,7 @@ def _norm(tree: PyTree) -> Array:
 
 
 def _updated(outer: Outer, num_units: int, num_tasks: int, num_updates: int) -> tuple[PyTree, PyTree]:
-    """Parameters of a network with `num_units` units, of which `_UNITS` are not masked, before and after updates."""
+    """Parameters before and after the updates, for a network of `num_units` units, of which `_UNITS` are not masked."""
     mask = (jnp.arange(num_units) < _UNITS).astype(float)
     keys = jax.random.split(jax.random.key(0), 4)
 
@@ -90,7 +90,7 @@ def _updated(outer: Outer, num_units: int, num_tasks: int, num_updates: int) -> 
 
 
 def _batch(key: Array, decide: partial, num_tasks: int) -> Batch:
-    """Made-up experience of one stage, copy and a few steps in each task."""
+    """Random experience of one stage, one copy and a few steps in each task."""
     shape, keys = (num_tasks, 1, 1, _STEPS), jax.random.split(key, 4)
     reward, zero, false = jax.random.normal(keys[0], shape), jnp.zeros(shape, int), jnp.zeros(shape, bool)
     percept = Percept(jax.random.normal(keys[1], (*shape, _UNITS)), zero, reward, false, zero)

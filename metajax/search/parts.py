@@ -1,4 +1,4 @@
-"""The parameters of a supernet: which there are under the weights of a genome, and how they begin."""
+"""The parameters of a supernet: which of them exist under the weights of a genome, and their initial values."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,26 +8,26 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Environment, Percept, PyTree
-from metajax.networks.heads import flat_obs, reading
+from metajax.networks.heads import flat_obs, observation_reader
 from metajax.networks.layers import resized
-from metajax.networks.memories import MEMORIES, shown_of
+from metajax.networks.memories import MEMORIES, percept_features
 from metajax.rollouts import first_percept, is_continuous
 from metajax.search.space import Genome, Space
 
 
 class Weights(NamedTuple):
-    """What each option counts: one axis of options each, sums of 1; `width` [L, W] has one for every hidden layer."""
+    """The weights of the options of every choice, which sum to 1; `width` [L, W] has a row for each hidden layer."""
 
     depth: Array
     width: Array
     activation: Array
     skip: Array
     norm: Array
-    memory_width: Array  # [0] where there is no memory
+    memory_width: Array  # [0] without a memory
 
 
 class Part(NamedTuple):
-    """One parameter: how it begins, and which of its rows (None: it has none) and columns there are."""
+    """One parameter: its initialiser, and which of its rows (None: a vector) and columns exist."""
 
     begins: str
     rows: Array | None
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def one_hot(space: Space, genome: Genome) -> Weights:
-    """The weights of one genome, which may be traced."""
+    """The one-hot weights of one genome, which may be traced."""
     named = {
         gene.name: jax.nn.one_hot(genome.choices[number], len(gene.options)) for number, gene in enumerate(space.genes)
     }
@@ -51,12 +51,12 @@ def one_hot(space: Space, genome: Genome) -> Weights:
 
 
 def _units(sizes: tuple[int, ...]) -> Array:
-    """The units [options, W] that there are under each option."""
+    """The units [options, W] that exist under each option."""
     return jnp.arange(max(sizes)) < jnp.asarray(sizes)[:, None]
 
 
 def layer_units(space: Space, weights: Weights) -> Array:
-    """The units [L, W] of every hidden layer, none of a layer that is not there."""
+    """The existing units [L, W] of every hidden layer; a layer that does not exist has none."""
     if not space.num_layers:
         return jnp.zeros((0, max(space.width)))
     deeper = jnp.asarray(space.depth)[:, None] > jnp.arange(space.num_layers)  # [depths, L]
@@ -64,7 +64,7 @@ def layer_units(space: Space, weights: Weights) -> Array:
 
 
 def _last_units(space: Space, weights: Weights, num_features: int) -> Array:
-    """The units [M] that leave the last hidden layer, or the features where there is none."""
+    """The existing units [M] of the last hidden layer, or of the features if there is no hidden layer."""
     size = entries_out(space, num_features)
     widths = weights.width @ _units(space.width).astype(float) if space.num_layers else ()
     per_depth = [resized(widths[depth - 1] if depth else jnp.ones(num_features), size) for depth in space.depth]
@@ -72,18 +72,18 @@ def _last_units(space: Space, weights: Weights, num_features: int) -> Array:
 
 
 def entries_out(space: Space, num_features: int) -> int:
-    """Entries that what leaves the hidden layers has at most."""
+    """The maximum number of entries that leave the hidden layers."""
     sizes = [max(space.width)] if space.num_layers else []
     return max(sizes + [num_features] * (0 in space.depth))
 
 
 def share_of(weights: Array, options: tuple, *names: Any) -> Array:
-    """What the options `names` count together."""
+    """The total weight of the options `names`."""
     return sum((weights[number] for number, name in enumerate(options) if name in names), jnp.zeros(()))
 
 
 def _layer_parts(space: Space, weights: Weights, num_features: int, name: str) -> dict[str, dict[str, Part]]:
-    """Those of the hidden layers, as `hidden_layers` names them."""
+    """The parameters of the hidden layers, with the names that `hidden_layers` gives them."""
     units, rows, found = layer_units(space, weights), jnp.ones(num_features), {}
     scaled = share_of(weights.norm, space.norm, "layer", "rms")
     shifted = share_of(weights.norm, space.norm, "layer")
@@ -105,7 +105,7 @@ def _head_parts(env: Environment, rows: Array) -> dict[str, Any]:
 
 
 def mlp_parts(env: Environment, space: Space, value: bool, weights: Weights) -> dict[str, Any]:
-    """Those of `mlp`."""
+    """The parameters of `mlp`."""
     num_features = features_of(env)(_percept(env)).shape[-1]
     rows, one = _last_units(space, weights, num_features), jnp.ones(1)
     found = _layer_parts(space, weights, num_features, "policy") | {"head": _head_parts(env, rows)}
@@ -116,8 +116,8 @@ def mlp_parts(env: Environment, space: Space, value: bool, weights: Weights) -> 
 
 
 def memory_parts(env: Environment, space: Space, memory: str, show: tuple, weights: Weights) -> dict[str, Any]:
-    """Those of `memory_policy`."""
-    num_features = shown_of(env, show)(_percept(env)).shape[-1]
+    """The parameters of `memory_policy`."""
+    num_features = percept_features(env, show)(_percept(env)).shape[-1]
     into, one = _last_units(space, weights, num_features), jnp.ones(1)
     units = weights.memory_width @ _units(space.memory_width).astype(float)
 
@@ -136,7 +136,7 @@ def memory_parts(env: Environment, space: Space, memory: str, show: tuple, weigh
 
 
 def _cell(space: Space, memory: str, num_inputs: int) -> PyTree:
-    """The shapes of a memory's parameters at its greatest width."""
+    """The shapes of a memory's parameters at its maximum width."""
     cell = MEMORIES[memory](max(space.memory_width))
     start = jax.eval_shape(cell.initial)
     init = partial(cell.init, method="step")
@@ -148,7 +148,7 @@ def _percept(env: Environment) -> Percept:
 
 
 def features_of(env: Environment) -> Callable[[Percept], Array]:
-    read = reading(env)
+    read = observation_reader(env)
     return lambda percept: flat_obs(read(percept.obs))
 
 
@@ -162,7 +162,7 @@ def mask_of(part: Part) -> Array:
 
 
 def begin_all(key: Array, parts: PyTree, init_std: float) -> PyTree:
-    """The initial parameters, scaled by how many units there are, and zero where there are none."""
+    """The initial parameters, scaled by the number of existing units, and zero where there is no unit."""
     leaves, structure = jax.tree.flatten(parts, is_leaf=is_part)
 
     def begin(number: int, part: Part) -> Array:
@@ -177,7 +177,7 @@ def begin_all(key: Array, parts: PyTree, init_std: float) -> PyTree:
         fan_in, fan_out = part.rows.sum(), part.columns.sum()
         if part.begins == "xavier":
             return jax.random.uniform(own, shape, minval=-1.0) * jnp.sqrt(6 / jnp.maximum(fan_in + fan_out, 1))
-        # The standard deviation of a normal cut off at 2 is 0.88 of its own.
+        # A standard normal truncated at 2 has a standard deviation of 0.88.
         return jax.random.truncated_normal(own, -2, 2, shape) * jnp.sqrt(1 / jnp.maximum(fan_in, 1)) / 0.87962566
 
     begun = [begin(number, part) * mask_of(part) for number, part in enumerate(leaves)]
@@ -185,16 +185,16 @@ def begin_all(key: Array, parts: PyTree, init_std: float) -> PyTree:
 
 
 def _orthogonal(key: Array, units: Array) -> Array:
-    """A matrix that is orthogonal among the units [H] that there are, as Gram and Schmidt make one of normal draws.
+    """A matrix that is orthogonal among the existing units [H], made from normal draws by Gram-Schmidt.
 
-    Not by a factorisation of LAPACK's: many at a time in one program have been seen to wait for each other for ever.
+    It uses no LAPACK factorisation, because many of them at a time can deadlock in one program (see `learning.linalg`).
     """
     there = (units > 0).astype(float)
     drawn = jax.random.normal(key, (len(units), len(units))) * there[:, None] * there
 
     def column(number: Array, found: Array) -> Array:
         left = drawn[:, number]
-        for _ in range(2):  # the second time takes off what rounding left
+        for _ in range(2):  # the second pass removes what rounding left
             left = left - found @ (found.T @ left)
         length = jnp.linalg.norm(left)
         return found.at[:, number].set(left / jnp.where(length > 0, length, 1.0))

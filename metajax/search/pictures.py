@@ -1,4 +1,4 @@
-"""Pictures of a search: the best so far, the Pareto front, and how much each choice matters."""
+"""Plots of a search: the best score so far, the Pareto front, and the importance of each choice."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,10 @@ from metajax.search.space import Space
 def draw(
     folder: Path, space: Space, searches: Mapping[str, Sequence[Row]], reports: Mapping[str, Report], title: str
 ) -> None:
-    """Leaves best_so_far.png, pareto.png and importances.png of searches [rows] by name, the first of them ours."""
+    """Writes best_so_far.png, pareto.png and importances.png.
+
+    `searches` has the rows of every search by name; the Pareto front and the importances are those of the first.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     def new() -> tuple:
@@ -29,18 +32,18 @@ def draw(
     for name, rows in searches.items():
         spent, best = best_so_far(rows)
         axes.step(spent, best, where="post", label=name)
-    axes.set(xlabel="whole trainings", ylabel="best score so far, in the search's tasks")
+    axes.set(xlabel="full trainings", ylabel="best score so far, in the tasks of the search")
     axes.legend(frameon=False)
     figure.savefig(folder / "best_so_far.png", dpi=120)
 
     figure, axes = new()
     rows = [row for row in next(iter(searches.values())) if row.share == 1 and np.isfinite(row.score)]
     front = archive.pareto_front(rows)
-    axes.plot(*_points(rows), ".", color="0.6", label="evaluated, in the search's tasks")
+    axes.plot(*_points(rows), ".", color="0.6", label="evaluated, in the tasks of the search")
     axes.plot(*_points(front), "o-", color="#1f6fb4", label="Pareto front")
     for name, report in reports.items():
         axes.plot(report.num_parameters, report.mean, "*", markersize=12, label=f"{name}, in test tasks")
-    axes.set(xlabel="parameters", ylabel="return after adaptation", xscale="log")
+    axes.set(xlabel="number of parameters", ylabel="return per episode after adaptation", xscale="log")
     axes.legend(frameon=False)
     figure.savefig(folder / "pareto.png", dpi=120)
 
@@ -48,12 +51,12 @@ def draw(
     if found:
         figure, axes = new()
         axes.barh(list(found)[::-1], list(found.values())[::-1], color="#1f6fb4")
-        axes.set_xlabel("importance for the score (PED-ANOVA)")
+        axes.set_xlabel("importance for the score (PED-ANOVA, fraction)")
         figure.savefig(folder / "importances.png", dpi=120)
 
 
 def best_so_far(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Whole trainings' worth that were spent, and the best score of one trained in full until then."""
+    """The trainings spent so far, counted in full trainings, and the best score of a full training until then."""
     spent = np.cumsum([row.share for row in rows])
     scores = np.array([row.score if row.share == 1 else -np.inf for row in rows])
     best = np.maximum.accumulate(scores)
@@ -63,14 +66,14 @@ def best_so_far(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def choices_that_matter(space: Space, rows: Sequence[Row]) -> dict[str, float]:
     """Importances of the choices by name.
 
-    None of fewer than ten rows, of rows that all score the same, or without Optuna.
+    Empty for fewer than ten rows, for rows with equal scores, and without Optuna.
     """
     scores = np.array([row.score for row in rows])
     if len(rows) < 10 or np.ptp(scores) == 0:
         return {}
     try:
         return studies.importances(space, archive.genomes_of(rows), scores)
-    except MissingExtraError:  # a finished search is not to end over a picture
+    except MissingExtraError:  # a finished search must not fail because of a plot
         return {}
 
 

@@ -1,4 +1,4 @@
-"""What is searched for: a meta-training whose network is yet to be chosen."""
+"""The problem of a search: a meta-training whose network, and perhaps some hyper-parameters, are open."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,13 +17,15 @@ from metajax.search.supernets import Supernet, supernet
 from metajax.simulators.environment import HostEnvironment
 
 SEARCHED = ("hidden", "activation", "skip", "norm", "memory", "width", "layers", "heads", "context")
-_SHAPING = {"fisher_fraction"}  # sets a shape, so it cannot be traced
+_SHAPING = {"fisher_fraction"}  # determines a shape, so it cannot be traced
 
 
 class Problem(NamedTuple):
-    """`make(network, values) -> Algorithm`, pure, whose values may be traced, on `tasks`; `nets(memory) -> Supernet`.
+    """A meta-training on `tasks` with an open network.
 
-    `default` says what the algorithm has when nothing is searched.
+    `make(network, values) -> Algorithm` is pure, and `values` (hyper-parameters by name) may be traced.
+    `nets(memory) -> Supernet` has the networks of the space that have this memory. `default` has the options of the
+    algorithm, the tasks and the network when nothing is searched.
     """
 
     make: Callable[[Network, Mapping[str, Array]], Algorithm]
@@ -45,18 +47,18 @@ def make_problem(
     num_iterations: int | None = None,
     **given: Any,
 ) -> Problem:
-    """Meta-training by an algorithm on tasks, both by name, with a network out of `space`.
+    """The problem of meta-training an algorithm on tasks with a network out of `space`.
 
-    Raises ConfigError where the algorithm's network is none of a space's, where masking would not be exact, and for an
-    option that is searched itself or that a space's networks do not have.
+    Raises ConfigError if the algorithm does not train `mlp` or `memory_policy`, if masking would not be exact, and for
+    an option that is searched or that the networks of a space do not have.
 
     Args:
-        algorithm: a name that `metajax algorithms` lists, of an algorithm that trains `mlp` or `memory_policy`.
-        tasks: a name that `metajax tasks` lists, or a task distribution.
-        space: what there is to choose; with memories for an algorithm that adapts by remembering, else without.
-        num_tasks: tasks a meta-iteration; None: what the recipe says.
-        num_iterations: meta-iterations of a whole training; None: what the recipe says.
-        given: options of the algorithm, its outer loop and the tasks, and those of the network that are not searched.
+        algorithm: name of an algorithm that trains `mlp` or `memory_policy`; `metajax algorithms` lists all.
+        tasks: name of tasks, which `metajax tasks` lists, or a task distribution.
+        space: the search space; it must have memories if, and only if, the algorithm adapts by its memory.
+        num_tasks: tasks per meta-iteration; None: the recipe's number.
+        num_iterations: meta-iterations of a full training; None: the recipe's number.
+        given: options of the algorithm, its outer loop and the tasks, and options of the network that are not searched.
 
     >>> space = architecture_space(depth=(1, 2), width=(4, 8))
     >>> problem = make_problem("maml", "point", space, num_tasks=2, horizon=5)
@@ -69,18 +71,21 @@ def make_problem(
     for name in given:
         check_choice("option", name, [*known, *(["outer"] if recipe.outers else [])])
         if name in SEARCHED:
-            raise ConfigError(f"{name} is what is searched; give its options to the space and leave it out here")
+            raise ConfigError(f"{name} is searched; give its options to architecture_space and leave it out here")
     of_network = network_options(algorithm)
     fixed = {name: value for name, value in given.items() if name in of_network}
     for name, value in fixed.items():
         if name not in inspect.signature(supernet).parameters:
-            raise ConfigError(f"a space's networks have no {name}; leave out {name}={value!r}")
+            raise ConfigError(f"the networks of a search space have no {name}; leave out {name}={value!r}")
     rest = {name: value for name, value in given.items() if name not in of_network}
     of_tasks = task_options(tasks)
     _check_ranges(space, known, of_tasks | of_network, rest)
     built = build(algorithm, tasks, given)
     if isinstance(built.tasks.env, HostEnvironment):
-        raise ConfigError(f"{built.tasks.env.name} is simulated on the host; a population trains in a compiled program")
+        raise ConfigError(
+            f"{built.tasks.env.name} is simulated on the host, but a population trains in one compiled program; "
+            "use tasks whose environment is written in JAX"
+        )
     num_tasks = recipe.num_tasks if num_tasks is None else num_tasks
     num_iterations = recipe.num_iterations if num_iterations is None else num_iterations
     check_count("num_tasks", num_tasks)
@@ -94,7 +99,7 @@ def make_problem(
         kinds = {"memory": memory} if memory else {}
         return supernet(built.tasks.env, space, **kinds, **fixed)
 
-    for end in (0.0, 1.0):  # what a factory says to either end of every range
+    for end in (0.0, 1.0):  # factories must accept both ends of every range
         genome = Genome(genome_of(space).choices, jax.numpy.full(len(space.ranges), end))
         make(built.network, {name: float(value) for name, value in values_of(space, genome).items()})
     outer = outer_of(algorithm, given)
@@ -109,11 +114,11 @@ def _check_network(algorithm: str, space: Space) -> None:
     network = ALGORITHMS[algorithm].network
     if network not in (mlp, memory_policy):
         able = [name for name, recipe in ALGORITHMS.items() if recipe.network in (mlp, memory_policy)]
-        raise ConfigError(f"{algorithm} has a network of its own, none of a space's; search with one of {able}")
+        raise ConfigError(f"a search space has no networks for {algorithm}; search with one of {', '.join(able)}")
     if network is memory_policy and not space.memory:
-        raise ConfigError(f"{algorithm} adapts by remembering; give architecture_space(memory=('gru',), …) memories")
+        raise ConfigError(f"{algorithm} needs networks with a memory; use architecture_space(memory=('gru',), …)")
     if network is mlp and space.memory:
-        raise ConfigError(f"{algorithm} adapts parameters, not a memory; leave memory={space.memory} out of the space")
+        raise ConfigError(f"{algorithm} needs networks without a memory; leave memory={space.memory} out of the space")
 
 
 def _check_ranges(space: Space, known: Mapping[str, Any], others: set[str], given: Mapping[str, Any]) -> None:
@@ -125,7 +130,7 @@ def _check_ranges(space: Space, known: Mapping[str, Any], others: set[str], give
 
 
 def default_problem(problem: Problem) -> tuple[Problem, Genome]:
-    """The problem whose space has the default network alone, and that as its genome."""
+    """The problem with a space that contains only the default network, and the genome of this network."""
     given, ranges = problem.default, problem.space.ranges
     hidden = given["hidden"]
     memory = {"memory": (given["memory"],), "memory_width": (given["width"],)} if problem.space.memory else {}
@@ -153,9 +158,9 @@ def _fixed(problem: Problem) -> dict[str, Any]:
 
 
 def on_one_task(problem: Problem, key: Array, *, num_tasks: int) -> Problem:
-    """The problem on a single task, drawn by `key` from the training tasks: what it costs less, and is a proxy of.
+    """The problem on a single training task, drawn with `key`: a cheap proxy of the full problem.
 
-    A meta-iteration plays it `num_tasks` times, and it is what is evaluated on too.
+    A meta-iteration plays the task `num_tasks` times, and evaluation uses it too.
     """
     check_count("num_tasks", num_tasks)
     task = problem.tasks.sample(key)

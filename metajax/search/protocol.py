@@ -1,7 +1,7 @@
-"""What a search comes to: found on the search's tasks, chosen on others with fresh seeds, reported on the test tasks.
+"""The protocol of a search: find on search tasks, choose on validation tasks, report on test tasks.
 
-The best of many scores is too good by what luck had to do with it (the winner's curse), so nothing that has been used
-to find or to choose an architecture is used again to say how good it is.
+The best of many noisy scores is biased upwards (the winner's curse). Therefore each stage uses fresh seeds and tasks:
+data that found or chose an architecture never measures how good it is.
 """
 
 import shlex
@@ -22,13 +22,13 @@ from metajax.search.problem import Problem, default_problem, on_one_task
 from metajax.search.space import Genome, Space, options_of
 
 _STREAMS = {"search": 0, "validation": 1, "test": 2}
-_FURTHEST = 1_000_000  # seeds of a stream
+_FURTHEST = 1_000_000  # number of seeds in a stream
 
 
 class Report(NamedTuple):
-    """An architecture in test tasks: returns [N, S], their mean, and its 95 % interval over seeds, the tasks given.
+    """An architecture in test tasks: returns [N, S], their mean, and its 95 % interval over seeds for these tasks.
 
-    None of one seed, which tells nothing of others.
+    With one seed the interval is None.
     """
 
     chosen: Mapping[str, Any]
@@ -38,26 +38,28 @@ class Report(NamedTuple):
     interval: tuple[float, float] | None
 
     def plain(self) -> dict[str, Any]:
-        """As JSON writes it."""
+        """The report as a dictionary for JSON."""
         return self._asdict() | {"chosen": dict(self.chosen), "returns": np.round(self.returns, 6).tolist()}
 
 
 def seeds_of(split: str, seed: int, num_seeds: int, part: int = 0) -> np.ndarray:
-    """The seeds [S] of a split's trainings, of which no two splits, parts or whole `seed`s share one.
+    """The seeds [S] of the trainings of a split; different splits, parts and values of `seed` share none.
 
     >>> seeds_of("validation", 0, 2, part=1).tolist()
     [1000002, 1000003]
     """
     first = 1000 * seed + part * num_seeds
     if not 0 <= first <= _FURTHEST - num_seeds or (part + 1) * num_seeds > 1000:
-        raise ConfigError(f"seed={seed} must be from 0 to 999, and all seeds of a split at most 1000")
+        raise ConfigError(
+            f"seed={seed} must be from 0 to 999, and num_seeds={num_seeds} times the number of parts at most 1000"
+        )
     return _STREAMS[split] * _FURTHEST + first + np.arange(num_seeds)
 
 
 def measured(
     evaluator: Evaluator, problem: Problem, genomes: Genome, split: str, *, seed: int, num_seeds: int, parts: int
 ) -> Outcome:
-    """Returns [P, N, parts S] of whole trainings from a split's seeds, `num_seeds` at a time."""
+    """Returns [P, N, parts S] of full trainings from the seeds of a split, `num_seeds` at a time."""
     found = [
         evaluator.measure(genomes, seeds_of(split, seed, num_seeds, part), split, problem.num_iterations)
         for part in range(parts)
@@ -75,19 +77,20 @@ def choose(
     num_seeds: int,
     parts: int,
 ) -> tuple[Row, list[dict[str, Any]]]:
-    """The best of the search's best in validation tasks and from fresh seeds, and what each scored in both.
+    """The best finalist in validation tasks from fresh seeds, and the scores of all finalists in search and validation.
 
-    Raises ConfigError if the search has no training that was finite, or none of its best has in validation.
+    The finalists are the best rows of the search. Raises ConfigError if all trainings of the search, or of all
+    finalists in validation, diverged.
     """
     last = archive.best(problem.space, rows, finalists)
     if not last:
-        raise ConfigError("no training of the search was finite; search with smaller steps, or another space")
+        raise ConfigError("every training of the search diverged; use smaller learning rates or another space")
     sizes = {"seed": seed, "num_seeds": num_seeds, "parts": parts}
     outcome = measured(evaluator, problem, archive.genomes_of(last), "validation", **sizes)
     scores = outcome.scores()
     if not np.isfinite(scores).any():
         raise ConfigError(
-            "no finalist's training from fresh seeds was finite; search with smaller steps or more finalists"
+            "the trainings of all finalists from fresh seeds diverged; use smaller learning rates or more finalists"
         )
     told = [
         {"chosen": dict(row.chosen), "search": row.score, "validation": _finite(score)}
@@ -107,7 +110,7 @@ def report(
     parts: int,
     execution: str = "auto",
 ) -> dict[str, Report]:
-    """The architectures found, by name, and the default network, in test tasks and from seeds of their own."""
+    """Reports of the architectures `found`, by name, and of the default network, in test tasks from fresh seeds."""
     sizes = {"seed": seed, "num_seeds": num_seeds, "parts": parts}
     outcome = measured(evaluator, problem, archive.genomes_of(list(found.values())), "test", **sizes)
     reports = {
@@ -130,7 +133,7 @@ def _report(chosen: Mapping[str, Any], returns: np.ndarray, num_parameters: int)
 
 
 def gain(one: Report, other: Report) -> tuple[float, tuple[float, float] | None]:
-    """How much more `one` earns, and its 95 % interval over seeds, which both share as they do the tasks."""
+    """The mean difference of the returns of `one` and `other`, and its 95 % interval; both have the same seeds."""
     difference = one.returns - other.returns
     if not np.isfinite(difference).all():
         return float("nan"), None
@@ -138,7 +141,7 @@ def gain(one: Report, other: Report) -> tuple[float, tuple[float, float] | None]
 
 
 def _interval(means: np.ndarray) -> tuple[float, float] | None:
-    """The 95 % interval by Student's t of the mean of seeds [S]: one is one network, in all tasks; None of one seed."""
+    """The 95 % interval by Student's t of the mean of `means` [S], one per seed over all tasks; None for one seed."""
     if len(means) == 1:
         return None
     half = scipy.stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
@@ -156,10 +159,10 @@ def proxy_correlation(
     population: int,
     execution: str = "auto",
 ) -> dict[str, float] | None:
-    """Spearman's correlation, over rows, of their scores with those of training and evaluation on one task alone.
+    """Spearman's correlation of the rows' scores with scores from training and evaluation on one task only.
 
-    Of the first `population` rows that were trained in full and finite; None of fewer than three. `cost` is that of a
-    meta-iteration as a share of the whole problem's. Training is as long.
+    It uses the first `population` fully trained rows with finite scores; with fewer than three it is None. `cost` is
+    the cost of a meta-iteration as a fraction of the full problem's; the number of meta-iterations is equal.
     """
     whole = [row for row in rows if row.share == 1 and np.isfinite(row.score)][:population]
     if len(whole) < 3:
@@ -179,7 +182,7 @@ def proxy_correlation(
 
 
 def training_command(algorithm: str, tasks: str, space: Space, row: Row, given: Mapping[str, Any]) -> str:
-    """The command that trains an architecture that was found, with the options `given` to the search.
+    """The command line that trains the architecture of a row, with the options `given` to the search.
 
     >>> from metajax.search.space import architecture_space
     >>> row = Row(0, [0, 1, 0, 0, 1, 0, 0], [], {"depth": 1, "width_0": 16, "activation": "relu", "norm": "none"},

@@ -1,4 +1,4 @@
-"""The loop of a search: ask a driver for architectures, evaluate them, tell their scores, until a budget is spent."""
+"""The loop of a search: ask a driver for architectures, evaluate them, and tell their scores, within a budget."""
 
 import itertools
 import time
@@ -22,14 +22,14 @@ from metajax.search.studies import Shared
 
 
 class Step(NamedTuple):
-    """What a search yields after every generation: all rows so far, and trainings done, whole ones' worth."""
+    """Progress of a search: all rows so far, and the trainings spent, counted in full trainings."""
 
     rows: list[Row]
     spent: float
 
 
 class Training(NamedTuple):
-    """What every architecture of a search is given: the seeds [S] of its trainings, and their length."""
+    """The training of every architecture of a search: its seeds [S] and its number of meta-iterations."""
 
     seeds: np.ndarray
     num_iterations: int
@@ -45,18 +45,18 @@ def search(
     training: Training,
     seed: int = 0,
 ) -> Iterator[Step]:
-    """A search by a driver of pure functions, yielding after every generation; goes on where the archive ends.
+    """A search with a driver of pure functions. It yields after every generation, and resumes from the archive.
 
-    Raises ConfigError if the archive has not what this driver asks for.
+    Raises ConfigError if the archive has other genomes than this driver asks for.
 
     Args:
-        problem: whose space is searched.
-        evaluator: what scores.
-        driver: what asks and is told.
-        path: the archive.
-        budget: whole trainings, of one architecture from all seeds each; the last generation may exceed it.
-        training: the seeds and the length of a whole training.
-        seed: of the driver.
+        problem: problem whose space is searched.
+        evaluator: evaluator that scores architectures.
+        driver: search strategy.
+        path: path of the archive.
+        budget: number of full trainings (of one architecture from all seeds); the last generation may exceed it.
+        training: seeds and length of a full training.
+        seed: random seed of the driver.
     """
     space, key = problem.space, jax.random.key(seed)
     ask, tell = jax.jit(driver.ask), jax.jit(driver.tell)
@@ -69,12 +69,12 @@ def search(
         own = rows[generation * driver.size : (generation + 1) * driver.size]
         if not own:
             if len(rows) == num_kept:
-                archive.write(path, rows)  # without what a writer that was killed had begun
+                archive.write(path, rows)  # drops the incomplete lines of a writer that was killed
             own = _evaluated(problem, evaluator, batch, training, generation)
             archive.append(path, own)
             rows += own
         elif not _asked_for(batch.genomes, own):
-            raise ConfigError(f"the archive {path} is of another driver, seed or version; choose another folder")
+            raise ConfigError(f"the archive {path} is of another driver, seed or version; use another folder")
         scores = jnp.array([row.score for row in own])
         state = tell(state, batch, scores)
         spent += float(batch.share.sum())
@@ -82,7 +82,7 @@ def search(
 
 
 def _asked_for(genomes: Genome, rows: list[Row]) -> bool:
-    """Whether rows are of these genomes [P]; their floats may differ by another machine's rounding."""
+    """Whether rows have these genomes [P]; floats may differ by the rounding of another machine."""
     found = archive.genomes_of(rows)
     return bool((found.choices == genomes.choices).all() and jnp.allclose(found.floats, genomes.floats, atol=1e-5))
 
@@ -90,7 +90,7 @@ def _asked_for(genomes: Genome, rows: list[Row]) -> bool:
 def _evaluated(
     problem: Problem, evaluator: Evaluator, batch: Generation, training: Training, generation: int
 ) -> list[Row]:
-    """The rows of a batch; what has no share of a training has no returns."""
+    """The rows of a batch after its evaluation; a genome with share 0 has no returns."""
     share = np.asarray(batch.share)
     returns, count = None, np.zeros(len(share), int)
     for own in sorted(set(share[share > 0].tolist())):
@@ -104,7 +104,7 @@ def _evaluated(
 
 
 def search_differentiable(problem: Problem, evaluator: Evaluator, path: Path, *, training: Training) -> Iterator[Step]:
-    """The search of `learn_architecture`, of each memory and from every seed, evaluated as any other's."""
+    """A search by `learn_architecture` for each memory from every seed; it evaluates the learned architectures."""
     rows = archive.read(path, problem.space, 1)
     if not rows:
         genomes = learn_architecture(problem, jnp.asarray(training.seeds), training.num_iterations)
@@ -126,21 +126,21 @@ def search_study(
     population: int,
     poll: float = 1.0,
 ) -> Iterator[Step]:
-    """A search through a study, by this worker and any others, yielding whenever something was told or waited for.
+    """A search with a study that several workers share. It yields after every evaluation and every wait.
 
-    Ends when the study has `budget` results, whoever they are from; waits, once all are asked for, until those of
-    other workers are told or their leases are over. The archive is rewritten with all of them, in the order of their
-    trials; what is more than the budget, as workers may be at it at once, is left out.
+    It ends when the study has `budget` results of any workers. When all trials are asked for, it waits until other
+    workers have told theirs or lose their leases. It rewrites the archive with all results, in the order of their
+    trials. Concurrent workers may exceed the budget; surplus results are left out.
 
     Args:
-        problem: whose space is searched.
-        evaluator: what scores.
-        shared: from `open_study`.
-        path: the archive.
-        budget: whole trainings, of one architecture from all seeds each.
-        training: the seeds and the length of a training.
-        population: architectures evaluated at a time.
-        poll: seconds between two looks at what the other workers do.
+        problem: problem whose space is searched.
+        evaluator: evaluator that scores architectures.
+        shared: study, from `open_study`.
+        path: path of the archive.
+        budget: number of full trainings (of one architecture from all seeds).
+        training: seeds and length of a training.
+        population: number of architectures evaluated at a time.
+        poll: seconds between two checks of the study while it waits.
     """
     check_count("budget", budget)
     while True:

@@ -1,4 +1,4 @@
-"""Which networks a search chooses among, and a genome: one choice, or a whole population [P] of them."""
+"""Search spaces of networks, and genomes: one choice out of a space, or a population [P] of choices."""
 
 import difflib
 import json
@@ -14,11 +14,11 @@ from metajax.errors import ConfigError, check_choice, check_count, check_flag, c
 from metajax.networks.heads import ACTIVATIONS
 from metajax.networks.layers import NORMS
 
-MASKED_MEMORIES = ("gru", "lstm")  # those whose units a mask can leave out
+MASKED_MEMORIES = ("gru", "lstm")  # memories whose units can be masked
 
 
 class Range(NamedTuple):
-    """A float hyper-parameter from `low` to `high`, by its logarithm if `log`."""
+    """A float hyper-parameter from `low` to `high`, on a logarithmic scale if `log`."""
 
     name: str
     low: float
@@ -27,7 +27,7 @@ class Range(NamedTuple):
 
 
 class Gene(NamedTuple):
-    """One choice of a genome: its options, and whether they come in an order."""
+    """One choice of a genome: its options, and whether they are ordered."""
 
     name: str
     options: tuple
@@ -35,7 +35,7 @@ class Gene(NamedTuple):
 
 
 class Space(NamedTuple):
-    """The options of each choice; `memory` is empty where networks are feed-forward."""
+    """The options of each choice. `memory` is empty if networks are feed-forward."""
 
     depth: tuple[int, ...]
     width: tuple[int, ...]
@@ -48,12 +48,12 @@ class Space(NamedTuple):
 
     @property
     def num_layers(self) -> int:
-        """Hidden layers of the deepest network."""
+        """The number of hidden layers of the deepest network."""
         return max(self.depth)
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """The choices [G] of a genome, in their order; every hidden layer has a width of its own."""
+        """The G choices of a genome in their order; every hidden layer has its own width."""
         widths = [Gene(f"width_{layer}", self.width, True) for layer in range(self.num_layers)]
         kinds = [Gene(name, getattr(self, name), False) for name in ("activation", "skip", "norm")]
         found = [Gene("depth", self.depth, True), *widths, *kinds]
@@ -68,7 +68,7 @@ class Space(NamedTuple):
 
 
 class Genome(NamedTuple):
-    """`choices` [..., G], indices of options, and `floats` [..., F], where in their ranges, from 0 to 1."""
+    """`choices` [..., G] are indices of options; `floats` [..., F] are positions in their ranges, from 0 to 1."""
 
     choices: Array
     floats: Array
@@ -88,14 +88,14 @@ def architecture_space(
     """The space of all combinations of these options.
 
     Args:
-        depth: numbers of hidden layers; of a network with a memory, of those before it.
-        width: of a hidden layer, each by itself.
-        activation: of the hidden layers: tanh, relu, gelu, silu.
-        skip: whether a hidden layer but the first adds what it was given.
-        norm: how activations are normalised: none, layer, rms.
-        memory: gru and lstm, for an algorithm that adapts by remembering; none for any other.
-        memory_width: of the memory.
-        ranges: float hyper-parameters of the algorithm and its outer loop that are searched too.
+        depth: numbers of hidden layers; with a memory, of hidden layers before the memory.
+        width: widths of a hidden layer; each layer has its own choice.
+        activation: activations of the hidden layers: tanh, relu, gelu, silu.
+        skip: whether every hidden layer but the first has a residual connection.
+        norm: normalisations before each activation: none, layer, rms.
+        memory: memories, gru and lstm, for an algorithm that adapts by its memory; empty for all others.
+        memory_width: widths of the memory.
+        ranges: float hyper-parameters of the algorithm and its outer loop to search too.
 
     >>> space = architecture_space(depth=(1, 2), width=(4, 8), ranges=[Range("inner_lr", 0.01, 1.0, log=True)])
     >>> [gene.name for gene in space.genes]
@@ -124,20 +124,20 @@ def architecture_space(
 
 def _check_options(name: str, options: Sequence, may_be_empty: bool = False) -> None:
     if not options and not may_be_empty:
-        raise ConfigError(f"{name}=() leaves nothing to choose; give it at least one option")
+        raise ConfigError(f"{name}=() has no options; give at least one option")
     if len(set(options)) < len(options):
-        raise ConfigError(f"{name}={tuple(options)} has an option twice; give each once")
+        raise ConfigError(f"{name}={tuple(options)} has an option twice; give each option once")
 
 
 def _check_range(found: Range) -> None:
     check_number(f"low of {found.name}", found.low)
     check_number(f"high of {found.name}", found.high, above=found.low)
     if found.log and found.low <= 0:
-        raise ConfigError(f"low of {found.name}={found.low!r} must be a number > 0 for a range by its logarithm")
+        raise ConfigError(f"low of {found.name}={found.low!r} must be a number > 0 for a range with log=True")
 
 
 def random_genomes(key: Array, space: Space, num_genomes: int) -> Genome:
-    """Genomes [P], every option as likely as any other.
+    """Random genomes [P]; all options of a choice are equally likely.
 
     >>> genomes = random_genomes(jax.random.key(0), architecture_space(depth=(1, 2)), 5)
     >>> genomes.choices.shape, genomes.floats.shape
@@ -150,7 +150,7 @@ def random_genomes(key: Array, space: Space, num_genomes: int) -> Genome:
 
 
 def values_of(space: Space, genome: Genome) -> dict[str, Array]:
-    """The float hyper-parameters by name, each [...]; differentiable, and traced where the genome is.
+    """The float hyper-parameters by name, each [...]; differentiable, and traced if the genome is traced.
 
     >>> space = architecture_space(ranges=[Range("inner_lr", 0.01, 1.0, log=True)])
     >>> values_of(space, genome_of(space, inner_lr=0.1))["inner_lr"].tolist()
@@ -165,7 +165,7 @@ def values_of(space: Space, genome: Genome) -> dict[str, Array]:
 
 
 def genome_of(space: Space, **chosen: Any) -> Genome:
-    """The genome of options by name; what is left out has its first option, or the middle of its range.
+    """The genome with the options `chosen`. Other choices take their first option, other floats the middle of a range.
 
     Raises ConfigError for an option that the space does not have.
 
@@ -189,14 +189,14 @@ def genome_of(space: Space, **chosen: Any) -> Genome:
 
 
 def _share(found: Range, value: float) -> float:
-    """Where in its range a value is, from 0 to 1."""
+    """The position of a value in its range, from 0 to 1."""
     name, low, high, log = found
     check_number(name, value, at_least=low, at_most=high)
     return float(np.log(value / low) / np.log(high / low)) if log else (value - low) / (high - low)
 
 
 def chosen(space: Space, genome: Genome) -> dict[str, Any]:
-    """What one genome says, by name: its options, without the widths of layers that it does not have, and floats.
+    """The options and floats of one genome by name, without the widths of layers that it does not have.
 
     >>> space = architecture_space()
     >>> chosen(space, genome_of(space, depth=1, width_0=16))
@@ -211,10 +211,10 @@ def chosen(space: Space, genome: Genome) -> dict[str, Any]:
 
 
 def matters(space: Space, genome: Genome) -> Array:
-    """Which choices [..., G] of a genome change anything; pure.
+    """Which choices [..., G] of a genome affect its network; pure.
 
-    Not so the widths of layers that are not there, skips without a second layer, and activation and norm without a
-    first.
+    The widths of missing layers do not, nor does skip without a second layer, nor activation and norm without a first
+    layer.
     """
     depth = jnp.asarray(space.depth)[genome.choices[..., 0]][..., None]
     names, layers = [gene.name for gene in space.genes], space.num_layers
@@ -224,33 +224,33 @@ def matters(space: Space, genome: Genome) -> Array:
 
 
 def canonical(space: Space, genome: Genome) -> Genome:
-    """The genome [...] with the first option wherever a choice changes nothing; pure."""
+    """The genome [...] with the first option for every choice that does not affect its network; pure."""
     return genome._replace(choices=jnp.where(matters(space, genome), genome.choices, 0))
 
 
 def check_genome(space: Space, genome: Genome, *, batched: bool = False) -> None:
-    """Raises ConfigError unless this is a genome, or with `batched` a population [P] of them, of this space."""
-    axes = "[P]" if batched else "alone"
+    """Raises ConfigError unless `genome` is a genome of this space, or a population [P] of genomes if `batched`."""
+    what = "a population" if batched else "one genome"
     wanted = {"choices": len(space.genes), "floats": len(space.ranges)}
     for name, size in wanted.items():
         shape = np.shape(getattr(genome, name))
         if len(shape) != 1 + batched or shape[-1] != size:
             expected = f"[P, {size}]" if batched else f"[{size}]"
-            raise ConfigError(f"{name} of a genome {axes} must in this space have axes {expected}, not {list(shape)}")
+            raise ConfigError(f"{name} of {what} must have shape {expected} in this space, not {list(shape)}")
     choices, floats = np.asarray(genome.choices), np.asarray(genome.floats)
     if not ((choices >= 0) & (choices < space.sizes)).all():
         where = np.argwhere(~((choices >= 0) & (choices < space.sizes)))[0]
         gene = space.genes[where[-1]]
         raise ConfigError(
-            f"choice {choices[tuple(where)]} of {gene.name} is not one of the {len(gene.options)} options of this "
-            "space; the genome is of another"
+            f"choice {choices[tuple(where)]} of {gene.name} is not an index of its {len(gene.options)} options; "
+            "the genome is of another space"
         )
     if not ((floats >= 0) & (floats <= 1)).all():
-        raise ConfigError("floats of a genome must lie between 0 and 1; values_of gives what they stand for")
+        raise ConfigError("floats of a genome must be from 0 to 1; values_of converts them to hyper-parameters")
 
 
 def groups(space: Space, genomes: Genome) -> dict[str, np.ndarray]:
-    """Which of the genomes [P] have each memory, by its name, "" where there is none: what is compiled apart."""
+    """Indices of the genomes [P] with each memory, by its name ("" for none); each group has its own program."""
     if not space.memory:
         return {"": np.arange(len(genomes.choices))}
     kinds = np.asarray(genomes.choices)[:, [gene.name for gene in space.genes].index("memory")]
@@ -259,7 +259,7 @@ def groups(space: Space, genomes: Genome) -> dict[str, np.ndarray]:
 
 
 def fingerprint(space: Space) -> str:
-    """The space as one line of JSON, by which an archive or a study says what it searched."""
+    """The space as one line of JSON, which identifies it in an archive or a study."""
     return json.dumps({name: list(map(_plain, value)) for name, value in space._asdict().items()})
 
 
@@ -268,12 +268,12 @@ def _plain(value: Any) -> Any:
 
 
 def stacked(genomes: Iterable[Genome]) -> Genome:
-    """Genomes, each alone, as a population [P]."""
+    """Single genomes, stacked to a population [P]."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *genomes)
 
 
 def options_of(space: Space, chosen_options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `mlp` or `memory_policy`, and of the algorithm, that build what `chosen` says.
+    """The options of `mlp` or `memory_policy`, and of the algorithm, for the options that `chosen` returns.
 
     >>> space = architecture_space()
     >>> options_of(space, chosen(space, genome_of(space, depth=2, width_0=16)))

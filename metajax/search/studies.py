@@ -1,8 +1,8 @@
-"""Optuna's samplers as drivers, and its storages as what many workers share: the extra `search`.
+"""Drivers from Optuna's samplers, and studies that several workers share through Optuna's storages (extra `search`).
 
-A trial carries its worker and a lease, which the worker renews while it evaluates. Optuna's own heartbeat leaves out
-trials that are asked for and told, so what a dead worker was evaluating would go on for ever; here it fails when its
-lease is over, and the same genome is asked for again, unless it had a result that was not told yet.
+Every trial stores its worker and a lease, which the worker renews during the evaluation. Optuna's own heartbeat does
+not cover trials of the ask-and-tell interface, so a trial of a dead worker would stay running for ever. Here such a
+trial fails when its lease expires, and its genome is queued again. If the trial already has a result, this is told.
 """
 
 import threading
@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax.errors import ConfigError, check_choice, check_count, check_number, first_line, load
+from metajax.errors import ConfigError, check_choice, check_count, check_number, first_line, import_extra
 from metajax.search.space import Genome, Space, fingerprint, genome_of, stacked
 
 STUDY_DRIVERS = ("gp", "tpe", "nsga2")
 _SPACE, _WORKER, _LEASE, _SCORE, _RESULT = "space", "worker", "lease", "score", "result"
-_AGAIN, _TIMES = "again", "times"  # the trial that one repeats, and how many before it had this genome
-_MOST_TIMES = 3  # that a genome is asked for again, since it may be what kills the workers
-_WAIT = 5  # seconds for a server to answer
+_AGAIN, _TIMES = "again", "times"  # the trial that this one repeats, and how often its genome was repeated
+_MOST_TIMES = 3  # maximum number of repetitions, because a genome may itself kill its workers
+_WAIT = 5  # timeout in seconds for the answer of a server
 
 
 class Shared(NamedTuple):
-    """A study of a space by one worker, whose trials hold leases of `lease` seconds."""
+    """A study of a space, used by one worker; its trials have leases of `lease` seconds."""
 
     study: Any
     space: Space
@@ -46,22 +46,22 @@ def open_study(
     population: int = 16,
     seed: int = 0,
 ) -> Shared:
-    """A study, gone on with if the storage has one of this name; all its workers ask and tell on their own.
+    """Opens a study, which continues if the storage has one of this name. Its workers ask and tell independently.
 
-    Raises ConfigError if the storage cannot be reached or holds a study of another space or of other objectives, and
-    MissingExtraError without Optuna, without torch for `gp`, or without the driver of a PostgreSQL database.
+    Raises ConfigError if the storage cannot be reached or has a study of this name with another space or other
+    objectives. Raises MissingExtraError without Optuna, without torch for `gp`, or without the PostgreSQL driver.
 
     Args:
-        space: what there is to choose.
-        driver: gp, a Gaussian process; tpe, Parzen estimators; nsga2, a genetic algorithm for two objectives, the
-            score and the number of parameters.
-        storage: see `open_storage`.
-        name: of the study.
-        about: what besides the space its results depend on.
-        worker: who asks; every worker has a name of its own.
-        lease: seconds after which what a worker does not renew is asked for again.
-        population: trials before the sampler follows a model; genomes of a generation of nsga2.
-        seed: of the sampler, with the worker's name and the number of trials that there are.
+        space: the search space.
+        driver: gp (Gaussian process), tpe (tree-structured Parzen estimators) or nsga2 (a genetic algorithm for two
+            objectives, the score and the number of parameters).
+        storage: storage of the study, see `open_storage`.
+        name: name of the study.
+        about: description of everything but the space that results depend on; it identifies the study too.
+        worker: name of this worker, unique among the workers of the study.
+        lease: seconds after which a trial that its worker does not renew is queued again.
+        population: number of random trials before the sampler uses its model; genomes per generation of nsga2.
+        seed: random seed of the sampler, combined with the worker's name and the number of existing trials.
 
     >>> from metajax.search.space import architecture_space
     >>> shared = open_study(architecture_space(), "tpe")
@@ -79,7 +79,7 @@ def open_study(
         study = optuna.create_study(
             storage=open_storage(storage), study_name=name, directions=directions, load_if_exists=True
         )
-        # One that goes on must not draw again what it drew as it began.
+        # A study that continues must not repeat its first draws.
         sequence = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False)), *worker.encode()])
         study.sampler = _sampler(optuna, driver, population, int(sequence.generate_state(1)[0]))
         held = study.user_attrs.get(_SPACE)
@@ -87,19 +87,22 @@ def open_study(
             study.set_user_attr(_SPACE, identity)
     if held not in (None, identity):
         raise ConfigError(
-            f"the study {name!r} in {storage} is of another search: {held}, not {identity}; choose another name"
+            f"the study {name!r} in {storage} is of another search: {held}, not {identity}; use another name"
         )
     if len(study.directions) != len(directions):
-        raise ConfigError(f"the study {name!r} in {storage} has {len(study.directions)} objectives; {driver} another")
+        raise ConfigError(
+            f"the study {name!r} in {storage} has {len(study.directions)} objectives, but {driver} has "
+            f"{len(directions)}; use another name"
+        )
     return Shared(study, space, worker, lease)
 
 
 def _optuna(needed_by: str) -> Any:
-    optuna = load("optuna", extra="search", needed_by=f"driver {needed_by}")
+    optuna = import_extra("optuna", extra="search", needed_by=f"driver {needed_by}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if needed_by == "gp":
-        # Its matrices are small; on several threads they take many times as long.
-        load("torch", extra="search-gp", needed_by="driver gp").set_num_threads(1)
+        # Its matrices are small, and several threads would make it many times slower.
+        import_extra("torch", extra="search-gp", needed_by="driver gp").set_num_threads(1)
     return optuna
 
 
@@ -120,10 +123,10 @@ def _quiet_about_experiments(optuna: Any) -> Iterator[None]:
 
 
 def open_storage(storage: str) -> Any:
-    """Optuna's storage: "" is this process's memory; journal:PATH a file; grpc://HOST:PORT a proxy; else an RDB's URL.
+    """Opens Optuna's storage: "" (in memory), journal:PATH (a file), grpc://HOST:PORT (a proxy) or a database's URL.
 
-    The proxy is `optuna.storages.run_grpc_proxy_server`, before any of the others. Raises MissingExtraError where a
-    package that it needs is missing.
+    `optuna.storages.run_grpc_proxy_server` runs a proxy for any of the other storages. Raises ConfigError if the
+    storage is not of one of these forms, and MissingExtraError if a package that it needs is not installed.
     """
     optuna = _optuna("storage")
     if not storage:
@@ -138,26 +141,26 @@ def open_storage(storage: str) -> Any:
         return _grpc(optuna, storage)
     if "://" not in storage:
         raise ConfigError(
-            f"storage={storage!r} must read journal:PATH, grpc://HOST:PORT or the URL of a database, such as "
+            f"storage={storage!r} must be journal:PATH, grpc://HOST:PORT or the URL of a database, such as "
             "postgresql+psycopg2://USER@HOST/NAME"
         )
     if storage.startswith(("postgresql://", "postgresql+psycopg2://")):
-        load("psycopg2", extra="search-postgresql", needed_by=f"storage {storage}")
+        import_extra("psycopg2", extra="search-postgresql", needed_by=f"storage {storage}")
     return optuna.storages.RDBStorage(storage, engine_kwargs=_patience(storage))
 
 
 def _patience(storage: str) -> dict[str, Any]:
-    """A limit on how long a server is waited for, where the driver has one."""
+    """Engine options that limit the time to connect to a server, for drivers that have such a limit."""
     if storage.startswith(("postgresql", "mysql")):
         return {"connect_args": {"connect_timeout": _WAIT}, "pool_pre_ping": True}
     return {}
 
 
 def _grpc(optuna: Any, storage: str) -> Any:
-    load("grpc", extra="search", needed_by=f"storage {storage}")
+    import_extra("grpc", extra="search", needed_by=f"storage {storage}")
     host, _, port = storage.removeprefix("grpc://").partition(":")
     if not port.isdecimal():
-        raise ConfigError(f"storage={storage!r} must name a port, as grpc://HOST:PORT")
+        raise ConfigError(f"storage={storage!r} must have a port, as in grpc://HOST:PORT")
     with _quiet_about_experiments(optuna):
         proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
     proxy.wait_server_ready(timeout=_WAIT)
@@ -166,17 +169,17 @@ def _grpc(optuna: Any, storage: str) -> Any:
 
 @contextmanager
 def _told_in_one_line(storage: str) -> Iterator[None]:
-    """Whatever a storage that cannot be reached raises, as one ConfigError."""
+    """Turns any exception of a storage into a ConfigError of one line."""
     try:
         yield
     except ConfigError:
         raise
-    except Exception as error:  # each storage has errors of its own
+    except Exception as error:  # each storage has its own exceptions
         raise ConfigError(f"storage={storage!r} cannot be reached: {first_line(error)}") from error
 
 
 def ask(shared: Shared, count: int, *, now: Callable[[], float] = time.time) -> list[Any]:
-    """Trials to be evaluated, leased to this worker; first those again whose worker does not renew its lease."""
+    """Trials to evaluate, leased to this worker. Trials whose lease expired are repeated first."""
     reclaim(shared, now=now)
     trials = []
     for _ in range(count):
@@ -188,15 +191,15 @@ def ask(shared: Shared, count: int, *, now: Callable[[], float] = time.time) -> 
 
 
 def reclaim(shared: Shared, *, now: Callable[[], float] = time.time) -> int:
-    """Ends the running trials whose lease is over, and queues their genomes anew; returns how many it queued.
+    """Fails the running trials whose lease expired and queues their genomes again; returns the number queued.
 
-    One whose result was written is told instead. A genome is queued three times at most. What failed a lease ago
-    without being queued, its reclaimer having been killed, is queued too.
+    A trial with a stored result is told instead. A genome is repeated at most three times. It also queues the genome of
+    a trial that failed a lease ago and was not queued, because the worker that failed it was killed.
     """
     optuna, study, failed, count = _optuna("storage"), shared.study, set(), 0
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-        # One killed before it said so has held a lease from its start on.
+        # A worker may be killed before it stores the lease: the lease then begins with the trial.
         if trial.user_attrs.get(_LEASE, trial.datetime_start.timestamp() + shared.lease) > now():
             continue
         try:
@@ -212,14 +215,17 @@ def reclaim(shared: Shared, *, now: Callable[[], float] = time.time) -> int:
     for trial in trials:
         if trial.state != states.FAIL or _RESULT in trial.user_attrs or trial.number in followed:
             continue
-        # What another worker failed it has had time to queue, unless it was killed.
+        # Another worker that failed this trial has had time to queue its genome, unless it was killed.
         if trial.number in failed or trial.datetime_complete.timestamp() + shared.lease <= now():
             count += _queue_again(study, trial)
     return count
 
 
 def _queue_again(study: Any, trial: Any) -> bool:
-    """Queues a trial's genome unless it was often enough; one killed before it suggested has it as fixed."""
+    """Queues the genome of a trial, unless it was repeated too often; returns whether it was queued.
+
+    A trial whose worker was killed before it suggested parameters has them as `fixed_params`.
+    """
     times = trial.user_attrs.get(_TIMES, 0) + 1
     if times > _MOST_TIMES:
         return False
@@ -229,7 +235,7 @@ def _queue_again(study: Any, trial: Any) -> bool:
 
 
 def _end(shared: Shared, number: int, score: float | None, result: dict[str, Any]) -> None:
-    """Tells what a trial scored, None for what is not finite; raises ValueError if it was told before."""
+    """Tells the score of a trial; None, for a score that is not finite, fails it. Raises ValueError if already told."""
     states = _optuna("storage").trial.TrialState
     if score is None:
         shared.study.tell(number, state=states.FAIL)
@@ -240,13 +246,13 @@ def _end(shared: Shared, number: int, score: float | None, result: dict[str, Any
 
 @contextmanager
 def holding(shared: Shared, trials: Sequence[Any]) -> Iterator[None]:
-    """Renews the leases of trials, from a thread, while they are evaluated."""
+    """A context that renews the leases of trials from a thread while they are evaluated."""
     over = threading.Event()
 
     def renew() -> None:
         while not over.wait(shared.lease / 3):
             for trial in trials:
-                with suppress(Exception):  # what is not renewed is asked for again, and this one's result is dropped
+                with suppress(Exception):  # a trial that is not renewed is repeated
                     trial.set_user_attr(_LEASE, time.time() + shared.lease)
 
     keeper = threading.Thread(target=renew, daemon=True)
@@ -259,16 +265,16 @@ def holding(shared: Shared, trials: Sequence[Any]) -> Iterator[None]:
 
 
 def tell(shared: Shared, trials: Sequence[Any], scores: np.ndarray, results: Sequence[dict[str, Any]]) -> int:
-    """Tells what trials scored, and keeps their results with them; returns how many were still this worker's.
+    """Tells the scores of trials and stores their results; returns how many trials still belonged to this worker.
 
-    One that is not finite fails. `results` have the number of parameters, nsga2's second objective.
+    A trial with a score that is not finite fails. `results` have the number of parameters, nsga2's second objective.
     """
     optuna, count = _optuna("storage"), 0
     for trial, score, result in zip(trials, scores, results, strict=True):
         known = float(score) if np.isfinite(score) else None
         try:
             trial.set_user_attr(_SCORE, known)
-            trial.set_user_attr(_RESULT, result)  # from here on whoever reclaims it tells it
+            trial.set_user_attr(_RESULT, result)  # from here on, a worker that reclaims the trial tells it
             _end(shared, trial.number, known, result)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             continue
@@ -277,7 +283,7 @@ def tell(shared: Shared, trials: Sequence[Any], scores: np.ndarray, results: Seq
 
 
 def results_of(shared: Shared) -> list[dict[str, Any]]:
-    """The results of all trials that any worker has told, in their order, those that were not finite among them."""
+    """The results of all trials that any worker has told, in the order of the trials, including failed ones."""
     optuna = _optuna("storage")
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     trials = shared.study.get_trials(deepcopy=False, states=states)
@@ -297,8 +303,8 @@ def genomes_of(space: Space, trials: Sequence[Any]) -> Genome:
 
 
 def _distributions(space: Space) -> dict[str, Any]:
-    """What Optuna draws from; of an ordered choice its number, so that near options count as such."""
-    of = load("optuna", extra="search", needed_by="a study").distributions
+    """Optuna's distributions by name. An ordered choice is an integer, so that Optuna sees which options are close."""
+    of = import_extra("optuna", extra="search", needed_by="a study").distributions
     found = {}
     for gene in space.genes:
         if len(gene.options) > 1:
@@ -308,7 +314,7 @@ def _distributions(space: Space) -> dict[str, Any]:
 
 
 def importances(space: Space, genomes: Genome, scores: np.ndarray) -> dict[str, float]:
-    """How much each choice matters for the score among genomes [P], by PED-ANOVA (Watanabe et al. 2023, 2304.10255).
+    """Importance of each choice for the scores [P] of genomes [P], by PED-ANOVA (Watanabe et al. 2023, 2304.10255).
 
     >>> from metajax.search.space import architecture_space, random_genomes
     >>> import jax
@@ -331,7 +337,7 @@ def importances(space: Space, genomes: Genome, scores: np.ndarray) -> dict[str, 
 
 
 def _params(space: Space, genome: Genome) -> dict[str, Any]:
-    """A genome as Optuna's parameters."""
+    """The parameters of a genome as Optuna names and stores them."""
     found: dict[str, Any] = {}
     for gene, index in zip(space.genes, genome.choices.tolist(), strict=True):
         found[gene.name] = index if gene.ordered else gene.options[index]
@@ -342,6 +348,6 @@ def _params(space: Space, genome: Genome) -> dict[str, Any]:
 
 
 def num_running(shared: Shared) -> int:
-    """Trials that some worker is evaluating; those queued to be evaluated again are not among them."""
+    """The number of trials that workers are evaluating; queued trials do not count."""
     states = _optuna("storage").trial.TrialState
     return len(shared.study.get_trials(deepcopy=False, states=(states.RUNNING,)))

@@ -1,10 +1,10 @@
-"""One network that is every network of a space: parameters at maximal size, of which masks leave some out.
+"""One network that contains every network of a space: its parameters have maximal size, and masks select some of them.
 
-What a genome chooses enters as weights over the options, one-hot or soft: masks of widths, sums over depths,
-activations and norms. So the genome may be traced, and `jax.vmap` trains a population of different networks in one
-compiled program. What a mask leaves out is zero and stays zero, with gradients of zero; where the weights are one-hot
-the network is therefore that of `materialise`, to rounding. Training may make more of the rounding: conjugate gradients
-and the line search of a trust region amplify it.
+A genome enters as weights over the options, one-hot or soft: they mask widths, and weight sums over depths, activations
+and norms. So the genome can be traced, and `jax.vmap` trains a population of different networks in one compiled
+program. Masked parameters are zero and stay zero, because their gradients are zero. With one-hot weights the network
+therefore equals that of `materialise` up to rounding. Training can amplify the rounding, in particular the conjugate
+gradients and the line search of a trust region.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from metajax.errors import ConfigError, ShapeError, check_choice, check_flag
 from metajax.networks import memory_policy, mlp
 from metajax.networks.heads import ACTIVATIONS, Head, check_head, masking
 from metajax.networks.layers import resized
-from metajax.networks.memories import MEMORIES, RESETS, check_shown, forgets, shown_of
+from metajax.networks.memories import MEMORIES, RESETS, check_shown, is_reset, percept_features
 from metajax.search.parts import (
     Weights,
     begin_all,
@@ -38,12 +38,14 @@ from metajax.search.space import Genome, Space, chosen, options_of
 
 
 class Supernet(NamedTuple):
-    """The networks of a space.
+    """The networks of a space as pure functions of weights or genomes, which may be traced, and `materialise`.
 
-    `network(weights) -> Network`, whose weights may be traced; `weights(genome) -> Weights`, one-hot;
-    `masks(weights) -> tree`, 1 where a parameter is there and 0 elsewhere; `count(genome) -> parameters`, all of them
-    pure; `materialise(genome, params) -> Network, params`, the same network without what is left out, as the factories
-    of `metajax.networks` make it; params of None give it without any.
+    `network(weights) -> Network`: the masked network.
+    `weights(genome) -> Weights`: the one-hot weights of a genome.
+    `masks(weights) -> tree`: 1 where a parameter exists, 0 elsewhere.
+    `count(genome) -> number of parameters`.
+    `materialise(genome, params) -> Network, params`: the same network without masks, made by `mlp` or `memory_policy`,
+    and its parameters; None if `params` is None. Not for traced genomes.
     """
 
     network: Callable[[Weights], Network]
@@ -64,17 +66,17 @@ def supernet(
     head: str = "normal",
     init_std: float = 1.0,
 ) -> Supernet:
-    """The networks of `space` for `env` as one.
+    """One network that contains all networks of `space` for `env`.
 
     Args:
-        env: gives the action space, and the observation's shape.
-        space: what there is to choose.
-        memory: gru or lstm, one of the space's, whose networks are those of this memory; none of a space without.
-        value: also estimate the value of a state, with hidden layers of its own; networks with a memory always do.
-        show: what a percept shows a network with a memory, see `memory_policy`.
-        memory_reset: what the memory begins anew with, see `memory_policy`.
-        head: what a box of actions gets: normal or tanh-normal.
-        init_std: the initial standard deviation of a continuous action.
+        env: environment; it gives the action space and the shape of observations.
+        space: the search space.
+        memory: memory of the networks, gru or lstm, one of the space's; "" if the space has no memories.
+        value: add a value estimate with separate hidden layers; networks with a memory always have one.
+        show: inputs besides the observation of networks with a memory, see `memory_policy`.
+        memory_reset: when the memory is reset, see `memory_policy`.
+        head: distribution of continuous actions: normal or tanh-normal.
+        init_std: initial standard deviation of a continuous action.
 
     >>> from metajax.search.space import architecture_space, genome_of
     >>> from metajax.tasks import point
@@ -128,11 +130,11 @@ def _check_memory(space: Space, memory: str) -> None:
     if space.memory:
         check_choice("memory", memory, space.memory)
     elif memory:
-        raise ConfigError(f"memory={memory!r}, but the space has none; give architecture_space(memory=…) some")
+        raise ConfigError(f"memory={memory!r}, but the space has no memories; use architecture_space(memory=…)")
 
 
 def _layers(space: Space, weights: Weights, params: PyTree, x: Array, name: str) -> Array:
-    """What leaves the hidden layers [..., M] for features [..., D]: `hidden_layers` of all options, weighted."""
+    """The output [..., M] of the hidden layers for features [..., D]: `hidden_layers` of all options, weighted."""
     units, after = layer_units(space, weights), {0: x}
     skip = share_of(weights.skip, space.skip, True)
     for layer in range(space.num_layers):
@@ -149,7 +151,7 @@ def _layers(space: Space, weights: Weights, params: PyTree, x: Array, name: str)
 
 
 def _normalised(space: Space, weights: Weights, params: PyTree, x: Array, units: Array) -> Array:
-    """Features under every norm, weighted, with statistics of the units that there are."""
+    """The weighted sum of the features under every norm, with statistics of the existing units."""
     count, total = jnp.maximum(units.sum(), 1e-6), jnp.zeros_like(x)
     for share, name in zip(weights.norm, space.norm, strict=True):
         if name == "none":
@@ -173,7 +175,7 @@ def _mlp_network(
     init_std: float,
     memory: str,
 ) -> Network:
-    """`mlp` with the weights in place of its options."""
+    """`mlp` with weights instead of options."""
     del memory
     features, mask = features_of(env), masking(env)
     decide = Head(env.action_space(env.default_params), head, init_std)
@@ -202,15 +204,15 @@ def _memory_network(
     init_std: float,
     memory: str,
 ) -> Network:
-    """`memory_policy` with the weights in place of its options."""
-    cell, features, mask = MEMORIES[memory](max(space.memory_width)), shown_of(env, show), masking(env)
+    """`memory_policy` with weights instead of options."""
+    cell, features, mask = MEMORIES[memory](max(space.memory_width)), percept_features(env, show), masking(env)
     decide = Head(env.action_space(env.default_params), head, init_std)
     masks = jax.tree.map(mask_of, parts["layers_0"], is_leaf=is_part)
 
     def follow(method: str, params: PyTree, state: PyTree, x: Array, percept: Percept, *valid: Array) -> tuple:
         own = jax.tree.map(jnp.multiply, params["layers_0"], masks)
         out = _layers(space, weights, params.get("encoder", {}), x, "layer")
-        state, out = cell.apply({"params": own}, state, out, forgets(memory_reset, percept), *valid, method=method)
+        state, out = cell.apply({"params": own}, state, out, is_reset(memory_reset, percept), *valid, method=method)
         distribution = decide.apply({"params": params["policy"]}, out, mask(percept.obs))
         value = out @ params["value"]["kernel"] + params["value"]["bias"]
         return (state,), Decision(distribution, value[..., 0])
@@ -229,9 +231,9 @@ def _memory_network(
 
 
 def _cropped(params: PyTree, masks: PyTree) -> PyTree:
-    """The parameters that the masks leave, and of a tree only what is left of it."""
+    """The parameters that the masks select, without empty leaves and subtrees."""
     if jax.tree.structure(params) != jax.tree.structure(masks):
-        raise ShapeError(f"params must be those of this supernet, {jax.tree.structure(masks)}")
+        raise ShapeError(f"params must be parameters of this supernet, with the structure {jax.tree.structure(masks)}")
     if not isinstance(params, dict):
         mask = np.asarray(masks) > 0
         kept = np.ix_(*(mask.any(tuple(axis for axis in range(mask.ndim) if axis != own)) for own in range(mask.ndim)))

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metajax.base import Array
-from metajax.errors import load
+from metajax.errors import import_extra
 
 NUM_OBSERVED, NUM_PLACED = 39, 6
 _IDLE_SIMULATIONS: list[tuple[str, Any]] = []  # (skill, simulation) pairs of this process not in use, oldest first
@@ -68,7 +68,7 @@ def set_task(env: Arm, task: Placement) -> None:
 
 def load_meta_world() -> Any:
     """Returns the package metaworld. Raises MissingExtraError if it is not installed."""
-    return load("metaworld", extra="metaworld", needed_by="Meta-World")
+    return import_extra("metaworld", extra="metaworld", needed_by="Meta-World")
 
 
 def _take_simulation(skill: str) -> Any:

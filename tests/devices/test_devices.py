@@ -1,4 +1,4 @@
-"""Tasks shared over (simulated) devices: the same learning, whatever their number."""
+"""Tasks shared over (simulated) devices: any number of devices learns the same."""
 
 import importlib.util
 import os
@@ -36,7 +36,7 @@ GRADIENT = policy_gradient(optimizer=optax.sgd, learning_rate=1.0)  # so that th
 
 
 def network():
-    """Of the floating-point type that JAX works in: Flax's own is always float32."""
+    """A network in JAX's default floating-point type; Flax's own default is always float32."""
     plain = mlp(POINT.env, hidden=(4,))
     return Network(
         lambda key: jax.tree.map(lambda leaf: leaf.astype(float), plain.init(key)), plain.memory, plain.apply
@@ -69,7 +69,7 @@ def moved(before, after):
 
 
 def after_learning(make, num_devices):
-    """How a whole meta-iteration on so many devices changes the meta-parameters, as one vector."""
+    """The change of the meta-parameters by one meta-iteration on `num_devices` devices, as one vector."""
     algorithm, tasks = make()
     learner, over = new_learner(algorithm, jax.random.key(0)), meshes.mesh(num_devices)
     iterate = meshes.on_each(meta_iteration(algorithm, tasks, NUM_TASKS // num_devices), over)
@@ -108,7 +108,7 @@ def test_from_the_same_experience_devices_learn_the_same(name):
     ("outer", "counts"),
     [
         (GRADIENT, (1, 2, 4, 8)),
-        # Of every two tasks one is in the Fisher matrix, so they stay together.
+        # One of every two tasks is in the Fisher matrix, so both must be on one device.
         (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4)),
     ],
     ids=["gradient", "trpo"],
@@ -122,8 +122,8 @@ def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_decimal(outer, c
 
 
 def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
-    """In the compiled program; what else is reduced are numbers, such as metrics and the line search's."""
-    jax.config.update("jax_disable_most_optimizations", False)  # which would leave reductions uncombined
+    """Checks the compiled program; its other reductions are of scalars, such as metrics and line-search values."""
+    jax.config.update("jax_disable_most_optimizations", False)  # without optimisations, reductions are not combined
     try:
         reductions = {name: _reductions(outer) for name, outer in (("gradient", GRADIENT), ("trpo", trust_region()))}
     finally:
@@ -135,7 +135,7 @@ def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
 
 
 def _reductions(outer):
-    """The types of what each all-reduce of a compiled meta-iteration reduces."""
+    """The result types of all all-reduce operations of a compiled meta-iteration."""
     algorithm, tasks = by_gradients(maml, outer=outer)
     iterate = meshes.on_each(meta_iteration(algorithm, tasks, 2), meshes.mesh(4))
     learner = jax.eval_shape(lambda: new_learner(algorithm, jax.random.key(0)))
@@ -165,7 +165,7 @@ def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
 def test_devices_share_runs_that_train_together():
     small = {"num_tasks": 2, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     states = []
-    for num_devices in (1, 2, 3):  # three have two each, the last of them one twice
+    for num_devices in (1, 2, 3):  # three devices have two runs each; the last has one run twice
         agents = make_agents("maml", "point", seed=0, num_seeds=2, sweep=["inner_lr=0.1,0.2"], **small)
         (together,) = chunks(agents, ["inner_lr"], num_devices)
         list(learn_together(together, num_iterations=2, log_every=1))
@@ -187,11 +187,11 @@ def test_by_default_as_many_cores_share_as_can(monkeypatch):
     agents = make_agents("maml", "point", seed=0, num_seeds=6, sweep=(), num_tasks=20)
     assert [assign_devices(agents[:count], None) for count in (6, 3, 1)] == [4, 3, 4]
     monkeypatch.setattr(hardware, "cores", lambda: 16)
-    assert places("maml", num_tasks=20) == 4  # of every five one is in the Fisher matrix, on any number of devices
+    assert places("maml", num_tasks=20) == 4  # one of every five tasks is in the Fisher matrix
     assert places("maml", num_tasks=20, outer="gradient") == 5
     assert places("maml", num_tasks=7) == 1
     assert places("reptile", num_tasks=16) == places("es_maml", num_tasks=16) == 8
-    # Of every four neighbours one is in each minibatch, so they stay together.
+    # Each minibatch has one of every four neighbouring tasks, so all four must be on one device.
     assert places("rl2", "bandit", num_tasks=12, minibatches=4) == 3
     assert places("rl2", "bandit", num_tasks=6, minibatches=4) == 1
     simulated = HostEnvironment(Corridor, set_length, task=jnp.zeros((), int), num_workers=1)
@@ -216,7 +216,10 @@ NO_GPU = "--device gpu: JAX finds no gpu here; install metajax[cuda12] or metaja
 without_gpus = pytest.mark.skipif(
     any(importlib.util.find_spec(f"jax_cuda{number}_plugin") for number in (12, 13)), reason="there may be a GPU"
 )
-TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX is used"
+TOO_LATE = (
+    "CPU cores can be made JAX devices only before JAX is used; "
+    "call make_of_cores() first, or set JAX_NUM_CPU_DEVICES before the program starts"
+)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process chooses its cores on Linux alone")
@@ -240,11 +243,11 @@ def test_commands_make_devices_of_cores(told, variable, said):
 
 def test_a_platform_is_chosen_before_another_is_used(monkeypatch):
     before = jax.config.jax_platforms
-    hardware.select_platform("cpu")  # which is in use
+    hardware.select_platform("cpu")  # JAX uses it already
     assert jax.config.jax_platforms == "cpu"
     jax.config.update("jax_platforms", before)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(ConfigError, match="--device cpu: JAX is in use on another already"):
+    with pytest.raises(ConfigError, match="--device cpu: JAX already runs on gpu; set JAX_PLATFORMS=cpu"):
         hardware.select_platform("cpu")
     assert jax.config.jax_platforms == before
 
@@ -270,7 +273,7 @@ def test_what_cannot_be_shared_is_refused():
         compile_program(algorithm, tasks, num_tasks=6, over=meshes.mesh(4))
     with pytest.raises(ConfigError, match="does not sum over devices"):
         compile_program(algorithm._replace(task_group=0), tasks, num_tasks=8, over=meshes.mesh(4))
-    with pytest.raises(ConfigError, match=r"devices=9, but JAX finds 8 .*; make_of_cores\(9\) at the start"):
+    with pytest.raises(ConfigError, match=r"devices=9, but JAX finds only 8 devices .*; call make_of_cores\(9\) bef"):
         MetaAgent("maml", "point", num_devices=9)
     with pytest.raises(ConfigError, match="num_tasks=3 must be a multiple of 2 devices"):
         MetaAgent("maml", "point", num_tasks=3, num_devices=2).learn(1)
@@ -294,7 +297,7 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "_CONTAINER", tmp_path)
     everything = hardware.free_memory()
     (tmp_path / "memory.max").write_text("max\n")
-    assert hardware.free_memory() > everything / 2  # others use some meanwhile
+    assert hardware.free_memory() > everything / 2  # other processes use some meanwhile
     (tmp_path / "memory.max").write_text("5000000\n")
     (tmp_path / "memory.current").write_text("3000000\n")
     (tmp_path / "memory.stat").write_text("active_file 700\ninactive_file 1000000\n")
@@ -311,7 +314,7 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
     def said(*options):
         assert main(["train", "maml", "point", *small, *options, "--folder", str(tmp_path / "run")]) == 2
         printed = capsys.readouterr()
-        assert re.search(r"needs \d+ MiB of memory, and 0 are free; fewer --num-tasks", printed.err)
+        assert re.search(r"needs \d+ MiB of memory, but only 0 MiB are free; reduce --num-tasks", printed.err)
         return printed.out
 
     assert "1 of 2 cores share the tasks; --num-tasks 20 would let all" in said("--num-tasks", "16")

@@ -13,7 +13,7 @@ from metajax.tasks import cartpole, point
 
 @pytest.fixture(scope="module")
 def stage():
-    """An episode of cartpole in each of 6 copies, some of which fall over early."""
+    """A CartPole episode in each of 6 copies (parallel environments); some poles fall early."""
     tasks = cartpole(horizon=40)
     network = mlp(tasks.env, hidden=(8,), value=True)
     task = tasks.sample(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Values, gradients and Hessians against distrax; where it has no formula, against quadrature."""
+"""Values, gradients and Hessians against distrax, or against quadrature where distrax has no formula."""
 
 import distrax
 import jax
@@ -26,7 +26,7 @@ def normal(mean, log_std):
 
 
 def assert_same_to_second_order(ours, theirs, *arguments):
-    """Value, gradient and Hessian in every argument."""
+    """Value, gradient and Hessian with respect to every argument."""
     for differentiate in (lambda f: f, jax.jacrev, lambda f: jax.jacfwd(jax.jacrev(f))):
         for position in range(len(arguments)):
 

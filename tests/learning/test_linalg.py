@@ -1,4 +1,4 @@
-"""Factorisations under vmap: the results and derivatives of JAX's own, without a batch that stands still."""
+"""Factorisations under vmap: results and derivatives equal JAX's, and a batch does not deadlock."""
 
 import re
 from functools import partial
@@ -50,23 +50,23 @@ def test_many_orthogonal_matrices_are_those_of_one_key_each():
     drawn = jax.vmap(jax.vmap(lambda key: orthogonal(2.0)(key, (4, 3))))(jax.random.clone(keys))
     assert drawn.shape == (2, 3, 4, 3)
     np.testing.assert_allclose(drawn.mT @ drawn, 4 * np.broadcast_to(np.eye(3), (2, 3, 3, 3)), atol=1e-5)
-    raw = jax.random.key_data(keys)  # as JAX's keys once were
+    raw = jax.random.key_data(keys)  # the format of JAX's old keys
     np.testing.assert_allclose(jax.vmap(lambda key: orthogonal(2.0)(key, (4, 3)))(raw[1]), drawn[1], atol=1e-6)
     np.testing.assert_allclose(drawn[1, 2], jax.nn.initializers.orthogonal(2.0)(keys[1, 2], (4, 3)), atol=1e-6)
 
 
 def factorised(function, *arguments):
-    """The shapes of all that LAPACK is given in a compiled program."""
+    """The shapes of the operands of LAPACK calls in a compiled program."""
     text = jax.jit(function).lower(*arguments).as_text()
     return re.findall(r"@lapack_\w+\(.*?: \(tensor<([\dx]+)xf", text)
 
 
 @pytest.mark.skipif(
     jax.__version_info__ >= (0, 11) or jax.default_backend() != "cpu",
-    reason="only there a batch of factorisations waits for the threads of another",
+    reason="only these versions can deadlock on batches of factorisations",
 )
 def test_no_batch_of_factorisations_is_given_to_threads_that_others_wait_for():
-    assert factorised(jax.vmap(PLAIN), jnp.ones((5, 4, 4)), jnp.ones((5, 4)))[0] == "5x4x4"  # by JAX's own
+    assert factorised(jax.vmap(PLAIN), jnp.ones((5, 4, 4)), jnp.ones((5, 4)))[0] == "5x4x4"  # JAX's own function
     env, tasks = bandit().env, point(horizon=5)
     keys = jax.random.split(jax.random.key(0), 3)
     for memory in ("gru", "lstm"):

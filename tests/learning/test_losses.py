@@ -21,7 +21,7 @@ def test_mean_over_trajectories_is_the_exact_meta_gradient(name, horizon):
 
 @pytest.mark.parametrize(("name", "horizon"), BIASED)
 def test_the_others_are_biased(name, horizon):
-    """LVC leaves out the products of the scores of different steps, so it is exact for one step only."""
+    """LVC omits the products of the scores of different steps, so it is exact only for episodes of one step."""
     assert estimators.estimate(name, horizon).deviation > 5
 
 
@@ -57,7 +57,7 @@ def test_dice_is_the_likelihood_ratio_up_to_each_step_times_the_reward_there():
 
 
 def test_loaded_dice_lies_between_lvc_and_dice():
-    """By hand in the middle; at 0 it is lvc but for a constant."""
+    """Compares with hand-computed values for lambda 0.5; for lambda 0 it equals lvc up to a constant."""
     behaviour = LOG_PROB + jnp.array([0.2, -0.4, 0.1])
     ratio = np.asarray(LOG_PROB - behaviour)
     np.testing.assert_allclose(

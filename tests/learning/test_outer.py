@@ -18,7 +18,7 @@ from metajax.tasks import bandit, point
 
 
 def setting(algorithm, tasks, last_only):
-    """The replay, the batch of four tasks, and flat parameters of an algorithm in double precision."""
+    """The replay function, a batch of four tasks and the flat parameters of an algorithm, in double precision."""
     state = jax.tree.map(lambda leaf: leaf.astype(float), jax.jit(algorithm.init)(jax.random.key(0)))
     experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 4))
     shape = (4, 1 if last_only else experience.steps.reward.shape[1], *experience.steps.reward.shape[2:])

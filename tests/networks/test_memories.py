@@ -1,4 +1,4 @@
-"""Every memory: a whole sequence at once is the steps one by one, wherever it is reset, idle or cut."""
+"""Every memory: `unroll` equals repeated calls of `step`, for any resets, idle steps and cuts of the sequence."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def params_of(layer):
 
 
 def stepped(layer, params, state, x, reset, valid):
-    """The definition: step after step, the state kept where it is not valid."""
+    """The definition of `unroll`: repeated calls of `step`; a step that is not valid keeps the state."""
 
     def step(state, inputs):
         x, reset, valid = inputs
@@ -62,7 +62,7 @@ def close(one, other, where=slice(None), atol=2e-4):
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), resets=st.sampled_from([0.0, 0.1, 0.5, 1.0]), idle=st.sampled_from([0.0, 0.2, 0.7]))
 def test_a_sequence_at_once_is_its_steps(layer, seed, resets, idle):
-    """From a fresh state; cut in two; and with what the state is in the end."""
+    """From the initial state; cut into two parts; and comparing the final state."""
     random, params = np.random.default_rng(seed), params_of(layer)
     x = jnp.asarray(random.normal(size=(STEPS, WIDTH)), jnp.float32)
     reset, valid = jnp.asarray(random.random(STEPS) < resets), jnp.asarray(random.random(STEPS) >= idle)
@@ -80,7 +80,7 @@ def test_a_sequence_at_once_is_its_steps(layer, seed, resets, idle):
 
 
 def stepped_next(layer, params, state):
-    """What the state says next: slots that nothing sees any more may differ."""
+    """The next output from a state. Comparing outputs ignores slots of a cache that are out of reach."""
     return layer.apply(params, state, jnp.ones(WIDTH), jnp.array(False), method="step")[1]
 
 
@@ -193,7 +193,7 @@ def test_attention_sees_its_context_and_no_further():
 
 
 def loops(function, *arguments):
-    """The lengths of the loops in a function."""
+    """The lengths of the scans in a function."""
     found = []
 
     def look(jaxpr):
@@ -226,7 +226,7 @@ def test_on_an_accelerator_learning_is_parallel_over_time_where_the_memory_allow
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_derivatives_of_a_sequence_at_once_are_those_of_its_steps(name):
-    """Gradients by all that a sequence depends on, and their derivatives."""
+    """Gradients with respect to all inputs of a sequence, and their derivatives."""
     layer, keys = LAYERS[name], jax.random.split(jax.random.key(3), 4)
     params, state = params_of(layer), jax.tree.map(lambda leaf: leaf + 0.5, layer.initial())
     x, along = (jax.random.normal(key, (3, STEPS, WIDTH)) for key in keys[:2])

@@ -179,7 +179,7 @@ def test_the_figure_shows_means_and_references(learned):
     axes = learned.plot_adaptation(4).axes[0]
     means = np.asarray(learned.evaluate(4).sampled).mean((0, 2))
     np.testing.assert_allclose(axes.lines[0].get_ydata(), means, rtol=1e-5)
-    assert axes.get_xlabel() == "adaptations"
+    assert axes.get_xlabel() == "adaptation steps"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Architecture weights that the outer loop learns."""
+"""Differentiable search: the outer loop learns the weights of the options."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_the_outer_loop_learns_the_architecture(maml):
     assert any(jax.tree.leaves(moved))
     genomes = differentiable.learn_architecture(plain, jnp.arange(2), 2)
     assert genomes.choices.shape == (2, 5)
-    with pytest.raises(ConfigError, match="a differentiable search has no ranges, and the space has inner_lr"):
+    with pytest.raises(ConfigError, match="a differentiable search supports no ranges, but the space has inner_lr"):
         differentiable.learn_architecture(maml, jnp.arange(2), 2)
 
 
@@ -75,7 +75,7 @@ def test_a_soft_memory_with_all_weight_on_one_option_is_that_memory():
     valid = jnp.array([True, True, False, True])
     one = soft.unroll({"architecture": logits, "weights": params}, None, percepts, valid)[1].distribution.logits
     np.testing.assert_allclose(one, hard.unroll(params, None, percepts, valid)[1].distribution.logits, rtol=1e-5)
-    assert np.ptp(np.asarray(one), axis=0).max() > 0  # it remembers
+    assert np.ptp(np.asarray(one), axis=0).max() > 0  # a recurrent policy
 
 
 def some_percept():

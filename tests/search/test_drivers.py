@@ -1,4 +1,4 @@
-"""Drivers as pure functions, each against what its rules say of a small example."""
+"""Drivers as pure functions, each against its rules on a small example."""
 
 import jax
 import jax.numpy as jnp
@@ -51,13 +51,13 @@ def test_ask_and_tell_are_pure_compiled_once_and_deterministic(name):
 
 
 def whole(*numbers):
-    """Genomes that are told apart by their float."""
+    """Genomes that differ in their float."""
     genomes = random_genomes(jax.random.key(0), SPACE, len(numbers))
     return Generation(genomes._replace(floats=jnp.array(numbers)[:, None] / 100), jnp.ones(len(numbers)))
 
 
 def numbers_of(state):
-    """Of the living."""
+    """The floats of the living population."""
     state = getattr(state, "living", state)
     return np.round(np.asarray(state.genomes.floats[:, 0]) * 100).astype(int).tolist()
 
@@ -71,15 +71,15 @@ def test_an_elite_takes_the_places_of_the_worst():
 
 
 def test_every_parent_wins_a_tournament_of_all():
-    """With a tournament far larger than the population the best is the only parent; without mutation, all children."""
+    """In a tournament far larger than the population, the best always wins; without mutation all children equal it."""
     driver = genetic(SPACE, population=8, tournament=200, crossover_rate=1.0, mutation_rate=1e-9)
     batch = whole(*range(1, 9))
     state = driver.tell(driver.init(), batch, jnp.arange(8.0))
     children = jax.jit(driver.ask)(jax.random.key(1), state).genomes
     best = jax.tree.map(lambda leaf: leaf[7], canonical(SPACE, batch.genomes))
     differences = (children.choices != best.choices).sum(1) + (children.floats != best.floats).sum(1)
-    # Each is the best one, which was asked for already, changed once; without its second layer it has two choices less.
-    # Those that came out alike are drawn anew.
+    # Each child is the best genome with one change; without its second layer, it has two choices fewer.
+    # Equal children are replaced by random genomes.
     assert (differences >= 1).all()
     assert (differences <= 3).sum() >= 4
 
@@ -92,7 +92,7 @@ def test_no_architecture_is_asked_for_twice_while_there_are_others():
         batch = ask(jax.random.key(number), state)
         seen += [tuple(row) for row in np.asarray(canonical(space, batch.genomes).choices)]
         state = driver.tell(state, batch, -jnp.arange(4.0))
-    assert len(set(seen)) >= 22  # of 24: what is drawn anew may have been there too
+    assert len(set(seen)) >= 22  # of 24: a random genome may be an old one too
 
 
 def test_children_of_two_parents_have_each_choice_of_either():

@@ -1,4 +1,4 @@
-"""How a search is judged: its archive, the protocol, the pictures, and the command line."""
+"""The archive, the protocol, the plots and the command line of a search."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def test_an_archive_of_another_space_is_told(tmp_path):
     path = tmp_path / "archive.jsonl"
     archive.append(path, [row(1.0, 10)])
     assert archive.read(path, SPACE, 1) == [row(1.0, 10)]
-    with pytest.raises(ConfigError, match=r"the archive .* is of another space: floats of a genome"):
+    with pytest.raises(ConfigError, match=r"the archive .* is of another space: floats of a population"):
         archive.read(path, REMEMBERING, 1)
 
 
@@ -59,7 +59,7 @@ def test_a_damaged_line_before_the_last_is_told(tmp_path):
 
 
 def test_the_interval_is_that_of_the_means_of_seeds():
-    """Eight tasks say no more of a seed than one does, if it is alike in all: bad trainings are not averaged away."""
+    """If a seed has equal returns in all tasks, eight tasks carry no more information on it than one task."""
     means = np.array([1.0, 2.0, 4.0, 9.0])
     one = protocol._report({}, np.broadcast_to(means, (8, 4)), 10)
     wanted = scipy.stats.t.interval(0.95, 3, loc=4.0, scale=scipy.stats.sem(means))
@@ -77,7 +77,7 @@ def test_finalists_of_which_none_is_finite_are_told(maml):
         return Outcome(np.full((len(genomes.choices), 1, 2), np.nan), np.ones(len(genomes.choices), int))
 
     sizes = {"finalists": 2, "seed": 0, "num_seeds": 2, "parts": 1}
-    with pytest.raises(ConfigError, match="no finalist's training from fresh seeds was finite"):
+    with pytest.raises(ConfigError, match="the trainings of all finalists from fresh seeds diverged"):
         protocol.choose(evaluator.Evaluator(measure, dict), maml, [row(1.0, 10), row(2.0, 10, name=1)], **sizes)
 
 
@@ -178,7 +178,7 @@ def test_the_command_line_searches_and_goes_on(tmp_path, capsys, monkeypatch):
         (["--storage", "journal:/not/there/study", "--driver", "tpe"], "cannot be reached: there is no folder"),
         (["--storage", "journal:study"], "is shared through gp, tpe or nsga2, not through genetic"),
         (["--ranges", "inner_lr=0.1"], "range 'inner_lr=0.1' must read name=LOW:HIGH"),
-        (["--hidden", "8"], "hidden is what is searched"),
+        (["--hidden", "8"], "hidden is searched; give its options to"),
     ],
 )
 def test_a_wrong_option_is_one_message(flags, message, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Populations trained in one program, and searches that go on where they stopped."""
+"""Populations that train in one program, and searches that resume after an interruption."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ TRACES = []
 
 @pytest.fixture(scope="module")
 def maml():
-    """MAML on point navigation, which notes when a population is traced."""
+    """MAML on point navigation; it records when a population is traced."""
     found = make_problem("maml", point(horizon=4), SPACE, **MAML)
 
     def make(network, values):
@@ -53,12 +53,12 @@ def test_a_population_is_measured_task_by_task_and_seed_by_seed(maml, masked, ge
         network, _ = maml.nets("").materialise(jax.tree.map(lambda leaf, i=index: leaf[i], genomes), None)
         params = jax.eval_shape(network.init, jax.random.key(0))
         assert outcome.num_parameters[index] == sum(leaf.size for leaf in jax.tree.leaves(params))
-    # The draws are the same for all: an architecture measures the same in any company, from any place.
+    # All architectures share the random draws: a score depends neither on the other genomes nor on the position.
     turned = jax.tree.map(lambda leaf: leaf[::-1][:3], genomes)
     np.testing.assert_allclose(masked.measure(turned, seeds, "search", 3).returns, outcome.returns[::-1][:3], rtol=1e-4)
     twice = jax.tree.map(lambda leaf: leaf[jnp.array([0, 0])], genomes)
     assert np.ptp(masked.measure(twice, seeds, "search", 3).returns, axis=0).max() == 0
-    # Seeds and held-out tasks of another split are others.
+    # Another split has other seeds and other held-out tasks.
     assert (masked.measure(genomes, seeds + 7, "search", 3).returns != outcome.returns).mean() > 0.9
     assert (masked.measure(genomes, seeds, "validation", 3).returns != outcome.returns).mean() > 0.9
     np.testing.assert_allclose(outcome.scores(), outcome.returns.mean((1, 2)))
@@ -98,7 +98,7 @@ def test_hyper_parameters_in_the_genome_reach_the_algorithm(masked):
 
 
 def test_the_whole_search_of_a_group_is_traced_once(masked, genomes):
-    """Whatever the genomes, their number, the seeds and the lengths here and in the tests before."""
+    """Other genomes, other numbers of genomes, other seeds and other lengths do not recompile."""
     for number in range(3):
         own = jax.tree.map(lambda leaf, n=number: leaf[n:], genomes)
         masked.measure(own, np.arange(2) + number, "search", number + 1)
@@ -134,7 +134,7 @@ def test_a_population_larger_than_memory_is_split(maml, monkeypatch):
         return evaluator.Compiled(None, size, 0.0, 100 * size)
 
     monkeypatch.setattr(evaluator, "_compile", compiled)
-    monkeypatch.setattr(evaluator.devices, "free_memory", lambda: 700 / 0.7)
+    monkeypatch.setattr(evaluator.hardware, "free_memory", lambda: 700 / 0.7)
     assert compile_population(maml, "", 16, 1, 2, over=[0, 1]).size == 6
     assert sizes == [16, 6]  # 7 fit, and 2 devices share them
     assert compile_population(maml, "", 3, 1, 2, over=[0, 1]).size == 4
@@ -166,7 +166,7 @@ def test_from_the_break_even_on_networks_are_compiled_by_themselves(maml, genome
     assert break_even(8.0, 0.04, 2.0) == 400.0
     calls = []
     monkeypatch.setattr(evaluator, "_compile", lambda *a: evaluator.Compiled(None, 4, 8.0, 0))
-    monkeypatch.setattr(evaluator, "_time_iteration", lambda *a: {"iteration_seconds": 0.04})  # of four: 0.01 each
+    monkeypatch.setattr(evaluator, "_time_iteration", lambda *a: {"iteration_seconds": 0.04})  # 0.01 for each of four
     for name in ("_measure_dense", "_measure_masked"):
         monkeypatch.setattr(evaluator, name, lambda *a, name=name: calls.append(name) or np.zeros((6, 3, 1)))
     found = make_evaluator(maml, population=4, num_seeds=1, num_held_out=3)
@@ -174,7 +174,7 @@ def test_from_the_break_even_on_networks_are_compiled_by_themselves(maml, genome
     for length in (limit - 10, limit + 10):
         found.measure(genomes, np.arange(1), "search", length)
     assert calls == ["_measure_masked", "_measure_dense"]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # of which that was not measured
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # MASKED_COST was not measured there
     found.measure(genomes, np.arange(1), "search", limit + 10)
     assert calls[2:] == ["_measure_masked"]
 
@@ -207,15 +207,18 @@ def test_training_that_changes_what_is_masked_is_told(maml, masked, genomes, mon
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: make_problem("cavia", "point", SPACE), "cavia has a network of its own, none of a space's"),
-        (lambda: make_problem("es_maml", "point", SPACE), "es_maml has a network of its own"),
-        (lambda: make_problem("rl2", "grid", SPACE), r"rl2 adapts by remembering; give architecture_space\(memory="),
-        (lambda: make_problem("maml", "point", REMEMBERING), "maml adapts parameters, not a memory; leave memory="),
-        (lambda: make_problem("maml", "point", SPACE, hidden=(3,)), "hidden is what is searched"),
+        (
+            lambda: make_problem("cavia", "point", SPACE),
+            "a search space has no networks for cavia; search with one of maml",
+        ),
+        (lambda: make_problem("es_maml", "point", SPACE), "a search space has no networks for es_maml"),
+        (lambda: make_problem("rl2", "grid", SPACE), r"rl2 needs networks with a memory; use architecture_space\("),
+        (lambda: make_problem("maml", "point", REMEMBERING), "maml needs networks without a memory; leave memory="),
+        (lambda: make_problem("maml", "point", SPACE, hidden=(3,)), "hidden is searched; give its options to"),
         (lambda: make_problem("maml", "point", SPACE, inner_lr=0.1), "inner_lr is searched; leave out inner_lr=0.1"),
         (
             lambda: make_problem("maml", "point", SPACE, compute_dtype="bfloat16"),
-            "a space's networks have no compute_dtype; leave out compute_dtype='bfloat16'",
+            "the networks of a search space have no compute_dtype; leave out compute_dtype='bfloat16'",
         ),
         (lambda: make_problem("maml", "point", SPACE, horzon=3), "unknown option 'horzon'; did you mean horizon"),
         (
@@ -238,7 +241,7 @@ def test_wrong_seeds_genomes_and_splits_are_told(masked, genomes):
         masked.measure(genomes, np.arange(3), "search", 1)
     with pytest.raises(ConfigError, match="unknown split 'tests'; did you mean test"):
         masked.measure(genomes, np.arange(2), "tests", 1)
-    with pytest.raises(ConfigError, match=r"floats of a genome \[P\] must in this space have axes \[P, 1\]"):
+    with pytest.raises(ConfigError, match=r"floats of a population must have shape \[P, 1\] in this space"):
         masked.measure(random_genomes(jax.random.key(0), REMEMBERING, 2), np.arange(2), "search", 1)
 
 
@@ -273,7 +276,7 @@ def test_a_search_that_stops_goes_on_as_if_it_had_not(maml, tmp_path, make):
     with (tmp_path / "stopped").open("a") as file:
         file.write('{"generation": 7, "choi')  # the writer was killed
     how = {"budget": 12, "training": TRAINING, "seed": 4}
-    with pytest.raises(ConfigError, match="is of another driver, seed or version; choose another folder"):
+    with pytest.raises(ConfigError, match="is of another driver, seed or version; use another folder"):
         list(searching.search(maml, counting(maml, calls), driver, tmp_path / "stopped", **how))
     assert (tmp_path / "stopped").read_text().endswith('"choi')
     again = follow(tmp_path / "stopped", 12)[-1]
@@ -305,7 +308,7 @@ def test_a_study_is_searched_to_its_budget_and_goes_on(maml, tmp_path):
     more, _ = follow(8)
     assert calls[2:] == [(2, 8)]
     assert more[:6] == rows
-    fewer, lines = follow(6)  # as if two workers had come to more than the budget
+    fewer, lines = follow(6)  # as if two workers exceeded the budget together
     assert fewer == rows
     assert len(lines) == 6
     for one in more:
@@ -333,4 +336,4 @@ def test_what_a_differentiable_search_decides_on_is_evaluated(maml, tmp_path, mo
     for _ in range(2):
         steps = list(searching.search_differentiable(maml, counting(maml, calls), path, training=TRAINING))
         assert [one.choices for one in steps[-1].rows] == genomes.choices.tolist()
-    assert calls == [(2, 8)]  # the second time the archive had them
+    assert calls == [(2, 8)]  # the second search reads them from the archive

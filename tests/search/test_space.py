@@ -1,4 +1,4 @@
-"""The space of architectures, and the supernet against the dense networks that it stands for."""
+"""The space of architectures, and the supernet against the dense networks that it contains."""
 
 from functools import partial
 from typing import NamedTuple
@@ -45,8 +45,8 @@ def genome(space, **names):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": ()}, r"depth=\(\) leaves nothing to choose; give it at least one option"),
-        ({"memory": ("gru",)}, r"memory_width=\(\) leaves nothing to choose"),
+        ({"depth": ()}, r"depth=\(\) has no options; give at least one option"),
+        ({"memory": ("gru",)}, r"memory_width=\(\) has no options"),
         ({"width": (8, 0)}, "width=0 must be a whole number of at least 1"),
         ({"memory": ("gru",), "memory_width": (0,)}, "memory_width=0 must be a whole number of at least 1"),
         ({"depth": (-1,)}, "depth=-1 must be a whole number of at least 0"),
@@ -54,7 +54,7 @@ def genome(space, **names):
         ({"activation": ("rellu",)}, "unknown activation 'rellu'; did you mean relu"),
         ({"norm": ("batch",)}, "unknown norm 'batch'"),
         ({"skip": (1,)}, "skip=1 must be True or False"),
-        ({"memory": ("s5",), "memory_width": (4,)}, "unknown memory 's5'.* there are: gru, lstm"),
+        ({"memory": ("s5",), "memory_width": (4,)}, "unknown memory 's5'.* expected one of: gru, lstm"),
         ({"ranges": [Range("inner_lr", 1.0, 0.1)]}, "high of inner_lr=0.1 must be a finite number > 1"),
         ({"ranges": [Range("inner_lr", 0.0, 0.1, log=True)]}, "low of inner_lr=0.0 must be a number > 0"),
         ({"ranges": [Range("inner_lr", 0.0, 0.1)] * 2}, "ranges=.* has an option twice"),
@@ -68,12 +68,12 @@ def test_a_wrong_space_is_told_before_anything_else(options, message):
 @pytest.mark.parametrize(
     ("choices", "floats", "message"),
     [
-        ([0, 0, 0, 0, 0], [], r"choices of a genome alone must in this space have axes \[6\], not \[5\]"),
-        ([0, 0, 0, 0, 0, 0], [0.5], r"floats of a genome alone must in this space have axes \[0\], not \[1\]"),
+        ([0, 0, 0, 0, 0], [], r"choices of one genome must have shape \[6\] in this space, not \[5\]"),
+        ([0, 0, 0, 0, 0, 0], [0.5], r"floats of one genome must have shape \[0\] in this space, not \[1\]"),
         (
             [0, 2, 0, 0, 0, 0],
             [],
-            "choice 2 of width_0 is not one of the 2 options of this space; the genome is of another",
+            "choice 2 of width_0 is not an index of its 2 options; the genome is of another space",
         ),
         ([0, 0, 0, 0, -1, 0], [], "choice -1 of skip"),
     ],
@@ -135,7 +135,7 @@ ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
 
 
 class Case(NamedTuple):
-    """`atol` is what masked and dense may differ by; Adam divides gradients of rounding's size by their own size."""
+    """`atol` bounds the difference of masked and dense; Adam divides gradients that are rounding by their own size."""
 
     env: object
     space: object
@@ -176,7 +176,7 @@ def nets_of(case):
 
 
 def percepts_of(env):
-    """Made-up percepts [T] of one trial."""
+    """Random percepts [T] of one trial."""
     first = first_percept(env, env.default_params, 1)
     percepts = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[0], (12, *leaf.shape[1:])), first)
     keys = jax.random.split(jax.random.key(9), 3)
@@ -194,7 +194,7 @@ def decisions(network, params, percepts):
 
 
 def after_twenty_steps(optimizer, network, percepts, params):
-    """Parameters after as many steps towards made-up targets, and the decisions then."""
+    """Parameters after some steps towards random targets, and the decisions with these parameters."""
 
     def loss(params):
         found = decisions(network, params, percepts)
@@ -213,7 +213,7 @@ def after_twenty_steps(optimizer, network, percepts, params):
 
 @pytest.fixture(scope="module", params=CASES)
 def trained(request):
-    """A population trained in one program: parameters before and after, decisions, and counts."""
+    """A population trained in one program: parameters before and after, decisions, and parameter counts."""
     case = CASES[request.param]
     with jax.enable_x64(case.double):
         yield case, *train(case)
@@ -231,7 +231,7 @@ def train(case):
 
 
 def distance(one, other):
-    """Of two trees, as a share of the length of the second."""
+    """The distance of two trees, relative to the norm of the second."""
     length = optax.tree.norm(other)
     return float(optax.tree.norm(jax.tree.map(jnp.subtract, one, other)) / length)
 
@@ -271,7 +271,7 @@ def test_what_materialise_returns_is_the_librarys_own_network():
 
 
 def test_hidden_layers_by_hand():
-    """Two layers of one network in NumPy: normalised, activated, and added to what they were given."""
+    """Two hidden layers in NumPy, with normalisation, activation and residual connection."""
     env = grid(size=3).env
     network = memory_policy(env, width=4, hidden=(5, 3), activation="relu", skip=True, norm="layer")
     percepts = percepts_of(env)
@@ -317,19 +317,19 @@ def test_recurrent_kernels_begin_orthogonal_among_the_units_that_there_are():
 
 
 def test_activations_keep_zero_at_zero():
-    """What the masks rely on."""
+    """Masks require activations that map zero to zero."""
     assert {name: float(function(jnp.zeros(()))) for name, function in ACTIVATIONS.items()} == dict.fromkeys(
         ACTIVATIONS, 0.0
     )
 
 
 def test_the_wrong_memory_or_parameters_are_told():
-    with pytest.raises(ConfigError, match="memory='gru', but the space has none"):
+    with pytest.raises(ConfigError, match="memory='gru', but the space has no memories"):
         supernet(grid().env, SPACE, memory="gru")
     with pytest.raises(ConfigError, match="unknown memory ''"):
         supernet(grid().env, REMEMBERING)
     nets = supernet(point().env, SPACE)
-    with pytest.raises(ShapeError, match="params must be those of this supernet"):
+    with pytest.raises(ShapeError, match="params must be parameters of this supernet"):
         nets.materialise(genome(SPACE, depth=1), {"policy_0": jnp.zeros(3)})
 
 
@@ -347,11 +347,11 @@ def test_a_trust_region_treats_masked_networks_alike_but_for_rounding(monkeypatc
 @pytest.mark.parametrize(
     ("optimizer", "reason"),
     [
-        (optax.adafactor, "moves the rest otherwise"),
-        (partial(optax.noisy_sgd, key=0), "moves what is masked"),
+        (optax.adafactor, "changes the other parameters differently"),
+        (partial(optax.noisy_sgd, key=0), "changes masked parameters"),
     ],
     ids=["adafactor", "noise"],
 )
 def test_outer_loops_for_which_masking_is_not_exact_are_refused(optimizer, reason):
-    with pytest.raises(ConfigError, match=f"otherwise than the network alone: it {reason}; search with"):
+    with pytest.raises(ConfigError, match=f"differently from the network alone: it {reason}; use an"):
         check_outer(ppo(epochs=1, optimizer=optimizer))

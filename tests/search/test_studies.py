@@ -1,4 +1,4 @@
-"""Searches that workers share through Optuna's storages, and go on when one of them dies."""
+"""Searches that workers share through Optuna's storages, and that continue when a worker dies."""
 
 import os
 import re
@@ -83,7 +83,7 @@ def test_what_a_dead_worker_was_evaluating_is_asked_for_again():
     assert [trial.params for trial in again] == [trial.params for trial in lost]
     assert [trial.user_attrs["worker"] for trial in again] == ["other"] * 2
     assert studies.reclaim(one, now=lambda: 1012.0) == 0
-    # The first worker was not dead but slow: what it tells now is dropped.
+    # The first worker was slow, not dead: the results that it tells now are dropped.
     assert studies.tell(one, lost, np.ones(2), [{"num_parameters": 1}] * 2) == 0
     assert studies.tell(other, again, np.ones(2), [{"num_parameters": 1}] * 2) == 2
     assert len(studies.results_of(one)) == 2
@@ -136,7 +136,7 @@ def test_what_failed_without_being_queued_is_queued_by_the_next_to_reclaim(monke
         patch.setattr(studies, "_queue_again", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             studies.reclaim(shared)
-    assert studies.reclaim(shared) == 0  # whoever failed it may be at it
+    assert studies.reclaim(shared) == 0  # the worker that failed it may still queue it
     assert studies.reclaim(shared, now=lambda: time.time() + 11) == 1
     assert studies.reclaim(shared, now=lambda: time.time() + 11) == 0
     assert studies.ask(shared, 1)[0].params == lost.params
@@ -176,7 +176,7 @@ def test_a_study_of_another_search_is_told(tmp_path):
         studies.open_study(architecture_space(), "tpe", storage=storage, about="maml")
     with pytest.raises(ConfigError, match="is of another search"):
         studies.open_study(SPACE, "tpe", storage=storage, about="rl2")
-    with pytest.raises(ConfigError, match="has 1 objectives; nsga2 another"):
+    with pytest.raises(ConfigError, match="has 1 objectives, but nsga2 has 2; use another name"):
         studies.open_study(SPACE, "nsga2", storage=storage, about="maml")
 
 
@@ -208,13 +208,13 @@ def test_a_database_without_its_driver_names_the_extra(monkeypatch):
 
 
 def test_a_storage_that_is_none_is_told():
-    with pytest.raises(ConfigError, match=r"storage='study.db' must read journal:PATH, grpc://HOST:PORT or the URL"):
+    with pytest.raises(ConfigError, match=r"storage='study.db' must be journal:PATH, grpc://HOST:PORT or the URL"):
         studies.open_study(SPACE, "tpe", storage="study.db")
     with pytest.raises(ConfigError, match="unknown driver 'gpp'; did you mean gp"):
         studies.open_study(SPACE, "gpp")
 
 
-# A worker, in a process of its own or not, which evaluates nothing but says when it is at it.
+# A worker that evaluates nothing, but prints when it begins an evaluation; it can run in a separate process.
 WORKER = """
 import sys, time
 import numpy as np
@@ -241,10 +241,10 @@ while len(studies.results_of(shared)) < budget:
 
 
 def two_workers_of_which_one_is_killed(storage):
-    """What the study holds after one worker was killed while it evaluated, and the other went on to the budget."""
+    """The study after one worker was killed during an evaluation and the other worker completed the budget."""
     command = [sys.executable, "-c", WORKER, storage, "killed", "15", "hangs"]
     killed = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    lost = list(map(int, killed.stdout.readline().split()[1:]))  # it is in the middle of these
+    lost = list(map(int, killed.stdout.readline().split()[1:]))  # it is evaluating these trials
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     with pytest.MonkeyPatch.context() as patch:
@@ -266,7 +266,7 @@ def check_nothing_else_was_lost(lost, shared):
     assert len(studies.results_of(shared)) == 15
     assert {trial.state.name for trial in trials.values()} == {"COMPLETE", "FAIL"}
     workers = [trial.user_attrs["worker"] for trial in trials.values() if trial.state.name == "COMPLETE"]
-    assert set(workers) == {"killed", "survivor"}  # what the dead one had told is kept
+    assert set(workers) == {"killed", "survivor"}  # results that the dead worker told are kept
 
 
 def test_two_processes_share_a_journal_and_one_is_killed(tmp_path):
@@ -275,7 +275,7 @@ def test_two_processes_share_a_journal_and_one_is_killed(tmp_path):
 
 @pytest.fixture
 def postgresql(tmp_path):
-    """The URL of a database: METAJAX_TEST_POSTGRESQL, or a server of Debian's packages started for the test."""
+    """The URL of a database: METAJAX_TEST_POSTGRESQL, or a server of Debian's packages that the test starts."""
     pytest.importorskip("psycopg2")
     if "METAJAX_TEST_POSTGRESQL" in os.environ:
         yield os.environ["METAJAX_TEST_POSTGRESQL"]
@@ -283,10 +283,10 @@ def postgresql(tmp_path):
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         pytest.skip("no PostgreSQL server")
-    # The server does not run as root; Debian's package brings a user for it.
+    # The server does not run as root; Debian's package creates a user for it.
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
     folder, programs = tmp_path / "database", found[-1].parent
-    for path in (tmp_path, *tmp_path.parents):  # as far as they are pytest's, which only its user may enter
+    for path in (tmp_path, *tmp_path.parents):  # only folders of pytest, which otherwise only its user may enter
         if path != tmp_path and not path.name.startswith(("pytest-", "popen-")):
             break
         path.chmod(0o755)

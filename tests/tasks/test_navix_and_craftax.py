@@ -83,7 +83,7 @@ def test_worlds_differ_and_stay_as_they_are():
     ("make", "message"),
     [
         (lambda: rooms(room="FiveRooms"), "unknown room 'FiveRooms'; did you mean FourRooms"),
-        (lambda: rooms(view="above"), "there are: first-person, whole"),
+        (lambda: rooms(view="above"), "expected one of: first-person, whole"),
         (lambda: craftax(version="clasic"), "did you mean classic"),
         (lambda: craftax(horizon=0), "horizon=0"),
     ],

@@ -138,7 +138,7 @@ def test_held_out_goals_can_be_new():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: xland(rulesets="tiny"), "unknown rulesets 'tiny'; .*there are: trivial, small, medium, high"),
+        (lambda: xland(rulesets="tiny"), "unknown rulesets 'tiny'; .*expected one of: trivial, small, medium, high"),
         (lambda: xland(world="R1-10x10"), "unknown world 'R1-10x10'; did you mean R"),
         (lambda: xland(view_size=2), "view_size=2 must be a whole number of at least 3"),
         (lambda: xland(horizon=0), "horizon=0"),

@@ -17,7 +17,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.errors import check_choice, check_count, check_flag, check_number, load
+from metajax.errors import check_choice, check_count, check_flag, check_number, import_extra
 
 AIMS = ("direction", "velocity", "goal")
 BACKENDS = ("generalized", "spring", "positional", "mjx")
@@ -89,7 +89,7 @@ class Body(environment.Environment[BodyState, BodyParams]):
         check_flag("vary_physics", vary_physics)
         self.body, self.aim, self.vary_physics = body, aim, vary_physics
         self.brax = _make_brax(body, backend, **options)
-        self._state = load("brax.envs", extra="physics", needed_by=body).State
+        self._state = import_extra("brax.envs", extra="physics", needed_by=body).State
 
     @property
     def name(self) -> str:
@@ -178,7 +178,7 @@ def scaled(system: Any, physics: Physics) -> Any:
 @cache
 def _make_brax(body: str, backend: str, **options: Any) -> Any:
     """Returns a cached environment of Brax; silences MuJoCo's warnings about Brax's model files."""
-    envs = load("brax.envs", extra="physics", needed_by=body)
+    envs = import_extra("brax.envs", extra="physics", needed_by=body)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return envs.get_environment(BODIES[body].name, backend=backend, **options)

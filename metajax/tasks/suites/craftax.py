@@ -9,7 +9,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.errors import check_choice, check_count, load
+from metajax.errors import check_choice, check_count, import_extra
 
 VERSIONS = {"classic": "Craftax-Classic-Symbolic-v1", "full": "Craftax-Symbolic-v1"}
 
@@ -36,7 +36,7 @@ class World(environment.Environment[WorldState, WorldParams]):
     def __init__(self, version: str = "classic"):
         super().__init__()
         check_choice("version", version, VERSIONS)
-        package = load("craftax.craftax_env", extra="envs", needed_by="craftax")
+        package = import_extra("craftax.craftax_env", extra="envs", needed_by="craftax")
         self.craftax = package.make_craftax_env_from_name(VERSIONS[version], auto_reset=False)
         # The time limit is a parameter of the task; Craftax's own is never reached.
         self.settings = self.craftax.default_params.replace(max_timesteps=2**30)

@@ -16,7 +16,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.errors import ConfigError, check_choice, check_count, check_number, load
+from metajax.errors import ConfigError, check_choice, check_count, check_number, import_extra
 
 
 class _ProblemSpec(NamedTuple):
@@ -64,8 +64,8 @@ class JumanjiProblem(environment.Environment[ProblemState, ProblemParams]):
         check_choice("problem", problem, PROBLEMS)
         name, generators, generator, _ = PROBLEMS[problem]
         self.problem = problem
-        module = load(f"jumanji.environments.{generators}.generator", extra="envs", needed_by=problem)
-        environments = load("jumanji.environments", extra="envs", needed_by=problem)
+        module = import_extra(f"jumanji.environments.{generators}.generator", extra="envs", needed_by=problem)
+        environments = import_extra("jumanji.environments", extra="envs", needed_by=problem)
         self.jumanji = getattr(environments, name)(getattr(module, generator)(**sizes), **shown)
         self.parts = tuple(int(number) for number in jnp.ravel(self.jumanji.action_spec.num_values))
         self._first = self.generate(jax.random.key(0))

@@ -9,7 +9,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution, Transition
-from metajax.errors import check_choice, check_count, load
+from metajax.errors import check_choice, check_count, import_extra
 from metajax.tasks.suites.xland import one_hot
 
 _PREFIX, _SUFFIX = "Navix-", "-v0"
@@ -40,12 +40,12 @@ class Room(environment.Environment[RoomState, RoomParams]):
 
     def __init__(self, room: str = "FourRooms", view: str = "first-person"):
         super().__init__()
-        package = load("navix", extra="envs", needed_by="rooms")
+        package = import_extra("navix", extra="envs", needed_by="rooms")
         names = [name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in package.registry()]
         check_choice("room", room, names)
         check_choice("view", view, VIEWS)
         self.room = room
-        observe = getattr(load("navix.observations", extra="envs", needed_by="rooms"), VIEWS[view])
+        observe = getattr(import_extra("navix.observations", extra="envs", needed_by="rooms"), VIEWS[view])
         # The time limit is a parameter of the task; NAVIX's own is never reached.
         self.navix = package.make(f"{_PREFIX}{room}{_SUFFIX}", max_steps=2**30, observation_fn=observe)
         first = self.navix.reset(jax.random.PRNGKey(0))

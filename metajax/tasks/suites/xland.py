@@ -12,7 +12,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.errors import check_choice, check_count, check_flag, load
+from metajax.errors import check_choice, check_count, check_flag, import_extra
 from metajax.tasks.suites.xland_rulesets import SETTINGS, Ruleset, draw_ruleset
 
 _PREFIX = "XLand-MiniGrid-"
@@ -51,13 +51,13 @@ class XLand(environment.Environment[XLandState, XLandParams]):
 
     def __init__(self, world: str = "R1-9x9", view_size: int = 5):
         super().__init__()
-        package = load("xminigrid", extra="envs", needed_by="xland")
+        package = import_extra("xminigrid", extra="envs", needed_by="xland")
         known = [name.removeprefix(_PREFIX) for name in package.registered_environments() if name.startswith(_PREFIX)]
         check_choice("world", world, known)
         check_count("view_size", view_size, at_least=3)
         self.world, self.view_size = world, view_size
         self.xland, self.settings = package.make(f"{_PREFIX}{world}", view_size=view_size)
-        self._types = load("xminigrid.types", extra="envs", needed_by="xland")
+        self._types = import_extra("xminigrid.types", extra="envs", needed_by="xland")
 
     @property
     def name(self) -> str:
