@@ -106,12 +106,13 @@ class Stage(NamedTuple):
 class Experience(NamedTuple):
     """Trials in N tasks, as `Algorithm.collect` returns them; the first axis is [M N] if each task is played M times.
 
-    The key is that of the trial: with it `replay` repeats the draws of an agent that is stochastic in `begin` or
-    `adapt`.
+    With the key of a trial `replay` repeats the draws of an agent that is stochastic in `begin` or `adapt`. The key is
+    stored as data (`jax.random.key_data`, of JAX's default implementation), since it is used to play and again in every
+    replay, and so that experience holds numbers only.
     """
 
     task: PyTree  # [N]
-    key: Array  # [N]
+    key: Array  # [N, 2], uint32
     steps: Transition  # [N, K, B, T]
     last: Percept  # [N, K, B], after the final step of every episode
 

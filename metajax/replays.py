@@ -23,8 +23,7 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
         last_only: return only the decisions of the last stage, [1, B, T]; earlier stages cost only their adaptation.
     """
     steps = experience.steps
-    # Cloned, since the key has been used to collect and is used again in every epoch.
-    key_begin, key_stages = jax.random.split(jax.random.clone(experience.key))
+    key_begin, key_stages = jax.random.split(jax.random.wrap_key_data(experience.key))
     knowledge = agent.begin(key_begin, params)
     if agent.unroll is not None:
         decisions = _replay_trial(partial(agent.unroll, knowledge), steps)
@@ -36,15 +35,15 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
 
     def earlier_stage(carry, inputs):
         knowledge, memory = carry
-        key_adapt, stage = inputs
+        number, stage = inputs
+        key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))[1]
         memory, decisions = decide(knowledge, memory, stage.steps)
-        return (agent.adapt(jax.random.clone(key_adapt), knowledge, stage), memory), None if last_only else decisions
+        return (agent.adapt(key_adapt, knowledge, stage), memory), None if last_only else decisions
 
     decisions, num_earlier = None, steps.reward.shape[0] - 1
     if num_earlier > 0:
         earlier = jax.tree.map(lambda leaf: leaf[:-1], Stage(steps, experience.last))
-        keys = jax.vmap(lambda number: jax.random.fold_in(key_stages, number))(jnp.arange(num_earlier))
-        inputs = (jax.vmap(lambda key: jax.random.split(key)[1])(keys), earlier)
+        inputs = (jnp.arange(num_earlier), earlier)
         (knowledge, memory), decisions = jax.lax.scan(earlier_stage, (knowledge, memory), inputs)
     _, last = decide(knowledge, memory, jax.tree.map(lambda leaf: leaf[-1], steps))
     last = jax.tree.map(lambda leaf: leaf[None], last)

@@ -308,7 +308,7 @@ def collect_trials(
     """
     keys = task_keys(key, leading_axis(tasks))
     played = trials(keys, agent, params, env, tasks, sizes, keep_info=keep_info)
-    return Experience(tasks, jax.random.clone(keys), played.steps, played.last)
+    return Experience(tasks, jax.random.key_data(keys), played.steps, played.last)
 
 
 def stage_returns(experience: Experience) -> dict[str, Array]:

@@ -245,7 +245,7 @@ def ppo(
 
         def minibatch(carry, index):
             params, state = carry
-            part = jax.tree.map(lambda leaf: leaf[index], _reusable(batch)) if minibatches > 1 else batch
+            part = jax.tree.map(lambda leaf: leaf[index], batch) if minibatches > 1 else batch
             part = part._replace(weight=part.weight * minibatches, kl_weight=part.kl_weight * minibatches)
             (_, metrics), gradient = _total(gradient_of, params, _chunks(part, micro_batch))
             updates, state = transform.update(gradient, state, params)
@@ -372,21 +372,16 @@ def _total(function: Callable[[PyTree, Batch], PyTree], params: PyTree, chunks: 
     def step(total, chunk):
         return jax.tree.map(jnp.add, total, function(params, chunk)), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], _reusable(chunks))
+    first = jax.tree.map(lambda leaf: leaf[0], chunks)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, params, first))
-    return collectives.total(jax.lax.scan(step, zero, _reusable(chunks))[0])
-
-
-def _reusable(batch: Batch) -> Batch:
-    """The batch with its keys cloned: every pass over the experience replays it with the same keys."""
-    return batch._replace(experience=batch.experience._replace(key=jax.random.clone(batch.experience.key)))
+    return collectives.total(jax.lax.scan(step, zero, chunks)[0])
 
 
 def _share(batch: Batch, fraction: float) -> Batch:
     """Evenly spaced tasks of a batch, at least one per device, with weights that sum to 1."""
     num_tasks = batch.weight.shape[0]
     count = max(1, round(fraction * num_tasks))
-    some = jax.tree.map(lambda leaf: leaf[np.arange(count) * num_tasks // count], _reusable(batch))
+    some = jax.tree.map(lambda leaf: leaf[np.arange(count) * num_tasks // count], batch)
     return some._replace(weight=some.weight * (num_tasks / count))
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Array, Experience, PyTree, Store
+from metajax.base import Array, Experience, Store
 from metajax.devices import collectives
 from metajax.errors import check_count
 
@@ -38,11 +38,11 @@ def trial_store(capacity: int) -> Store:
     check_count("capacity", capacity)
 
     def init(example: Experience) -> Stored:
-        trials = jax.tree.map(lambda leaf: _zeros((capacity, *leaf.shape[1:]), leaf.dtype), example)
+        trials = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape[1:]), leaf.dtype), example)
         return Stored(trials, jnp.zeros((), int))
 
     def add(contents: Stored, experience: Experience) -> Stored:
-        experience = _gathered(experience)
+        experience = collectives.gather(experience)
         reward = experience.steps.reward
         finite = jnp.isfinite(reward).all(axis=tuple(range(1, reward.ndim)))
         slots = (contents.count + jnp.cumsum(finite) - 1) % capacity
@@ -56,23 +56,3 @@ def trial_store(capacity: int) -> Store:
         return jax.tree.map(lambda leaf: leaf[collectives.share(slots)], contents.trials)
 
     return Store(init, add, sample)
-
-
-def _is_key(leaf: Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jax.random.key(0), shape)
-    return jnp.zeros(shape, dtype)
-
-
-def _gathered(experience: Experience) -> PyTree:
-    """The trials of all devices; keys travel as their data."""
-    data = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, experience)
-    return jax.tree.map(
-        lambda leaf, like: jax.random.wrap_key_data(leaf) if _is_key(like) else leaf,
-        collectives.gather(data),
-        experience,
-    )

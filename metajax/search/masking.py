@@ -96,7 +96,7 @@ def _batch(key: Array, decide: partial, num_tasks: int) -> Batch:
     percept = Percept(jax.random.normal(keys[1], (*shape, _UNITS)), zero, reward, false, zero)
     action = jax.random.randint(keys[2], shape, 0, _ACTIONS)
     steps = Transition(percept, None, action, reward, false, false, ~false, reward)
-    experience = Experience((), jax.random.split(key, num_tasks), steps, ())
+    experience = Experience((), jnp.zeros((num_tasks, 2), jnp.uint32), steps, ())
     steps = steps._replace(decision=jax.vmap(decide)(experience))
     weight = jnp.full(shape, 1 / reward.size)
     advantage = jax.random.normal(keys[3], shape)

@@ -178,7 +178,7 @@ def _experience(
         played = _stages(keys[chunk], agent, _part(params, chunk), env, _part(tasks, chunk), sizes, greedy=False)
         stages = (Stage(stage.steps, jax.device_get(stage.last)) for stage in played)
         parts.append(jax.tree.map(lambda *leaves: np.stack(leaves, 1), *stages))
-    return Experience(tasks, keys, *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
+    return Experience(tasks, jax.random.key_data(keys), *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
 
 
 def evaluate(

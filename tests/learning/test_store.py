@@ -26,15 +26,6 @@ def experience(number):
     return collect_trials(jax.random.key(number), uniform(TASKS.env), (), TASKS.env, batch, SIZES)
 
 
-def data(tree):
-    """The leaves as numbers, keys included."""
-    typed = jax.dtypes.prng_key
-    return [
-        np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, typed) else leaf)
-        for leaf in jax.tree.leaves(tree)
-    ]
-
-
 def test_the_last_trials_are_kept_in_order_and_those_not_finite_are_not():
     store, capacity = trial_store(6), 6
     contents, expected = store.init(jax.eval_shape(lambda: experience(0))), []
@@ -44,12 +35,12 @@ def test_the_last_trials_are_kept_in_order_and_those_not_finite_are_not():
             reward = new.steps.reward.at[2].set(jnp.nan)
             new = new._replace(steps=new.steps._replace(reward=reward))
         contents = jax.jit(store.add)(contents, new)
-        rows = [[leaf[index] for leaf in data(new)] for index in range(NUM_TASKS)]
+        rows = [[leaf[index] for leaf in jax.tree.leaves(new)] for index in range(NUM_TASKS)]
         expected += [row for index, row in enumerate(rows) if (number, index) != (1, 2)]
     assert int(contents.count) == len(expected) == 11
     for slot in range(capacity):
         (number,) = [index for index in range(len(expected)) if index % capacity == slot and index >= 11 - capacity]
-        for kept, wanted in zip(data(contents.trials), expected[number], strict=True):
+        for kept, wanted in zip(jax.tree.leaves(contents.trials), expected[number], strict=True):
             np.testing.assert_array_equal(kept[slot], wanted)
 
 
@@ -57,8 +48,8 @@ def test_samples_are_uniform_over_what_is_stored():
     store = trial_store(100)
     contents = store.add(store.init(jax.eval_shape(lambda: experience(0))), experience(0))
     drawn = store.sample(jax.random.key(1), contents, 4000)
-    keys = [tuple(row) for row in np.asarray(jax.random.key_data(drawn.key))]
-    stored = {tuple(row) for row in np.asarray(jax.random.key_data(contents.trials.key[:NUM_TASKS]))}
+    keys = [tuple(row) for row in np.asarray(drawn.key)]
+    stored = {tuple(row) for row in np.asarray(contents.trials.key[:NUM_TASKS])}
     assert set(keys) == stored
     assert all(abs(keys.count(key) / 4000 - 1 / NUM_TASKS) < 0.04 for key in stored)
 
@@ -68,15 +59,15 @@ def test_devices_store_all_trials_and_share_a_sample():
 
     def on_each(key, new):
         contents = store.add(store.init(new), collectives.share(new))
-        return contents, collectives.gather(jax.random.key_data(store.sample(key, contents, 2).key))
+        return contents, collectives.gather(store.sample(key, contents, 2).key)
 
     over = meshes.mesh(2)
     shared = jax.jit(meshes.on_each(on_each, over))(*meshes.to_each((jax.random.key(3), new), over))
     contents = store.add(store.init(new), new)
-    for one, other in zip(data(shared[0]), data(contents), strict=True):
+    for one, other in zip(jax.tree.leaves(shared[0]), jax.tree.leaves(contents), strict=True):
         np.testing.assert_array_equal(one, other)
     alone = store.sample(jax.random.key(3), contents, 4)
-    np.testing.assert_array_equal(shared[1], jax.random.key_data(alone.key))
+    np.testing.assert_array_equal(shared[1], alone.key)
 
 
 def off_policy():
