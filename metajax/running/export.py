@@ -26,7 +26,7 @@ def write(path: Path, tree: PyTree, about: dict[str, Any]) -> Path:
     return path
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of a file; raises CheckpointError if it is none of metajax."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -56,7 +56,7 @@ def load_params(path: str | Path) -> PyTree:
 
     Raises CheckpointError if the file is none of metajax, or holds an adapted policy.
     """
-    about, arrays = read(Path(path))
+    about, arrays = read_arrays(Path(path))
     if about.get("kind") != "meta-parameters":
         raise CheckpointError(f"{path} holds an {about.get('kind')}; load_policy loads it")
     params: dict[str, Any] = {}

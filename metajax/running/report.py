@@ -13,7 +13,7 @@ from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running import record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.run_folder import metrics
-from metajax.running.table import read
+from metajax.running.table import read_evaluation
 
 _PICTURES = (
     ("adaptation.png", "Return in held-out tasks after each number of adaptations, with 95 % intervals over tasks"),
@@ -39,8 +39,8 @@ td.text { white-space: normal; overflow-wrap: anywhere; } pre { overflow-x: auto
 """
 
 
-def draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
-    """Leaves the pictures and the report of an evaluated run."""
+def draw_pictures(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
+    """Writes the plots of an evaluated run and, if its tasks can be drawn, an animation."""
     from metajax.pictures import plots  # matplotlib is slow to import
 
     lines = metrics(folder)
@@ -53,7 +53,6 @@ def draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
         figure.savefig(folder / f"{name}.png", dpi=120)
     if agent.can_be_drawn:
         agent.animate(folder / "animation.gif")
-    write_report(folder)
 
 
 def write_report(folder: Path) -> Path:
@@ -61,7 +60,7 @@ def write_report(folder: Path) -> Path:
 
     Raises CheckpointError if the run holds no evaluation.
     """
-    result = read(folder)
+    result = read_evaluation(folder)
     title = f"{result.about['algorithm']} on {result.about['tasks'] or 'tasks of its own'}"
     parts = [
         f"<h1>{_text(title)}</h1>",

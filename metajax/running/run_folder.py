@@ -20,8 +20,7 @@ import numpy as np
 
 from metajax.errors import ConfigError, NonFiniteError, WorkerError
 from metajax.evaluation import Evaluation, EvaluationProtocol, interval
-from metajax.running import processes, record
-from metajax.running.checkpoint import FOLDER
+from metajax.running import checkpoint, processes, record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.signal_handling import heard
 from metajax.running.training import Progress
@@ -65,6 +64,17 @@ def writing(folder: Path, *, new: bool) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def named_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run that the command line started.
+
+    Raises CheckpointError if the folder has no checkpoint, and ConfigError if MetaAgent saved it from Python.
+    """
+    config = checkpoint.newest(folder).config
+    if config["tasks"] is None or "run" not in config:
+        raise ConfigError(f"{folder} was not made by metajax train; load it in Python with MetaAgent.load(folder)")
+    return config
 
 
 def check_space(folder: Path, agents: Sequence[MetaAgent]) -> None:
@@ -162,7 +172,7 @@ def learn(
         except (NonFiniteError, WorkerError) as error:
             save()
             check()  # a signal to all processes ends the workers too, and is the reason
-            places = ", ".join(str(folder / FOLDER) for folder in stopped or members)
+            places = ", ".join(str(folder / checkpoint.FOLDER) for folder in stopped or members)
             raise type(error)(f"{error}; saved in {places}") from error
         except InterruptedRun:
             save()

@@ -53,7 +53,7 @@ class Result(NamedTuple):
         }
 
 
-def read(folder: Path) -> Result:
+def read_evaluation(folder: Path) -> Result:
     """The evaluation of a run; raises CheckpointError if there is none, or if it is not as it was written."""
     try:
         about = json.loads((folder / "evaluation.json").read_text())
@@ -86,7 +86,7 @@ def table(folders: Sequence[Path], *, form: str = "markdown") -> str:
     if not folders:
         raise ConfigError("table needs at least one run folder")
     sections: dict[str, dict[str, list[Result]]] = {}
-    for result in map(read, folders):
+    for result in map(read_evaluation, folders):
         sections.setdefault(result.tasks, {}).setdefault(result.method, []).append(result)
     rows = [row for tasks, methods in sections.items() for row in _section(tasks, methods)]
     every = [result for methods in sections.values() for results in methods.values() for result in results]

@@ -71,7 +71,7 @@ def test_sigterm_saves_and_a_resumed_run_equals_one_that_never_stopped(tmp_path,
     assert "is not empty" in capsys.readouterr().err
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
-    assert "SIGTERM: what was learned is saved; metajax resume goes on" in process.stderr.read()
+    assert "SIGTERM: the run is saved; metajax resume continues it" in process.stderr.read()
     done = checkpoint.newest(folder).iteration
     assert [line["iteration"] for line in run_folder.metrics(folder)] == list(range(1, done + 1))
     assert commands.main(["resume", str(folder), "--num-iterations", str(done + 2)]) == 0
@@ -181,7 +181,7 @@ def test_changed_hyper_parameters_are_refused_and_can_be_overridden(tmp_path, ca
     assert commands.main([*command, "--inner-lr", "0.2", "--override"]) == 0
     assert MetaAgent.load(folder).config["options"]["inner_lr"] == 0.2
     assert commands.main(["resume", folder]) == 2
-    assert "has done its 2 meta-iterations; --num-iterations N goes on to N" in capsys.readouterr().err
+    assert "has finished its 2 meta-iterations; --num-iterations N continues to N" in capsys.readouterr().err
 
 
 def test_a_lock_is_held_by_the_living_only(tmp_path):

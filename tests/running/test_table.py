@@ -11,7 +11,7 @@ from metajax import CheckpointError, ConfigError, MetaAgent
 from metajax.evaluation import Evaluation
 from metajax.running import run_folder
 from metajax.running.stats import interquartile_mean, probability_of_improvement
-from metajax.running.table import read, table
+from metajax.running.table import read_evaluation, table
 
 PROTOCOL = {"num_stages": 2, "num_copies": 2}
 
@@ -98,16 +98,16 @@ def test_a_folder_without_evaluation_or_with_a_foreign_one_is_refused(folders, t
     about["sampled"]["mean"][0] += 1
     (folders[0] / "evaluation.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="is not that of its evaluation"):
-        read(folders[0])
+        read_evaluation(folders[0])
     lacking = {name: value for name, value in about.items() if name != "device"}
     (folders[2] / "evaluation.json").write_text(json.dumps(lacking))
     with pytest.raises(CheckpointError, match="holds no evaluation of metajax: KeyError"):
-        read(folders[2])
+        read_evaluation(folders[2])
     arrays = dict(np.load(folders[3] / "evaluation.npz"))
     np.savez(folders[3] / "evaluation.npz", **arrays | {"sampled_success": ~arrays["sampled_success"]})
     with pytest.raises(CheckpointError, match="is not that of its evaluation"):
-        read(folders[3])
+        read_evaluation(folders[3])
     for name, content in (("evaluation.npz", b"\x80\x04N."), ("evaluation.json", b"{}")):
         (folders[1] / name).write_bytes(content)
         with pytest.raises(CheckpointError, match="holds no evaluation of metajax"):
-            read(folders[1])
+            read_evaluation(folders[1])
