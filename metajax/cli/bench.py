@@ -88,7 +88,7 @@ class BenchOptions(NamedTuple):
 
 
 class NamedBenchOptions(NamedTuple):
-    """All options for one algorithm but those of the factories."""
+    """The options to time one algorithm; the factories add theirs."""
 
     timing: AlgorithmOptions
     device: DeviceOptions = DeviceOptions()

@@ -30,7 +30,7 @@ class OverrideOptions(NamedTuple):
 
 
 class ResumeOptions(NamedTuple):
-    """All options of the command but those of the factories."""
+    """The options of the command itself; the factories add theirs."""
 
     changes: OverrideOptions
     run: RunOptions

@@ -110,7 +110,7 @@ class PlatformOptions(NamedTuple):
 
 
 class SearchCommandOptions(NamedTuple):
-    """All options of the command but those of the factories."""
+    """The options of the command itself; the factories add theirs."""
 
     search: SearchOptions = SearchOptions()
     space: SpaceOptions = SpaceOptions()
@@ -126,14 +126,14 @@ _CHANGEABLE = ("folder", "storage", "lease", "device")  # may differ when a sear
 
 
 class _Setting(NamedTuple):
-    """One search: where it is saved, what it searches, and its options."""
+    """One search: its folder, its problem and its options."""
 
     folder: Path
     problem: Problem
     evaluator: Evaluator
     own: SearchOptions
     study: StudyOptions
-    about: str  # what all results of one study have in common
+    about: str  # identifies the studies whose results can be shared
 
 
 def run(arguments: Sequence[str]) -> None:

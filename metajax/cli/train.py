@@ -26,7 +26,7 @@ from metajax.running.training import debug
 
 
 class TrainOptions(NamedTuple):
-    """All options of the command but those of the factories."""
+    """The options of the command itself; the factories add theirs."""
 
     new_run: NewRunOptions
     run: RunOptions

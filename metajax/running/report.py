@@ -1,4 +1,4 @@
-"""A report of one run: a single HTML file that needs nothing else."""
+"""The report of a run: a single HTML file without external files."""
 
 import base64
 import html
@@ -16,10 +16,10 @@ from metajax.running.run_folder import metrics
 from metajax.running.table import read_evaluation
 
 _PICTURES = (
-    ("adaptation.png", "Return in held-out tasks after each number of adaptations, with 95 % intervals over tasks"),
+    ("adaptation.png", "Return in held-out tasks after each adaptation step, with 95 % intervals over tasks"),
     ("histogram.png", "Returns of the held-out tasks, before and after adaptation"),
-    ("training.png", "Returns in the tasks of training"),
-    ("animation.gif", "Episodes in held-out tasks after different numbers of adaptations"),
+    ("training.png", "Returns in the training tasks"),
+    ("animation.gif", "Episodes in held-out tasks after different numbers of adaptation steps"),
 )
 _SHOWN_TASKS = 25
 
@@ -56,12 +56,12 @@ def draw_pictures(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> Non
 
 
 def write_report(folder: Path) -> Path:
-    """Writes report.html of an evaluated run: curves, configuration, returns task by task, animation, versions.
+    """Writes report.html of an evaluated run (curves, configuration, returns by task, animation, versions).
 
-    Raises CheckpointError if the run holds no evaluation.
+    Returns its path. Raises CheckpointError if the run has no evaluation.
     """
     result = read_evaluation(folder)
-    title = f"{result.about['algorithm']} on {result.about['tasks'] or 'tasks of its own'}"
+    title = f"{result.about['algorithm']} on {result.about['tasks'] or 'unnamed tasks'}"
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>seed {result.about['seed']}, {result.about['iteration']} meta-iterations</p>",

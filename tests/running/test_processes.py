@@ -206,7 +206,10 @@ def test_options_of_several_processes_need_a_coordinator(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("coordinator", "message"),
-    [("nowhere", "error: coordinator='nowhere'"), ("auto", "error: the processes did not meet at coordinator=auto: ")],
+    [
+        ("nowhere", "error: coordinator='nowhere'"),
+        ("auto", "error: the processes did not connect at coordinator=auto: "),
+    ],
 )
 def test_the_command_says_in_one_line_that_it_cannot_join(coordinator, message):
     command = [sys.executable, "-m", "metajax", "train", "--coordinator", coordinator]

@@ -54,7 +54,7 @@ def test_the_report_is_one_file_with_everything_in_it(folder):
 
 
 def test_a_run_that_was_not_evaluated_has_no_report(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no evaluation"):
+    with pytest.raises(CheckpointError, match="has no evaluation"):
         write_report(tmp_path)
 
 

@@ -38,7 +38,7 @@ def assert_same(one, other):
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
 
 
 # Programs that are optimised otherwise than those of the tests round otherwise.
@@ -228,8 +228,8 @@ def test_a_sink_that_fails_never_stops_training(tmp_path, monkeypatch):
     assert written == [1]
     messages = [str(warning.message) for warning in warned]
     assert messages == [
-        "metrics do not go to wandb: division by zero",
-        "metrics no longer go to tensorboard: the server is gone",
+        "metrics are not written to wandb: division by zero",
+        "metrics are no longer written to tensorboard: the server is gone",
     ]
     assert [line["iteration"] for line in run_folder.metrics(tmp_path)] == [1, 2, 3]
 
