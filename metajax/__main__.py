@@ -1,4 +1,4 @@
-"""The command metajax, also as python -m metajax."""
+"""The entry point of the command `metajax` and of `python -m metajax`."""
 
 import signal
 import sys
@@ -7,11 +7,11 @@ import traceback
 from metajax.errors import ConfigError
 from metajax.running import processes
 
-AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # where all processes end together
+AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes with which all processes stop together
 
 
 def main() -> int:
-    """Runs the command line; of several processes, after they have met, since its imports use JAX already."""
+    """Runs the command line; several processes connect first, because importing the commands already uses JAX."""
     try:
         processes.begin(sys.argv[1:])
     except ConfigError as error:

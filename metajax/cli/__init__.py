@@ -1,1 +1,1 @@
-"""The command line: one module a command, each with `run(arguments)`."""
+"""The command line; `commands.COMMANDS` lists the modules that are commands."""

@@ -1,9 +1,15 @@
-"""The command line: which commands there are, and what their errors look like."""
+"""The command line: its commands, and the messages and exit codes of their errors.
+
+A command is a module of this package with `run(arguments)`, and one entry in COMMANDS.
+"""
 
 import importlib
+import os
+import select
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -18,66 +24,102 @@ from metajax.errors import (
 )
 from metajax.running import processes, run_folder
 
-USAGE = """usage: metajax COMMAND
 
-  train [algorithm] [tasks] --option …   meta-train, evaluate on held-out tasks, draw pictures (maml on point)
-  resume RUN --option …                  go on where a run stopped
-  evaluate RUN --option …                evaluate a run again, under another protocol
-  table RUN… --format markdown           results of many runs side by side: markdown, latex or csv
-  report RUN                             one HTML file about a run
-  bench [algorithm tasks] --option …     time the reference programs, or any algorithm on any tasks
-  search [algorithm] [tasks] --option …  find a network that learns well, train a population of them together
-  algorithms                             the algorithms and their outer loops
-  tasks                                  the task distributions: suites, spaces, parameters, splits and known returns
-  doctor                                 versions, devices and a short check of speed
+class Command(NamedTuple):
+    """A line of the usage text."""
 
-`metajax train maml point --help` lists every option."""
+    arguments: str
+    about: str
 
-COMMANDS = ("train", "resume", "evaluate", "table", "report", "bench", "search", "algorithms", "tasks", "doctor")
-HAVE_HELP = ("train", "bench", "search")  # the others print the usage
+
+COMMANDS = {
+    "train": Command("[ALGORITHM] [TASKS]", "meta-train, evaluate, draw pictures (default: maml point)"),
+    "resume": Command("RUN", "resume the training of a run"),
+    "evaluate": Command("RUN", "evaluate a run again, for example on more tasks"),
+    "table": Command("RUN ...", "print the results of several runs as one table"),
+    "report": Command("RUN", "write one HTML file about a run"),
+    "bench": Command("[ALGORITHM TASKS]", "time the reference programs, or an algorithm on tasks"),
+    "search": Command("[ALGORITHM] [TASKS]", "search for a network that learns well"),
+    "algorithms": Command("", "list the algorithms"),
+    "tasks": Command("[NAME]", "list the task distributions, or describe one"),
+    "doctor": Command("", "show versions and devices, and time this machine"),
+}
+
+
+def usage() -> str:
+    """The text of `metajax --help`."""
+    lines = [f"  {f'{name} {command.arguments}':28}{command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: metajax COMMAND [NAMES] [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "RUN is a run folder, such as runs/maml-point-0.",
+            "metajax COMMAND --help lists the options of a command, metajax --version the version.",
+        ]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; an error of the user's is one message on stderr, and 2 is returned."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if arguments[0] == "--version":
-        print(f"metajax {metajax.__version__}")
-        return 0
+    """Runs one command and returns its exit code; an error of the user is one line on stderr and exit code 2."""
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        name = arguments[0]
-        check_choice("command", name, COMMANDS)
-        if name not in HAVE_HELP and {"-h", "--help"} & set(arguments):
-            print(USAGE)
-            return 0
-        importlib.import_module(f"metajax.cli.{name}").run(arguments[1:])
-    except (ValueError, NonFiniteError, WorkerError) as error:
-        if not type(error).__module__.startswith("metajax"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except run_folder.InterruptedRun as error:
-        print(f"{error}: what was learned is saved; metajax resume goes on", file=sys.stderr)
-        return error.exit_code
-    except jax.errors.JaxRuntimeError as error:
-        if is_out_of_memory(error):
-            advice = f"; {LESS_MEMORY}" if name == "train" else ""
-            print(f"error: {first_line(error)}{advice}", file=sys.stderr)
-            return 2
-        if not processes.joined():
-            raise
-        reason = "this process cannot go on, perhaps since another was lost"
-        print(f"error: {reason}: {first_line(error)}; metajax resume goes on", file=sys.stderr)
-        return 2
+        _run(command, rest)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        if processes.joined():  # the others are not told, and would be waited for
+        if processes.joined():  # the other processes got no signal, and this one would wait for them
             processes.leave(130)
         return 130
+    except run_folder.InterruptedRun as error:
+        print(f"{error}: the run is saved; metajax resume continues it", file=sys.stderr)
+        return error.exit_code
+    except (ValueError, NonFiniteError, WorkerError, OSError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+            return 1
+        message = _message(error, command)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _run(command: str, arguments: Sequence[str]) -> None:
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command == "--version":
+        print(f"metajax {metajax.__version__}")
+    else:
+        check_choice("command", command, COMMANDS)
+        try:
+            importlib.import_module(f"metajax.cli.{command}").run(arguments)
+        except SystemExit:  # --help, or an unknown option
+            sys.stdout.flush()
+            raise
+    sys.stdout.flush()
+
+
+def _stdout_is_closed() -> bool:
+    """Whether the reader of stdout is gone, as in `metajax tasks | head`; if so, exit does not write to it again."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno())
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
+def _message(error: Exception, command: str) -> str | None:
+    """The message for an error of the user or the machine; None for a defect of the program."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        if is_out_of_memory(error):
+            advice = f"; {LESS_MEMORY}" if command == "train" else ""
+            return f"{first_line(error)}{advice}"
+        if not processes.joined():
+            return None
+        return (
+            f"this process cannot continue, perhaps because another was lost: {first_line(error)}; run metajax resume"
+        )
+    return str(error) if isinstance(error, OSError) or type(error).__module__.startswith("metajax") else None

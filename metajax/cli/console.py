@@ -1,4 +1,4 @@
-"""What the command line shows while a run goes on, and at its end."""
+"""Output of the command line during and after training."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,16 +17,16 @@ from metajax.running import processes
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.training import Progress
 
-_SHOWN = 20  # runs of many that have a line each
+_SHOWN = 20  # runs that get a line each
 
 
 def new() -> Console:
-    """A console for lines as long as they are; of several processes the first alone has something to say."""
+    """A console that does not wrap lines; of several processes only the first one prints."""
     return Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
 
 
 def announce(console: Console, members: Mapping[Path, MetaAgent], num_devices: int) -> None:
-    """Says what will be trained, where it is kept, and on how many of the devices."""
+    """Prints the runs with their folders, the devices, and the size of a meta-iteration."""
     agent, device = next(iter(members.values())), jax.devices()[0]
     size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
     stages, copies, steps = agent.sizes
@@ -44,14 +44,14 @@ def announce(console: Console, members: Mapping[Path, MetaAgent], num_devices: i
 
 
 def steps_of(agent: MetaAgent) -> int:
-    """Environment steps of a meta-iteration, at most."""
+    """The number of environment steps of a meta-iteration; fewer are taken if episodes end early."""
     stages, copies, steps = agent.sizes
     return agent.num_tasks * stages * copies * steps
 
 
 @contextmanager
 def compiling(console: Console) -> Iterator[None]:
-    """Says that it compiles, and for how long."""
+    """Prints that the program compiles and, afterwards, the time it took."""
     start = time.perf_counter()
     columns = (SpinnerColumn(), TextColumn("compiling"), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -66,7 +66,7 @@ def compiling(console: Console) -> Iterator[None]:
 def progress_bar(
     console: Console, agents: Collection[MetaAgent], total: int
 ) -> Iterator[Callable[[Sequence[Progress]], None]]:
-    """`show(progress)`: a live bar; without a terminal, a line at every log."""
+    """Yields `show(progress)`, which updates a progress bar; without a terminal it prints a line."""
     already = next(iter(agents)).iteration
     steps = sum(map(steps_of, agents))
     start = time.perf_counter()
@@ -95,7 +95,7 @@ def progress_bar(
 
 
 def result_table(evaluation: Evaluation, title: str) -> Table:
-    """Means over the held-out tasks, a row for each number of adaptations."""
+    """Mean returns and success rates over the held-out tasks, with one row per number of adaptation steps."""
     words = {
         "sampled": "sampled actions",
         "greedy": "most probable actions",
@@ -110,7 +110,7 @@ def result_table(evaluation: Evaluation, title: str) -> Table:
 
 
 def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
-    """Mean returns of sampled actions over the held-out tasks, a row for each run; of many for the first, and all."""
+    """Mean returns of sampled actions over the held-out tasks: a row for each of the first runs, and one for all."""
     returns = np.stack([evaluation.sampled.mean(-1) for evaluation in evaluations.values()])  # [run, N, K]
     last = returns.shape[-1] - 1
     stages = list(dict.fromkeys([0, min(1, last), last]))
@@ -123,5 +123,5 @@ def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
     for name, of in zip(evaluations, returns[:_SHOWN], strict=False):
         add(name, of)
     if len(returns) > _SHOWN:
-        add(f"all {len(returns)}, by their means", returns.mean(1))
+        add(f"mean of all {len(returns)} runs", returns.mean(1))
     return table

@@ -1,4 +1,4 @@
-"""What this machine has, and how fast it is."""
+"""The command doctor."""
 
 import os
 import time
@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax.cli import launch
-from metajax.cli.arguments import check_no_arguments
+from metajax.cli.arguments import check_no_names, parse, split
+from metajax.cli.options import NoOptions
 from metajax.devices import hardware
 from metajax.measuring import timing
 from metajax.running import record
@@ -19,14 +20,16 @@ from metajax.running.meta_agent import MetaAgent
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Shows versions, devices, the cache of compiled programs, and how fast this machine is."""
-    check_no_arguments(arguments)
+    """Shows versions, devices, memory and the cache of compiled programs, and times this machine for some seconds."""
+    names, flags = split(arguments)
+    parse(NoOptions(), flags, prog="metajax doctor", about=run.__doc__)
+    check_no_names("doctor", names)
     launch.prepare("auto")
     Console().print(table())
 
 
 def table() -> Table:
-    """Versions, devices, the cache of compiled programs, memory, and two short checks of speed."""
+    """Versions, devices, cache of compiled programs, free memory, and the speed of a matrix product and of MAML."""
     about, rows = record.environment(), Table("", "", show_header=False)
     for name, version in (about["versions"] | {"python": about["python"]}).items():
         rows.add_row(name, version)
@@ -42,12 +45,13 @@ def table() -> Table:
 
 
 def _product_speed() -> float:
-    """GFLOP/s of a matrix product, the best of five."""
+    """GFLOP/s of a large matrix product, the best of five."""
     product = timing.compile_large_product()
     return product.flops / min(timing.alternate({"product": product.run}, 5)["product"]) / 1e9
 
 
 def _maml_speed(num_iterations: int = 5) -> float:
+    """Environment steps per second of MAML on point navigation, after a first meta-iteration that compiles."""
     agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
     launch.assign_devices([agent], None)
     agent.learn(1)

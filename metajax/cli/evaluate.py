@@ -1,21 +1,31 @@
 """The command evaluate."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from metajax.cli import console, launch
-from metajax.cli.arguments import one_folder, parse
+from metajax.cli.arguments import one_folder, parse, split
+from metajax.cli.evaluation import evaluate_and_report
+from metajax.cli.options import DeviceOptions, EvaluationOptions, check_evaluation
 from metajax.running import run_folder
 from metajax.running.meta_agent import MetaAgent
 
 
+class EvaluateOptions(NamedTuple):
+    """All options of the command."""
+
+    evaluation: EvaluationOptions = EvaluationOptions()
+    device: DeviceOptions = DeviceOptions()
+
+
 def run(arguments: Sequence[str]) -> None:
-    """Evaluates a run on held-out tasks, and leaves the returns of every task and the pictures in its folder."""
-    folder, flags = one_folder("evaluate", arguments)
-    own = launch.EVALUATION | launch.DEVICE | {"devices": launch.PLACE["devices"]}
-    run, _ = parse(own, flags, prog=f"metajax evaluate {folder}")
-    launch.check_evaluation(run)
-    launch.named_config(folder)
-    launch.prepare(run["device"])
+    """Evaluates the last checkpoint of a run on held-out tasks, and replaces the run's evaluation and pictures."""
+    names, flags = split(arguments)
+    own = parse(EvaluateOptions(), flags, prog="metajax evaluate RUN", about=run.__doc__)
+    folder = one_folder("evaluate", names)
+    check_evaluation(own.evaluation)
+    run_folder.named_config(folder)  # raises before JAX is used
+    launch.prepare(own.device.device)
     with run_folder.writing(folder, new=False):
-        agent = MetaAgent.load(folder)
-        launch.evaluate(console.new(), {folder: agent}, [], run)
+        agents = {folder: MetaAgent.load(folder)}
+        evaluate_and_report(console.new(), agents, [], own.evaluation, own.device.devices)

@@ -1,42 +1,101 @@
 """The command resume."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from metajax.cli import launch
-from metajax.cli.arguments import one_folder, parse
-from metajax.errors import (
-    ConfigError,
+from metajax.cli import launch, training
+from metajax.cli.arguments import one_folder, parse, parse_experiment, split
+from metajax.cli.options import (
+    DeviceOptions,
+    EvaluationOptions,
+    ProcessOptions,
+    RunOptions,
+    check_evaluation,
+    check_processes,
+    check_run,
+    run_options,
 )
+from metajax.errors import ConfigError
 from metajax.running import run_folder
 from metajax.running.meta_agent import MetaAgent
-from metajax.running.recipes import Option
+from metajax.running.recipes import ALGORITHMS
+
+
+class OverrideOptions(NamedTuple):
+    """Changes to the run. All options default to the values that the run was started with. With RUN, --help also lists
+    the options of its algorithm, network, outer loop and tasks."""
+
+    override: bool = False
+    """Allow a change of --num-tasks or of an option of the algorithm, network, outer loop or tasks."""
+
+
+class ResumeOptions(NamedTuple):
+    """The options of the command itself; the factories add theirs."""
+
+    changes: OverrideOptions
+    run: RunOptions
+    evaluation: EvaluationOptions
+    device: DeviceOptions
+    processes: ProcessOptions
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Goes on where a run stopped; a changed hyper-parameter is refused unless --override allows it."""
-    folder, flags = one_folder("resume", arguments)
-    config = launch.named_config(folder)
-    saved = {name: launch.tupled(value) for name, value in config["options"].items()}
+    """Resumes the training of a run from its last checkpoint, then evaluates it.
+
+    Options keep the values that the run was started with, unless they are given.
+    """
+    names, flags = split(arguments)
+    if not names:  # --help without a run
+        parse(_defaults("maml", {}), flags, prog="metajax resume RUN", about=run.__doc__)
+    folder = one_folder("resume", names)
+    config = run_folder.named_config(folder)
+    algorithm, tasks = config["algorithm"], config["tasks"]
+    saved = {name: _as_tuple(value) for name, value in config["options"].items()}
     was = saved | {"num_tasks": config["num_tasks"]}
-    run = {name: launch.tupled(value) for name, value in config["run"].items()} | was
-    own = {
-        name: option._replace(default=run.get(name, option.default))
-        for name, option in launch.RUN.items()
-        if name not in ("seed", "folder")  # the key is in the checkpoint
-    }
-    own |= launch.DEVICE | launch.PLACE | {"override": Option(bool, False, "go on although hyper-parameters differ")}
-    run, given = parse(own, flags, config["algorithm"], config["tasks"], prog=f"metajax resume {folder}", saved=saved)
-    now = given | {"num_tasks": run["num_tasks"]}
-    changed = {name: now[name] for name in now if now[name] != was.get(name)}
-    if changed and not run["override"]:
+    defaults = _defaults(algorithm, {name: _as_tuple(value) for name, value in config["run"].items()} | was)
+    prog = f"metajax resume {folder}"
+    own, given = parse_experiment(defaults, flags, algorithm, tasks, prog=prog, about=run.__doc__, saved=saved)
+    changed = _changed(was, given | {"num_tasks": own.run.num_tasks})
+    if changed and not own.changes.override:
         differences = "; ".join(f"{name} was {was.get(name, 'the default')}, is {changed[name]}" for name in changed)
-        raise ConfigError(f"{folder} was trained with other options: {differences}; --override goes on all the same")
-    launch.check_run(run)
-    launch.check_place(run)
-    launch.prepare(run["device"])
+        raise ConfigError(f"{folder} was trained with other options: {differences}; --override resumes it anyway")
+    check_run(own.run)
+    check_evaluation(own.evaluation)
+    check_processes(own.processes)
+    launch.prepare(own.device.device)
     with run_folder.writing(folder, new=False):
         agent = MetaAgent.load(folder, **changed)
-    if agent.iteration >= run["num_iterations"]:
-        raise ConfigError(f"{folder} has done its {agent.iteration} meta-iterations; --num-iterations N goes on to N")
-    kept = {name: run[name] for name in [*launch.RUN, *launch.PLACE] if name in run}
-    launch.train_and_evaluate({folder: agent}, [], kept | {"seed": config["seed"], "folder": str(folder)}, new=False)
+    if agent.iteration >= own.run.num_iterations:
+        raise ConfigError(
+            f"{folder} has finished its {agent.iteration} meta-iterations; --num-iterations N continues to N"
+        )
+    training.train_and_evaluate(
+        {folder: agent},
+        [],
+        own.run,
+        own.evaluation,
+        num_devices=own.device.devices,
+        stall=own.processes.stall,
+        new=False,
+    )
+
+
+def _defaults(algorithm: str, saved: dict[str, Any]) -> ResumeOptions:
+    """The options where none is given: those that the run was started with."""
+    evaluation = {name: saved[name] for name in EvaluationOptions._fields if name in saved}
+    return ResumeOptions(
+        OverrideOptions(),
+        run_options(ALGORITHMS[algorithm], **saved),
+        EvaluationOptions(**evaluation),
+        DeviceOptions(),
+        ProcessOptions(),
+    )
+
+
+def _changed(was: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in now.items() if value != was.get(name)}
+
+
+def _as_tuple(value: Any) -> Any:
+    """The tuple that JSON has turned into a list; other values as they are."""
+    return tuple(value) if isinstance(value, list) else value

@@ -2,19 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
-from metajax.cli.arguments import leading, parse
-from metajax.errors import (
-    check_choice,
-)
-from metajax.running.recipes import Option
+from tyro.conf import arg
+
+from metajax.cli.arguments import parse, split
+from metajax.errors import check_choice
 from metajax.running.table import FORMATS, table
 
 
+class FormatOptions(NamedTuple):
+    """The output."""
+
+    format: Annotated[str, arg(metavar=f"{{{','.join(FORMATS)}}}")] = "markdown"
+    """Format of the table, which is printed."""
+
+
+class TableOptions(NamedTuple):
+    """All options of the command."""
+
+    output: FormatOptions = FormatOptions()
+
+
 def run(arguments: Sequence[str]) -> None:
-    """Prints results of many runs side by side."""
-    folders = [Path(argument) for argument in leading(arguments)]
-    own = {"format": Option(str, "markdown", "markdown, latex or csv")}
-    run, _ = parse(own, list(arguments)[len(folders) :], prog="metajax table RUN…")
-    check_choice("format", run["format"], FORMATS)
-    print(table(folders, form=run["format"]), end="")
+    """Prints one table of the evaluations of runs: a row for each method, with its seeds aggregated.
+
+    Runs on the same tasks must have been evaluated under the same protocol.
+    """
+    names, flags = split(arguments)
+    own = parse(TableOptions(), flags, prog="metajax table RUN ...", about=run.__doc__)
+    check_choice("format", own.output.format, FORMATS)
+    print(table([Path(name) for name in names], form=own.output.format), end="")

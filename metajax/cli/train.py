@@ -3,40 +3,96 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from metajax.cli import launch
-from metajax.cli.arguments import algorithm_and_tasks, parse
+from metajax.cli import launch, training
+from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
+from metajax.cli.options import (
+    DeviceOptions,
+    EvaluationOptions,
+    NewRunOptions,
+    ProcessOptions,
+    RunOptions,
+    check_evaluation,
+    check_processes,
+    check_run,
+    run_options,
+)
 from metajax.errors import ConfigError
 from metajax.running import processes, sweep
-from metajax.running.recipes import options
+from metajax.running.meta_agent import MetaAgent
+from metajax.running.recipes import ALGORITHMS, options
 from metajax.running.training import debug
 
 
+class TrainOptions(NamedTuple):
+    """The options of the command itself; the factories add theirs."""
+
+    new_run: NewRunOptions
+    run: RunOptions
+    evaluation: EvaluationOptions
+    device: DeviceOptions
+    processes: ProcessOptions
+
+
+def default_options(algorithm: str) -> TrainOptions:
+    """The options where none is given; the algorithm's recipe has the numbers of tasks and meta-iterations."""
+    run = run_options(ALGORITHMS[algorithm])
+    return TrainOptions(NewRunOptions(), run, EvaluationOptions(), DeviceOptions(), ProcessOptions())
+
+
 def run(arguments: Sequence[str]) -> None:
-    """Meta-trains, evaluates and leaves everything in a run folder, or in one for each seed and swept value."""
+    """Meta-trains an algorithm on tasks, evaluates it on held-out tasks, and draws pictures."""
     algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
-    own = launch.RUN | launch.MANY | launch.DEVICE | launch.PLACE
-    run, given = parse(own, flags, algorithm, tasks, prog=f"metajax train {algorithm} {tasks}")
-    launch.check_run(run)
-    launch.check_place(run)
-    launch.prepare(run["device"])
-    seeds, axes, checked = run.pop("seeds"), run.pop("sweep"), run.pop("debug")
-    shared = given | {"num_tasks": run["num_tasks"]}
-    num_runs = seeds * math.prod(len(sweep.parse_sweep(text)[1]) for text in axes)
-    if num_runs > 1 and processes.joined():
-        raise ConfigError("several processes train one run: one after the other, without seeds or sweep")
-    if checked and run["devices"] not in (None, 1):
-        raise ConfigError("--debug runs on one device; leave out --devices")
-    agents = sweep.make_agents(algorithm, tasks, seed=run["seed"], num_seeds=seeds, sweep=axes, **shared)
-    if checked:
-        known = options(algorithm, tasks, given.get("outer"))
-        parts = given.get("minibatches", known["minibatches"].default if "minibatches" in known else 1)
-        how = {"num_tasks": min(agents[0].num_tasks, parts * max(1, 10 // parts)), "seed": run["seed"]}
-        kinds = debug(agents[0].algorithm, agents[0].tasks, **how)
-        print(f"all {', '.join(kinds)} were right")
+    prog = f"metajax train {algorithm} {tasks}"
+    own, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog=prog, about=run.__doc__)
+    check_run(own.run)
+    check_evaluation(own.evaluation)
+    check_processes(own.processes)
+    launch.prepare(own.device.device)
+    agents = _agents(algorithm, tasks, own, given)
+    if own.new_run.debug:
+        _debug(agents[0], given, own.new_run.seed)
         return
-    run["num_iterations"] = run["num_iterations"] or agents[0].recipe.num_iterations
-    parent = Path(processes.of_first(str(run["folder"] or launch.free_folder(f"{algorithm}-{tasks}"))))
-    folders = [parent / sweep.label(agent, axes) if len(agents) > 1 else parent for agent in agents]
-    names = [sweep.parse_sweep(text)[0] for text in axes]
-    launch.train_and_evaluate(dict(zip(folders, agents, strict=True)), names, run, new=True)
+    parent = own.new_run.folder or str(launch.free_folder(f"{algorithm}-{tasks}"))
+    parent = Path(processes.of_first(parent))
+    folders = [parent / sweep.label(agent, own.new_run.sweep) if len(agents) > 1 else parent for agent in agents]
+    training.train_and_evaluate(
+        dict(zip(folders, agents, strict=True)),
+        [sweep.parse_sweep(text)[0] for text in own.new_run.sweep],
+        own.run,
+        own.evaluation,
+        num_devices=own.device.devices,
+        stall=own.processes.stall,
+        new=True,
+    )
+
+
+def _agents(algorithm: str, tasks: str, own: TrainOptions, given: dict[str, Any]) -> list[MetaAgent]:
+    """An agent for every seed and every combination of swept values.
+
+    Raises ConfigError if there are several agents or --debug where only one can run.
+    """
+    num_runs = own.new_run.seeds * math.prod(len(sweep.parse_sweep(text)[1]) for text in own.new_run.sweep)
+    if num_runs > 1 and processes.joined():
+        raise ConfigError("several processes train one run; leave out --seeds and --sweep")
+    if own.new_run.debug and own.device.devices not in (None, 1):
+        raise ConfigError("--debug runs on one device; leave out --devices")
+    return sweep.make_agents(
+        algorithm,
+        tasks,
+        seed=own.new_run.seed,
+        num_seeds=own.new_run.seeds,
+        sweep=own.new_run.sweep,
+        num_tasks=own.run.num_tasks,
+        **given,
+    )
+
+
+def _debug(agent: MetaAgent, given: dict[str, Any], seed: int) -> None:
+    """Runs a few meta-iterations of about ten tasks with checks, and says what was checked."""
+    known = options(agent.config["algorithm"], agent.config["tasks"], given.get("outer"))
+    parts = given.get("minibatches", known["minibatches"].default if "minibatches" in known else 1)
+    num_tasks = min(agent.num_tasks, parts * max(1, 10 // parts))
+    kinds = debug(agent.algorithm, agent.tasks, num_tasks=num_tasks, seed=seed)
+    print(f"all {', '.join(kinds)} were right")

@@ -1,8 +1,8 @@
-"""Checkpoints, by orbax: the whole learner, so that training goes on as if it had not stopped.
+"""Checkpoints of the whole learner with Orbax; resumed training equals training that was not interrupted.
 
-A checkpoint is a folder of orbax's and a manifest, written last: sizes and checksums of every file, path, shape and
-dtype of every leaf, the run's configuration, versions. What has no manifest was not finished, and is ignored. Nothing
-is unpickled, and nothing is read before its size and checksum are right.
+A checkpoint is an Orbax folder and a manifest, which is written last. The manifest has the size and checksum of every
+file, the path, shape and dtype of every leaf, the configuration of the run and the versions of packages. A folder
+without a manifest is incomplete and ignored. Loading verifies sizes and checksums before it reads, and never unpickles.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ _LARGEST_MANIFEST = 2**24  # bytes
 
 
 class CheckpointError(ValueError):
-    """There is no checkpoint to load, it is damaged, or not one of this learner; the message says where they differ."""
+    """A checkpoint is missing, damaged, or of another learner; the message says where they differ."""
 
 
 class Checkpoint(NamedTuple):
-    """One checkpoint whose files are as they were saved."""
+    """One checkpoint whose files have been verified."""
 
-    path: Path  # orbax's folder
+    path: Path  # the Orbax folder
     iteration: int
     config: dict[str, Any]  # of the run
     leaves: dict[str, dict[str, Any]]  # shape and dtype by path
@@ -42,18 +42,19 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int = 3, keep_every: int = 0) -> None:
-    """Saves `learner` in a run folder, atomically, under the number of its meta-iteration.
+    """Saves `learner` in a run folder atomically, under the number of its meta-iteration.
 
-    Where several processes train together all of them call it, and the folder is one that all of them see.
+    If several processes train together, all of them call it, and the folder must be on a shared file system.
 
     Args:
-        folder: of the run.
-        learner: what is saved, whole.
-        config: kept beside it: whoever loads needs nothing else to make the run again.
-        keep: how many of the newest are kept.
-        keep_every: those whose number it divides are kept too; 0: none.
+        folder: the run folder.
+        learner: the learner to save, complete.
+        config: the configuration, saved with it; it suffices to build the run again.
+        keep: number of newest checkpoints to keep.
+        keep_every: also keep checkpoints whose meta-iteration is a multiple of this number; 0: none of them.
 
-    Raises CheckpointError if the folder holds a later one, or if it cannot be written; those before are intact then.
+    Raises CheckpointError if the folder has a checkpoint of a later meta-iteration, or if saving fails; earlier
+    checkpoints stay intact.
     """
     check_count("keep", keep)
     check_count("keep_every", keep_every, at_least=0)
@@ -62,9 +63,9 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     for later in numbers:
         if later > number and not _is_damaged(root / f"{later}.json"):
             raise CheckpointError(f"{folder} holds meta-iteration {later}, this is {number}; choose another folder")
-    processes.meet("before a checkpoint")  # all have seen what is there
+    processes.meet("before a checkpoint")  # all have listed the folder
     try:
-        # One of the same number stays until the new one is whole.
+        # A checkpoint of the same number stays until the new one is complete.
         taken = number in numbers and _folder_of(root / f"{number}.json") == f"{number}"
         name = f"{number}-again" if taken else f"{number}"
         if processes.is_first():
@@ -87,14 +88,14 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     except (OSError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"meta-iteration {number} could not be saved in {folder}: {reason}") from error
-    for later in (later for later in numbers if later > number):  # damaged, or this would not have been saved
+    for later in (later for later in numbers if later > number):  # damaged: an intact one raises an error above
         (root / f"{later}.json").unlink()
     _drop(root, keep, keep_every)
     processes.meet("after a checkpoint")
 
 
 def newest(folder: Path) -> Checkpoint:
-    """The newest checkpoint of a run folder whose every file is as it was saved; damaged ones are warned of.
+    """The newest intact checkpoint of a run folder, with a warning for each damaged one.
 
     Raises CheckpointError if there is none.
     """
@@ -112,7 +113,7 @@ def newest(folder: Path) -> Checkpoint:
 
 
 def check(manifest: Path) -> Checkpoint:
-    """The checkpoint of a manifest; raises CheckpointError, naming the file, if anything is not as it was saved."""
+    """The checkpoint of a manifest; raises CheckpointError with the file's name if a file has changed since saving."""
     content = _read_manifest(manifest)
     path = manifest.parent / content["folder"]
     found, expected = {str(file.relative_to(path)) for file in _files(path)}, content["files"]
@@ -127,16 +128,17 @@ def check(manifest: Path) -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
-    """The learner saved; `template` gives its structure, shapes and dtypes.
+    """The saved learner; `template` gives its structure, shapes and dtypes.
 
-    Raises CheckpointError naming the first leaf that differs from the template: orbax would fill in, or cast.
+    Raises CheckpointError with the path of the first leaf that differs from the template; Orbax would fill it in or
+    cast it.
     """
     wanted = _leaves(template)
     for name in wanted | checkpoint.leaves:
         saved, here = (leaves.get(name) for leaves in (checkpoint.leaves, wanted))
         if saved != here:
             raise CheckpointError(
-                f"the checkpoint has {_described(saved)} at {name}, but this run's learner {_described(here)}"
+                f"the checkpoint has {_described(saved)} at {name}, but this run's learner has {_described(here)}"
             )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _of_all(template))
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -145,7 +147,7 @@ def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
 
 
 def _of_all(learner: Learner) -> Learner:
-    """The learner as all processes have it, of which each writes and reads its part."""
+    """The learner as an array across all processes, each of which writes and reads its part."""
     return meshes.to_each(learner, meshes.mesh()) if jax.process_count() > 1 else learner
 
 
@@ -162,7 +164,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']}, this version of metajax reads {FORMAT}")
     if Path(content["folder"]).name != content["folder"]:
-        raise CheckpointError(f"{path} leads out of its folder: {content['folder']}")
+        raise CheckpointError(f"{path} leads out of its folder, to {content['folder']}")
     return content
 
 
@@ -175,12 +177,12 @@ def _is_damaged(manifest: Path) -> bool:
 
 
 def _numbers(root: Path) -> list[int]:
-    """Of the checkpoints that were finished, newest first."""
+    """The numbers of the complete checkpoints, newest first."""
     return sorted((int(path.stem) for path in root.glob("*.json") if path.stem.isdecimal()), reverse=True)
 
 
 def _drop(root: Path, keep: int, keep_every: int) -> None:
-    """Removes what is not to be kept, manifests first, and what was never finished."""
+    """Removes old checkpoints, manifests first, and incomplete ones."""
     for number in _numbers(root)[keep:]:
         if not keep_every or number % keep_every:
             (root / f"{number}.json").unlink()
@@ -191,7 +193,7 @@ def _drop(root: Path, keep: int, keep_every: int) -> None:
 
 
 def _folder_of(manifest: Path) -> str:
-    """Whose files a manifest lists, be it damaged or not."""
+    """The folder whose files a manifest lists, even if they are damaged."""
     try:
         return _read_manifest(manifest)["folder"]
     except CheckpointError:
@@ -204,7 +206,7 @@ def _files(path: Path) -> list[Path]:
     found = sorted(path.rglob("*"))
     for file in found:
         if file.is_symlink():
-            raise CheckpointError(f"{file} is a link, which no checkpoint has")
+            raise CheckpointError(f"{file} is a link, but checkpoints have only files")
     return [file for file in found if not file.is_dir()]
 
 

@@ -1,4 +1,4 @@
-"""Policies and meta-parameters as safetensors: arrays by path and, as JSON in the header, what it takes to use them."""
+"""Export of policies and meta-parameters as safetensors: arrays by path, with a description as JSON in the header."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ _HEADER = "metajax"
 
 
 def write(path: Path, tree: PyTree, about: dict[str, Any]) -> Path:
-    """Writes the leaves of a tree and what they are; the description must be JSON."""
+    """Writes the leaves of a tree and their description, which must be valid JSON; returns the path."""
     arrays = {name: np.asarray(leaf) for name, leaf in _named(tree).items()}
     header = json.dumps({"format": FORMAT} | about)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -26,8 +26,8 @@ def write(path: Path, tree: PyTree, about: dict[str, Any]) -> Path:
     return path
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The description and the arrays of a file; raises CheckpointError if it is none of metajax."""
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the arrays of a file; raises CheckpointError if metajax did not export it."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             about = json.loads(file.metadata()[_HEADER])
@@ -40,23 +40,23 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def filled(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
-    """A tree like `template` with the arrays of a file; raises CheckpointError naming the first that does not fit."""
+    """A tree like `template` with the arrays of a file; raises CheckpointError with the first path that differs."""
     wanted = _named(template)
     for name in wanted | arrays:
         one, other = (
             f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "nothing" for tree in (arrays, wanted)
         )
         if one != other:
-            raise CheckpointError(f"the file has {one} at {name}, but the agent {other}")
+            raise CheckpointError(f"the file has {one} at {name}, but the agent has {other}")
     return jax.tree.unflatten(jax.tree.structure(template), [jax.numpy.asarray(arrays[name]) for name in wanted])
 
 
 def load_params(path: str | Path) -> PyTree:
-    """The exported meta-parameters, as nested dictionaries of NumPy arrays; nothing else of metajax is needed for them.
+    """The exported meta-parameters, as nested dictionaries of NumPy arrays.
 
-    Raises CheckpointError if the file is none of metajax, or holds an adapted policy.
+    Raises CheckpointError if metajax did not export the file, or if it contains an adapted policy.
     """
-    about, arrays = read(Path(path))
+    about, arrays = read_arrays(Path(path))
     if about.get("kind") != "meta-parameters":
         raise CheckpointError(f"{path} holds an {about.get('kind')}; load_policy loads it")
     params: dict[str, Any] = {}

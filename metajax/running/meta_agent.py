@@ -37,7 +37,7 @@ def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> Adap
 
     `tasks` is needed if they had no name. Raises CheckpointError if the file is none of an adapted policy.
     """
-    about, arrays = export.read(Path(path))
+    about, arrays = export.read_arrays(Path(path))
     if about.get("kind") != "adapted policy":
         raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}; load_params loads them")
     return MetaAgent.from_config(about, tasks)._restored(arrays)

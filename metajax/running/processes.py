@@ -1,8 +1,8 @@
-"""Several processes, on one host or many, that train one agent together: each plays its share of the tasks.
+"""Several processes, on one host or many, that train one agent together: each collects its share of the tasks.
 
-Every process runs the same program on its own devices; parameters are the same everywhere, and the first process alone
-writes. JAX's coordination service ends all of them when one is lost. It never notices one that hangs, so a watchdog
-ends a process that makes no progress while it trains.
+Every process runs the same program on its own devices. Parameters are the same in all of them, and only the first
+process writes files. JAX's coordination service ends all processes when one is lost. It does not notice a process that
+hangs, so a watchdog ends a process that makes no progress while it trains.
 """
 
 import argparse
@@ -22,20 +22,22 @@ from metajax.devices import hardware
 from metajax.errors import ConfigError, check_count, check_number, first_line
 from metajax.running.signal_handling import heard
 
-STALLED = 75  # exit code: no progress for too long
+STALLED = 75  # exit code of a process that made no progress
 
 
 def join(
     coordinator: str, *, num_processes: int | None = None, process: int | None = None, heartbeat: int = 100
 ) -> None:
-    """Makes this process one of several; to be called before JAX is used. Raises ConfigError if they do not meet.
+    """Connects this process to the others that train with it; must be called before JAX is used.
 
     Args:
-        coordinator: HOST:PORT of process 0, the same for all; auto: what Slurm, Kubernetes (with the extra of that
-            name), Open MPI or a TPU says.
-        num_processes: how many there are; None: what the cluster says.
-        process: the number of this one, from 0; None: what the cluster says.
-        heartbeat: seconds of silence after which a process is taken for lost, and the others end.
+        coordinator: HOST:PORT of process 0, the same in all processes. auto takes it from Slurm, Kubernetes (with the
+            extra kubernetes), Open MPI or a TPU pod.
+        num_processes: number of processes; None: from the cluster.
+        process: number of this process, counted from 0; None: from the cluster.
+        heartbeat: seconds of silence after which a process counts as lost and the others exit.
+
+    Raises ConfigError if an argument is wrong, or if the processes do not connect.
     """
     check_count("heartbeat", heartbeat)
     known: dict[str, object] = {}
@@ -48,23 +50,23 @@ def join(
     if process is not None:
         check_count("process", process, at_least=0)
         if num_processes is not None and process >= num_processes:
-            raise ConfigError(f"process={process} must be from 0 to {num_processes - 1}, of processes={num_processes}")
+            raise ConfigError(f"process={process} must be from 0 to {num_processes - 1}, as processes={num_processes}")
         known["process_id"] = process
     try:
         jax.distributed.initialize(**known, heartbeat_timeout_seconds=heartbeat)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"the processes did not meet at coordinator={coordinator}: {first_line(error)}; give --coordinator "
-            "HOST:PORT of process 0, --processes and --process, or start them by Slurm, Open MPI or, with the extra "
-            "kubernetes, Kubernetes"
+            f"the processes did not connect at coordinator={coordinator}: {first_line(error)}; give --coordinator "
+            "HOST:PORT of process 0, --processes and --process, or start them with Slurm, Open MPI or Kubernetes "
+            "(needs metajax[kubernetes])"
         ) from error
 
 
 def begin(arguments: Sequence[str]) -> None:
-    """What a command needs before JAX is used: the platform and the processes that it names, and a CPU's devices.
+    """Prepares JAX before it is used: connects the processes, makes devices of CPU cores and selects the platform.
 
-    Of one process those are its cores or as many as it names; of several each has its part of those named, or one. What
-    else is wrong with the command is not told here.
+    One process makes a device of every core, or as many devices as --devices says. Several processes divide --devices
+    between them, or have one device each. All other options, and their errors, are left to the command.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("coordinator", "device"):
@@ -89,34 +91,34 @@ def begin(arguments: Sequence[str]) -> None:
 def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(f"coordinator={address!r} must be HOST:PORT, such as 10.0.0.1:8476, or auto")
+        raise ConfigError(f"coordinator={address!r} must be HOST:PORT, for example 10.0.0.1:8476, or auto")
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the one that writes files."""
     return jax.process_index() == 0
 
 
 def joined() -> bool:
-    """Whether this process is one of several."""
+    """Whether this process is one of several that train together."""
     return jax.distributed.is_initialized()
 
 
 def leave(code: int) -> None:
-    """Ends this process at once, so that the others, which it does not wait for, find it lost and end too."""
+    """Ends this process at once with an exit code; the other processes then find it lost and exit too."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def meet(place: str) -> None:
-    """Returns when every process has come to this place."""
+    """Waits until every process has called this with the same `place`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)
 
 
 def of_first(value: str | bool) -> str | bool:
-    """The first process's value in every process; a text has at most 4,096 bytes."""
+    """The value of the first process, in every process; a text must have at most 4,096 bytes."""
     if jax.process_count() == 1:
         return value
     if isinstance(value, bool):
@@ -127,10 +129,10 @@ def of_first(value: str | bool) -> str | bool:
 
 @contextmanager
 def notices() -> Iterator[Callable[[], int]]:
-    """`check()`, called by every process at every line of progress, is 0, or the signal for which all stop there.
+    """Yields `check()`, the number of the signal for which all processes stop at this line of progress, or 0.
 
-    After `join` SIGTERM to any process is a notice to all of them; SIGINT is passed on as one, and a second SIGINT ends
-    its process at once.
+    Every process must call `check()` at every line. After `join`, SIGTERM to one process reaches all of them. SIGINT is
+    passed on as SIGTERM; a second SIGINT ends its process at once.
     """
     interrupted: list[int] = []
     count = 0
@@ -152,14 +154,14 @@ def notices() -> Iterator[Callable[[], int]]:
         with heard((signal.SIGINT,), interrupt):
             yield check
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be saved
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # everything is saved
 
 
 @contextmanager
 def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
-    """`alive()` is to be called more often than every `seconds`; else all stacks go to stderr and the process ends.
+    """Yields `alive()`, which must be called at least every `seconds`; 0: never.
 
-    With 0 seconds nothing is watched.
+    If it is not, the stacks of all threads are written to stderr and the process exits with the code STALLED.
     """
     check_number("stall", seconds, at_least=0)
     if seconds == 0:

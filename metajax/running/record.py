@@ -1,4 +1,4 @@
-"""What a run leaves in its folder besides pictures and checkpoints: metrics, results, and what they depend on."""
+"""Files of a run other than pictures and checkpoints: metrics, results, and the versions they depend on."""
 
 import importlib
 import importlib.metadata
@@ -22,7 +22,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoi
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and command of this process, all that a result depends on besides its options."""
+    """The versions, device and command of this process: everything but the options that a result depends on."""
     import metajax  # which imports this module
 
     device, others = jax.devices()[0], {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON; tuples become lists."""
+    """Writes a JSON file; tuples become lists."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -43,7 +43,7 @@ Sink = Callable[[Mapping[str, Any]], None]
 
 
 def jsonl(folder: Path) -> Sink:
-    """Adds a line to metrics.jsonl; a number that is not finite becomes null."""
+    """A sink that appends lines to metrics.jsonl in the folder; numbers that are not finite become null."""
 
     def write(metrics: Mapping[str, Any]) -> None:
         kept = {
@@ -57,7 +57,7 @@ def jsonl(folder: Path) -> Sink:
 
 
 def tensorboard(folder: Path) -> Sink:
-    """Event files in the folder's `tensorboard`, of the extra `logging`."""
+    """A sink that writes event files to `tensorboard` in the folder; needs the extra `logging`."""
     writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder / "tensorboard"))
 
     def write(metrics: Mapping[str, Any]) -> None:
@@ -69,7 +69,7 @@ def tensorboard(folder: Path) -> Sink:
 
 
 def wandb(folder: Path) -> Sink:
-    """Weights & Biases, of the extra `logging`; WANDB_MODE=offline keeps it all in the folder."""
+    """A sink for Weights & Biases; needs the extra `logging`. WANDB_MODE=offline writes only to the folder."""
     run = importlib.import_module("wandb").init(
         project="metajax", name=folder.name, dir=str(folder), reinit="create_new"
     )
@@ -80,7 +80,7 @@ SINKS: dict[str, Callable[[Path], Sink]] = {"jsonl": jsonl, "tensorboard": tenso
 
 
 def check_sinks(names: Iterable[str]) -> None:
-    """Raises ConfigError unless the packages of all sinks named are there."""
+    """Raises ConfigError if a sink is unknown or its package is not installed."""
     packages = {"tensorboard": "tensorboardX", "wandb": "wandb"}
     for name in names:
         check_choice("log_to", name, SINKS)
@@ -89,33 +89,33 @@ def check_sinks(names: Iterable[str]) -> None:
 
 
 def open_sinks(names: Iterable[str], folder: Path) -> dict[str, Sink]:
-    """The sinks named, jsonl always among them; one that does not open is warned of and left out."""
+    """The sinks by name, always with jsonl; a sink that fails to open is left out with a warning."""
     sinks = {}
     for name in dict.fromkeys(["jsonl", *names]):
         try:
             sinks[name] = SINKS[name](folder)
-        except Exception as error:  # whatever it is, training goes on
-            warnings.warn(f"metrics do not go to {name}: {error}", stacklevel=2)
+        except Exception as error:  # training must go on
+            warnings.warn(f"metrics are not written to {name}: {error}", stacklevel=2)
     return sinks
 
 
 def send(sinks: dict[str, Sink], metrics: Mapping[str, Any]) -> None:
-    """Gives metrics to every sink; one that fails is warned of and left out from then on."""
+    """Sends metrics to every sink; a sink that fails is removed with a warning."""
     for name, sink in list(sinks.items()):
         try:
             sink(metrics)
-        except Exception as error:  # whatever a sink raises, training goes on
+        except Exception as error:  # training must go on
             del sinks[name]
-            warnings.warn(f"metrics no longer go to {name}: {error}", stacklevel=2)
+            warnings.warn(f"metrics are no longer written to {name}: {error}", stacklevel=2)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all, whenever the process or the machine stops."""
+    """Writes a text file atomically: it is complete or absent, even if the machine stops."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, whenever the process or the machine stops."""
+    """Writes a file atomically: it is complete or absent, even if the machine stops."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with unfinished.open("wb") as file:

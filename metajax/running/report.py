@@ -1,4 +1,4 @@
-"""A report of one run: a single HTML file that needs nothing else."""
+"""The report of a run: a single HTML file without external files."""
 
 import base64
 import html
@@ -13,13 +13,13 @@ from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running import record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.run_folder import metrics
-from metajax.running.table import read
+from metajax.running.table import read_evaluation
 
 _PICTURES = (
-    ("adaptation.png", "Return in held-out tasks after each number of adaptations, with 95 % intervals over tasks"),
+    ("adaptation.png", "Return in held-out tasks after each adaptation step, with 95 % intervals over tasks"),
     ("histogram.png", "Returns of the held-out tasks, before and after adaptation"),
-    ("training.png", "Returns in the tasks of training"),
-    ("animation.gif", "Episodes in held-out tasks after different numbers of adaptations"),
+    ("training.png", "Returns in the training tasks"),
+    ("animation.gif", "Episodes in held-out tasks after different numbers of adaptation steps"),
 )
 _SHOWN_TASKS = 25
 
@@ -39,8 +39,8 @@ td.text { white-space: normal; overflow-wrap: anywhere; } pre { overflow-x: auto
 """
 
 
-def draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
-    """Leaves the pictures and the report of an evaluated run."""
+def draw_pictures(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
+    """Writes the plots of an evaluated run and, if its tasks can be drawn, an animation."""
     from metajax.pictures import plots  # matplotlib is slow to import
 
     lines = metrics(folder)
@@ -53,16 +53,15 @@ def draw(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
         figure.savefig(folder / f"{name}.png", dpi=120)
     if agent.can_be_drawn:
         agent.animate(folder / "animation.gif")
-    write_report(folder)
 
 
 def write_report(folder: Path) -> Path:
-    """Writes report.html of an evaluated run: curves, configuration, returns task by task, animation, versions.
+    """Writes report.html of an evaluated run (curves, configuration, returns by task, animation, versions).
 
-    Raises CheckpointError if the run holds no evaluation.
+    Returns its path. Raises CheckpointError if the run has no evaluation.
     """
-    result = read(folder)
-    title = f"{result.about['algorithm']} on {result.about['tasks'] or 'tasks of its own'}"
+    result = read_evaluation(folder)
+    title = f"{result.about['algorithm']} on {result.about['tasks'] or 'unnamed tasks'}"
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>seed {result.about['seed']}, {result.about['iteration']} meta-iterations</p>",

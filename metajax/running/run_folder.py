@@ -1,4 +1,4 @@
-"""A run: one folder, one writer, from its first meta-iteration to its report."""
+"""The folder of a run: one process writes it, from the first meta-iteration to the report."""
 
 import fcntl
 import hashlib
@@ -20,8 +20,7 @@ import numpy as np
 
 from metajax.errors import ConfigError, NonFiniteError, WorkerError
 from metajax.evaluation import Evaluation, EvaluationProtocol, interval
-from metajax.running import processes, record
-from metajax.running.checkpoint import FOLDER
+from metajax.running import checkpoint, processes, record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.signal_handling import heard
 from metajax.running.training import Progress
@@ -31,7 +30,7 @@ _LOCK = "lock"
 
 
 class InterruptedRun(Exception):
-    """SIGINT or SIGTERM came; what was learned is saved."""
+    """SIGINT or SIGTERM stopped the run after a checkpoint was saved."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -40,10 +39,10 @@ class InterruptedRun(Exception):
 
 @contextmanager
 def writing(folder: Path, *, new: bool) -> Iterator[None]:
-    """Holds a run folder against other writers; a dead one holds nothing.
+    """Locks a run folder against other processes; the lock ends with the process.
 
-    Raises ConfigError if another process writes there, if it cannot be written, or if a `new` one is not empty. Of
-    several processes that train together the first alone holds it.
+    Raises ConfigError if another process holds the lock, if the folder cannot be written, or if a `new` folder is not
+    empty. Of several processes that train together only the first takes the lock.
     """
     if not processes.is_first():
         yield
@@ -51,7 +50,7 @@ def writing(folder: Path, *, new: bool) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if new and any(path.name != _LOCK for path in folder.iterdir()):
-            raise ConfigError(f"the run folder {folder} is not empty; choose another with --folder")
+            raise ConfigError(f"the run folder {folder} is not empty; give a new one with --folder")
         lock = (folder / _LOCK).open("a+")
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be written: {error.strerror}") from error
@@ -67,17 +66,33 @@ def writing(folder: Path, *, new: bool) -> Iterator[None]:
         yield
 
 
+def named_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run that the command line started.
+
+    Raises CheckpointError if the folder has no checkpoint, and ConfigError if MetaAgent saved it from Python.
+    """
+    config = checkpoint.newest(folder).config
+    if config["tasks"] is None or "run" not in config:
+        raise ConfigError(f"{folder} was not made by metajax train; load it in Python with MetaAgent.load(folder)")
+    return config
+
+
 def check_space(folder: Path, agents: Sequence[MetaAgent]) -> None:
-    """Raises ConfigError unless there is room for two checkpoints of every agent."""
+    """Raises ConfigError unless the disk has space for two checkpoints of each agent."""
     needed = 2 * len(agents) * agents[0].checkpoint_bytes
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ConfigError(f"the disk of {folder} has {free:,} bytes free; two checkpoints need {needed:,}")
+        raise ConfigError(
+            f"the disk of {folder} has {free:,} bytes free; two checkpoints need {needed:,}; give another --folder"
+        )
 
 
 @contextmanager
 def signals() -> Iterator[Callable[[], None]]:
-    """`check()` raises InterruptedRun after SIGINT or SIGTERM; a second one ends the process at once."""
+    """Yields `check()`, which raises InterruptedRun after SIGINT or SIGTERM; a second signal ends the process at once.
+
+    In a thread that is not the main one, which gets no signals, `check()` does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -98,7 +113,7 @@ def signals() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], None]]:
-    """`signals`, or what stops several processes that train together at the same line of progress."""
+    """Yields `check()` as `signals` does; several processes that train together stop at the same line of progress."""
     if jax.process_count() == 1:
         with signals() as check:
             yield check
@@ -123,11 +138,20 @@ def learn(
     stall: float = 0.0,
     show: Callable[[Sequence[Progress]], None],
 ) -> None:
-    """Follows the learning of one agent, or of several together, each in its folder.
+    """Runs the training of one agent, or of several together, and writes metrics and checkpoints to their folders.
 
-    Saves every `save_every` seconds, for at most a tenth of the time (0: at every line), at the end, and when it has to
-    stop; without progress for `stall` seconds the process ends (0: never). Raises InterruptedRun after a signal, and
-    NonFiniteError or WorkerError naming the last checkpoint.
+    Args:
+        members: the agents by run folder.
+        learning: the training; it yields the progress of every agent at each line of metrics.
+        save_every: seconds between two checkpoints, or more, so that saving takes at most a tenth of the time. 0: at
+            every line. The end of training and an interruption save too.
+        keep: number of newest checkpoints to keep.
+        keep_every: also keep checkpoints whose meta-iteration is a multiple of this number; 0: none of them.
+        log_to: sinks of metrics besides metrics.jsonl.
+        stall: seconds without progress after which the process exits; 0: never.
+        show: called with each progress.
+
+    Raises InterruptedRun after a signal, and NonFiniteError or WorkerError with the place of the last checkpoint.
     """
     start = saved = time.monotonic()
     pause = save_every
@@ -148,7 +172,7 @@ def learn(
         try:
             for all_progress in learning:
                 alive()
-                for folder, progress in zip(writers, all_progress, strict=False):  # of none, or of all
+                for folder, progress in zip(writers, all_progress, strict=False):  # no writers, or all
                     if folder in stopped:
                         continue
                     if progress.stopped:
@@ -161,8 +185,8 @@ def learn(
                 check()
         except (NonFiniteError, WorkerError) as error:
             save()
-            check()  # a signal to all processes ends the workers too, and is the reason
-            places = ", ".join(str(folder / FOLDER) for folder in stopped or members)
+            check()  # a signal to the process group also ends the workers, and is the reason to report
+            places = ", ".join(str(folder / checkpoint.FOLDER) for folder in stopped or members)
             raise type(error)(f"{error}; saved in {places}") from error
         except InterruptedRun:
             save()
@@ -172,7 +196,7 @@ def learn(
 
 
 def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: EvaluationProtocol, folder: Path) -> None:
-    """Leaves returns and successes of every task as npz, and their means beside, with all they depend on."""
+    """Writes the returns and successes of all tasks as npz, and as JSON their means and everything they depend on."""
     arrays = {name: values for name, values in evaluation._asdict().items() if values is not None}
     means = {}
     for name, values in arrays.items():
@@ -196,7 +220,7 @@ def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Evaluat
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, up to one that is not whole, as it is when the writer was killed."""
+    """The lines of a run's metrics, up to the first incomplete one, which a killed writer leaves."""
     path = folder / record.METRICS
     lines: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -208,7 +232,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _forget_after(folder: Path, iteration: int) -> float:
-    """Drops the lines of meta-iterations that were not saved, to be done again; returns the seconds trained so far."""
+    """Drops the lines after the last checkpoint, which training repeats; returns the seconds trained until then."""
     kept = list(itertools.takewhile(lambda line: line["iteration"] <= iteration, metrics(folder)))
     record.write_text(folder / record.METRICS, "".join(json.dumps(line) + "\n" for line in kept))
     return kept[-1]["seconds"] if kept else 0.0

@@ -1,4 +1,4 @@
-"""Signals heard while a compiled program runs, which keeps the interpreter from its own handlers."""
+"""Signal handling during compiled programs, in which Python does not run its own signal handlers."""
 
 import signal
 import socket
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def heard(numbers: tuple[int, ...], act: Callable[[int], None]) -> Iterator[None]:
-    """`act(number)` is called, in a thread of its own, when one of these signals comes; it must not raise.
+    """Calls `act(number)` in a separate thread as soon as one of these signals arrives; `act` must not raise.
 
-    Only the main thread may listen: ValueError in another.
+    Raises ValueError outside the main thread.
     """
     listens, wakes = socket.socketpair()
     wakes.setblocking(False)
@@ -22,7 +22,7 @@ def heard(numbers: tuple[int, ...], act: Callable[[int], None]) -> Iterator[None
                 act(byte[0])
 
     with listens, wakes:
-        # The wake-up pipe is told of a signal only if it has a handler.
+        # Python writes a signal to the wake-up pipe only if it has a handler.
         before = {number: signal.signal(number, lambda *_: None) for number in numbers}
         outer_pipe = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
         listener = threading.Thread(target=listen, daemon=True)

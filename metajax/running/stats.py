@@ -1,4 +1,4 @@
-"""Statistics of scores [S, N], seeds by tasks, as Agarwal et al. 2021 (arXiv:2108.13264) recommend them."""
+"""Statistics of scores [S seeds, N tasks] that Agarwal et al. 2021 (arXiv:2108.13264) recommend."""
 
 from collections.abc import Callable
 
@@ -27,9 +27,9 @@ def bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Percentile interval of a statistic of scores [S, N], or None for one seed, which tells nothing of others.
+    """Percentile bootstrap interval of a statistic of scores [S, N]; None for one seed, which has no variance.
 
-    Stratified: seeds are drawn with replacement for every task apart, and the tasks stay.
+    The bootstrap is stratified: it draws seeds with replacement for each task separately, and keeps the tasks.
     """
     scores = _matrix("scores", scores)
     check_number("level", level, above=0, at_most=1)
@@ -43,20 +43,22 @@ def bootstrap_interval(
 
 
 def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> float:
-    """Probability that a seed of `scores` [S, N] beats one of `others` [S', N] in a task, ties a half; mean over tasks.
+    """Mean over tasks of the probability that a seed of `scores` [S, N] beats one of `others` [S', N]; ties count 1/2.
 
     >>> probability_of_improvement(np.array([[2.0, 1.0]]), np.array([[1.0, 1.0]]))
     0.75
     """
     scores, others = _matrix("scores", scores), _matrix("others", others)
     if scores.shape[1] != others.shape[1]:
-        raise ShapeError(f"scores of {scores.shape[1]} tasks cannot be held against those of {others.shape[1]}")
+        raise ShapeError(
+            f"scores and others must have the same tasks; they have {scores.shape[1]} and {others.shape[1]}"
+        )
     difference = scores[:, None] - others[None]
     return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Share of all scores [S, N] above each threshold.
+    """Fraction of all scores [S, N] above each threshold.
 
     >>> performance_profile(np.array([[0.0, 1.0, 2.0, 3.0]]), np.array([0.5, 2.5])).tolist()
     [0.75, 0.25]
@@ -67,7 +69,7 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarra
 def _matrix(name: str, scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, float)
     if scores.ndim != 2 or not scores.size:
-        raise ShapeError(f"{name} must have axes [seeds, tasks], not shape {scores.shape}")
+        raise ShapeError(f"{name} must have the axes [seeds, tasks]; got the shape {scores.shape}")
     if not np.isfinite(scores).all():
         raise ConfigError(f"{name} must be finite")
     return scores

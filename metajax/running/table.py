@@ -1,4 +1,4 @@
-"""One table of many runs: comparable results side by side, and nothing else."""
+"""One table of the evaluations of many runs; runs that are not comparable are refused."""
 
 import csv
 import hashlib
@@ -25,23 +25,23 @@ class Result(NamedTuple):
 
     folder: Path
     about: dict[str, Any]  # evaluation.json
-    returns: np.ndarray  # [N, K], means over the copies of sampled actions
+    returns: np.ndarray  # [N, K], of sampled actions, means over copies
     success: np.ndarray | None  # [N, K]
 
     @property
     def tasks(self) -> str:
-        """What it was evaluated on: name and options of the tasks."""
-        return _described(self.about["tasks"] or "tasks of its own", self._options(of_tasks=True))
+        """Name and options of the tasks."""
+        return _described(self.about["tasks"] or "unnamed tasks", self._options(of_tasks=True))
 
     @property
     def method(self) -> str:
-        """What was evaluated: name and options of all the rest."""
+        """Name of the algorithm, and all options but those of the tasks."""
         given = self._options(of_tasks=False)
         given |= {"num_tasks": self.about["num_tasks"], "iterations": self.about["iteration"]}
         return _described(self.about["algorithm"], given)
 
     def _options(self, *, of_tasks: bool) -> dict[str, Any]:
-        """Those that are not at their default."""
+        """The options of the tasks, or all others, that differ from their defaults."""
         tasks, given = self.about["tasks"], self.about["options"]
         known = options(self.about["algorithm"], tasks, given.get("outer")) if isinstance(tasks, str) else {}
         defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
@@ -53,8 +53,8 @@ class Result(NamedTuple):
         }
 
 
-def read(folder: Path) -> Result:
-    """The evaluation of a run; raises CheckpointError if there is none, or if it is not as it was written."""
+def read_evaluation(folder: Path) -> Result:
+    """The evaluation of a run; raises CheckpointError if it is missing or damaged."""
     try:
         about = json.loads((folder / "evaluation.json").read_text())
         content = (folder / "evaluation.npz").read_bytes()
@@ -66,27 +66,28 @@ def read(folder: Path) -> Result:
         wrong = not np.allclose(returns.mean(0), about["sampled"]["mean"], rtol=1e-4, atol=1e-6)
         wrong |= hashlib.sha256(content).hexdigest() != about["sha256"]
         needed = result.tasks, result.method, _notes([result]), *(about[name] for name in _NEEDED)
-        del needed  # without any of these there is no table and no report
+        del needed  # a table or a report needs all of these
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no evaluation; call metajax evaluate {folder}") from error
-    except Exception as error:  # whatever a foreign file makes numpy and json raise
-        raise CheckpointError(f"{folder} holds no evaluation of metajax: {error!r}") from error
+        raise CheckpointError(f"{folder} has no evaluation; run metajax evaluate {folder}") from error
+    except Exception as error:  # NumPy and JSON raise many errors for foreign files
+        raise CheckpointError(f"{folder} has no evaluation by metajax: {error!r}") from error
     if wrong:
-        raise CheckpointError(f"the npz of {folder} is not that of its evaluation.json; call metajax evaluate {folder}")
+        raise CheckpointError(f"evaluation.npz and evaluation.json of {folder} differ; run metajax evaluate {folder}")
     return result
 
 
 def table(folders: Sequence[Path], *, form: str = "markdown") -> str:
-    """A table of the runs' returns after 0, 1 and all adaptations, a row for each method, in a section for each tasks.
+    """A table of the runs' returns after 0, 1 and all adaptation steps, with one row per method on the same tasks.
 
-    Interquartile means of all tasks and seeds with a 95 % interval of the stratified bootstrap over seeds (none for one
-    seed), and the probability that the method beats the first of its section after the last adaptation. Raises
-    ConfigError for the same seed twice, and for runs on the same tasks whose protocols or versions of tasks differ.
+    A cell is the interquartile mean over tasks and seeds, with the 95 % interval of a stratified bootstrap over seeds
+    if there are several. The last column is the probability that a method beats the first method on the same tasks
+    after the last adaptation step. Raises ConfigError if a seed occurs twice, or if runs on the same tasks differ in
+    the protocol or in the version of the tasks.
     """
     if not folders:
-        raise ConfigError("table needs at least one run folder")
+        raise ConfigError("metajax table takes at least one run folder, such as metajax table runs/maml-point-0")
     sections: dict[str, dict[str, list[Result]]] = {}
-    for result in map(read, folders):
+    for result in map(read_evaluation, folders):
         sections.setdefault(result.tasks, {}).setdefault(result.method, []).append(result)
     rows = [row for tasks, methods in sections.items() for row in _section(tasks, methods)]
     every = [result for methods in sections.values() for results in methods.values() for result in results]
@@ -148,7 +149,7 @@ def _check_same(tasks: str, results: Sequence[Result], field: str) -> None:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """What the numbers depend on: protocol, hardware, versions and commands, each once."""
+    """The protocols, hardware, versions and commands on which the numbers depend, each once."""
     protocols = dict.fromkeys(str(EvaluationProtocol(**result.about["protocol"])) for result in results)
     hardware = dict.fromkeys(f"{r.about['device']['count']} x {r.about['device']['kind']}" for r in results)
     versions = dict.fromkeys(

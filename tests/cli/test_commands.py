@@ -1,10 +1,12 @@
 """The command line as a user meets it."""
 
+import importlib
 import inspect
 import json
 import os
 import re
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import metajax.cli
 from metajax import MetaAgent
-from metajax.cli import launch
-from metajax.cli.commands import main
+from metajax.cli import training
+from metajax.cli.arguments import parse_experiment
+from metajax.cli.commands import COMMANDS, main
+from metajax.cli.train import default_options
 from metajax.devices import hardware
 from metajax.running import report, run_folder, sweep
 from metajax.running.recipes import ALGORITHMS
@@ -71,7 +76,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     command = [
         "train",
         "rl2",
@@ -91,7 +96,7 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     for seed in ("0", "1"):
         run = ["train", *TINY, "--num-iterations", "1", "--seed", seed, "--folder", f"run-{seed}"]
         assert main(run) == 0
@@ -110,7 +115,7 @@ def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypa
 
 
 def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     common = ["train", "maml", "point", *TINY, "--num-iterations", "2", "--seed", "3"]
     assert main([*common, "--seeds", "2", "--sweep", "inner_lr=0.1:0.4:2", "--folder", "many"]) == 0
     assert "4 at once" in capsys.readouterr().out
@@ -127,7 +132,7 @@ def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp
 
 
 def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
-    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(sweep, "peak_memory", lambda compiled, num_devices: 1000)
     monkeypatch.setattr(hardware, "free_memory", lambda: 400)
     assert main(["train", *TINY, "--num-iterations", "1", "--seeds", "2", "--folder", "none"]) == 2
@@ -139,7 +144,7 @@ def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
 
 
 def test_a_member_that_diverges_does_not_stop_the_others(monkeypatch, capsys):
-    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(sweep, "MAX_SKIPPED", 2)
     command = ["train", *TINY, "--num-iterations", "4", "--log-every", "1", "--folder", "two"]
     command += ["--sweep", "learning_rate=1e-3,1e30"]
@@ -163,7 +168,7 @@ def test_memory_that_runs_out_is_one_message(monkeypatch, capsys):
     def runs_out(*arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
 
-    monkeypatch.setattr(launch, "train_and_evaluate", runs_out)
+    monkeypatch.setattr(training, "train_and_evaluate", runs_out)
     assert main(["train", *TINY]) == 2
     said = "error: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes; fewer --num-tasks"
     assert capsys.readouterr().err.startswith(said)
@@ -190,7 +195,7 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["trian"], "unknown command 'trian'; did you mean train"),
         (["train", "mamml"], "unknown algorithm 'mamml'; did you mean maml"),
         (["train", "maml", "pont"], "unknown tasks 'pont'; did you mean point"),
-        (["train", "maml", "point", "extra"], "what is 'extra'"),
+        (["train", "maml", "point", "extra"], "got 'extra' too"),
         (["train", "maml", "point", "--inner-lr", "-0.1"], "inner_lr=-0.1 must be a finite number >= 0"),
         (["train", "maml", "point", "--num-tasks", "0"], "num_tasks=0 must be a whole number of at least 1"),
         (["train", "maml", "point", "--outer", "trop"], "unknown outer 'trop'; did you mean trpo"),
@@ -199,12 +204,14 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["train", "maml", "point", "--num-iterations", "0"], "num_iterations=0"),
         (["train", "maml", "point", "--device", "gpu"], "finds no gpu here; install metajax[cuda12]"),
         (["train", "maml", "point", "--device", "gpuu"], "unknown device 'gpuu'; did you mean gpu"),
-        (["tasks", "point"], "takes no arguments"),
-        (["resume"], "resume takes one run folder"),
+        (["doctor", "point"], "metajax doctor takes no arguments"),
+        (["tasks", "pont"], "unknown tasks 'pont'; did you mean point"),
+        (["tasks", "point", "bandit"], "got 'bandit' too"),
+        (["resume"], "metajax resume takes one run folder"),
         (["resume", "nowhere"], "nowhere is not a metajax run"),
         (["evaluate", "nowhere"], "nowhere is not a metajax run"),
-        (["report", "nowhere"], "nowhere holds no evaluation"),
-        (["table", "nowhere"], "nowhere holds no evaluation"),
+        (["report", "nowhere"], "nowhere has no evaluation"),
+        (["table", "nowhere"], "nowhere has no evaluation"),
         (["table"], "at least one run folder"),
         (["train", "--sweep", "inner_lr"], "must read name=0.1,0.3"),
         (["train", "--sweep", "inner_lrr=0.1,0.2"], "unknown hyper-parameter 'inner_lrr'; did you mean inner_lr"),
@@ -262,7 +269,6 @@ def test_lists_name_everything(capsys):
         assert name in printed
     about = [inspect.getdoc(recipe.algorithm).splitlines()[0] for recipe in ALGORITHMS.values()]
     assert len(set(about)) == len(about)
-    assert main(["tasks", "--help"]) == 0
     assert main(["--version"]) == 0
     assert main([]) == 0
     assert "usage: metajax" in capsys.readouterr().out
@@ -270,19 +276,44 @@ def test_lists_name_everything(capsys):
 
 def test_tasks_whose_extra_is_missing_are_listed_with_it(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    extras = {"brax": "physics", "xminigrid": "envs", "jumanji": "envs", "navix": "envs", "craftax": "envs"}
-    for package in extras:
+    for package in ("brax", "xminigrid", "jumanji", "navix", "craftax"):
         monkeypatch.setitem(sys.modules, package, None)
     assert main(["tasks"]) == 0
     printed = capsys.readouterr().out
-    for package, extra in extras.items():
-        assert re.search(rf"metajax\[{extra}\] .* needs {package}", printed)
-    rows = {
-        cells[1].strip(): list(map(str.strip, cells)) for line in printed.splitlines() if (cells := line.split("│"))[2:]
-    }
-    assert rows["pendulum"][2:8] == ["gymnax", "Pendulum-v1", "3 in -8 to 8", "1 in -2 to 2", "200", "g, m, l"]
-    assert rows["bandit"][5:9] == ["one of 5", "10", "means", "fresh probabilities from the same continuous prior"]
-    assert rows["point"][9] == "goal known -0.506, goal unknown -38.26"
+    for name, extra in {"ant-goal": "physics", "xland": "envs", "tsp": "envs", "crossing": "envs"}.items():
+        assert re.search(rf"^{name} .*\(needs metajax\[{extra}\]\)", printed, re.MULTILINE)
+    assert main(["tasks", "tsp"]) == 2
+    assert "install the extra: metajax[envs]" in capsys.readouterr().err
+
+
+def test_tasks_are_listed_in_80_columns_and_described_one_by_one(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["tasks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["tasks", *TASKS]
+    assert max(map(len, lines)) <= 80
+    assert "pendulum                   200  Pendulum with" in "\n".join(lines)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["tasks", "pendulum"]) == 0
+    rows = dict(
+        re.split("  +", line.strip(), maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip()
+    )
+    assert rows["suite"] == "gymnax"
+    assert rows["environment"] == "Pendulum-v1"
+    assert rows["observation"] == "3 in -8 to 8"
+    assert rows["action"] == "1 in -2 to 2"
+    assert rows["differ in"] == "g, m, l"
+    assert rows["--horizon"].startswith("200  ")
+    assert main(["tasks", "point"]) == 0
+    assert "goal known -0.506, goal unknown -38.26" in capsys.readouterr().out
+
+
+def test_output_that_nobody_reads_ends_the_command_silently():
+    for command in ("--help", "algorithms", "train --help"):
+        shell = f"{sys.executable} -m metajax {command} | true; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+        assert done.stderr == ""
+        assert done.returncode == 1
 
 
 def test_help_shows_the_options_of_the_outer_loop_chosen(capsys):
@@ -291,3 +322,54 @@ def test_help_shows_the_options_of_the_outer_loop_chosen(capsys):
             main(["train", "maml", "point", "--outer", outer, "--help"])
         assert stopped.value.code == 0
         assert option in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_own_help(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: metajax {command}")
+    about = inspect.getdoc(importlib.import_module(f"metajax.cli.{command}").run).splitlines()[0]
+    assert about in printed
+
+
+def test_options_are_shown_in_groups_with_choices_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "rl2", "bandit", "--help"])
+    printed = capsys.readouterr().out
+    titles = ["run", "evaluation", "device", "processes", "algorithm", "network", "outer loop", "tasks"]
+    places = [printed.index(f" {title} options ") for title in titles]
+    assert places == sorted(places)
+    assert "--device {auto,cpu,gpu,tpu}" in printed
+    of_task = printed.index("--num-arms")
+    assert printed.index("--epochs") < places[-1] < of_task
+    assert re.search(r"--num-iterations INT.*\(default: 300\)", printed, re.DOTALL)
+
+
+def test_the_usage_text_fits_on_a_screen(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 88
+    modules = {path.stem for path in Path(metajax.cli.__file__).parent.glob("*.py") if "\ndef run(" in path.read_text()}
+    assert modules == set(COMMANDS)
+
+
+def test_the_outer_loop_is_read_once(capsys):
+    own, given = parse_experiment(
+        default_options("maml"),
+        ["--sweep", "inner_lr=1", "--outer=ppo", "--clip", "0.25"],
+        "maml",
+        "point",
+        prog="train",
+    )
+    assert given == {"outer": "ppo", "clip": 0.25}
+    assert own.new_run.sweep == ("inner_lr=1",)
+    with pytest.raises(SystemExit):
+        main(["train", "--outer"])
+    assert "Missing value for argument '--outer'" in capsys.readouterr().err
+    assert main(["train", "reptile", "--outer", "ppo"]) == 2
+    assert "reptile has one outer loop" in capsys.readouterr().err

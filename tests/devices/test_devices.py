@@ -317,7 +317,7 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
         assert re.search(r"needs \d+ MiB of memory, but only 0 MiB are free; reduce --num-tasks", printed.err)
         return printed.out
 
-    assert "1 of 2 cores share the tasks; --num-tasks 20 would let all" in said("--num-tasks", "16")
+    assert "1 of 2 cores share the tasks; --num-tasks 20 would use all of them" in said("--num-tasks", "16")
     assert "cores share" not in said("--num-tasks", "20")
     assert "cores share" not in said("--num-tasks", "16", "--devices", "1")
 

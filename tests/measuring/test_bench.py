@@ -11,32 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.cli import bench, commands, console
+from metajax.cli import bench, bench_tables, commands, console
 from metajax.errors import ConfigError, WorkerError
 from metajax.measuring import programs, timing
 
 TINY = programs.REFERENCES["maml-gradient"]._replace(
     num_tasks=2, options={"num_rollouts": 2, "horizon": 3, "hidden": (4,)}
 )
-WHOLE = {
-    "programs": ("tiny",),
-    "split": False,
-    "devices": None,
-    "repeats": 7,
-    "kernels": False,
-    "micro_batch": None,
-    "compute_dtype": None,
-    "out": None,
-}
+WHOLE = bench.ReferenceOptions(programs=("tiny",), split=False)
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setitem(bench.REFERENCES, "tiny", TINY)
     small = timing.compile_function(lambda a: a @ a, jnp.ones((8, 8)))
-    monkeypatch.setattr(timing, "large_product_part", lambda dtype: small)
-    monkeypatch.setattr(timing, "product_part", lambda *sizes: small)
-    monkeypatch.setattr(timing, "copy_part", lambda: (small, 512))
+    monkeypatch.setattr(timing, "compile_large_product", lambda dtype: small)
+    monkeypatch.setattr(timing, "compile_products", lambda *sizes: small)
+    monkeypatch.setattr(timing, "compile_copy", lambda: (small, 512))
 
 
 def flops_of(function, *arguments, trips=()):
@@ -103,7 +94,7 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
     assert parts["update"]["flops"] == parts["one outer gradient"]["flops"] > parts["inner gradient"]["flops"] > 0
     times_least = whole["flops"] / whole["greatest"], whole["flops"] / whole["least"]
     assert times_least[0] <= figures["meta-iteration, FLOP/s"]["median"] <= times_least[1]
-    titles = [table.title for table in bench.tables("tiny", {"start": {}, "sizes": [kept]})]
+    titles = [table.title for table in bench_tables.tables("tiny", {"start": {}, "sizes": [kept]})]
     assert titles == ["tiny, 2 tasks on 2 devices", None, "tiny, 2 tasks"]
     shares = [one["share"] for one in kept["kernels"]]
     assert len(shares) == 8
@@ -113,9 +104,9 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
 
 def test_a_sweep_of_sizes_ends_where_memory_does(tiny, tmp_path, capsys, monkeypatch):
     free = iter([10**9] * 4 + [0] * 9)  # four parts of the first size
-    monkeypatch.setattr(timing.devices, "free_memory", lambda: next(free))
-    run = WHOLE | {"sizes": (4, 2, 3), "devices": 1, "out": str(tmp_path / "kept.json")}
-    bench.references(console.new(), run)
+    monkeypatch.setattr(timing.hardware, "free_memory", lambda: next(free))
+    options = WHOLE._replace(sizes=(4, 2, 3), out=str(tmp_path / "kept.json"))
+    bench.references(console.new(), options, 1)
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert [row[1].strip() for row in rows] == ["2", "3"]
     assert "ms" in rows[0][2]
@@ -183,16 +174,16 @@ def test_a_wrong_option_is_refused_before_anything_runs(flags, message, capsys):
 
 
 def test_only_tasks_that_will_run_must_be_shared_evenly():
-    run = {name: option.default for name, option in bench.OPTIONS.items()} | {"programs": ("maml-gradient",)}
-    bench.check(run | {"sizes": (64,), "devices": 8, "split": False})
+    options = bench.ReferenceOptions(programs=("maml-gradient",))
+    bench.check(options._replace(sizes=(64,), split=False), 8)
     with pytest.raises(ConfigError, match="tasks=20 must be a multiple of 8"):
-        bench.check(run | {"sizes": (64,), "devices": 8})
+        bench.check(options._replace(sizes=(64,)), 8)
     with pytest.raises(ConfigError, match="tasks=20 must be a multiple of 8"):
-        bench.check(run | {"devices": 8, "split": False})
+        bench.check(options._replace(split=False), 8)
 
 
 @pytest.mark.parametrize("name", ["repeats", "iterations"])
 def test_counts_are_checked_where_an_algorithm_is_named(name):
-    run = {"num_tasks": 1, "repeats": 1, "iterations": 1, "devices": None, "out": None} | {name: 0}
+    options = bench.AlgorithmOptions(num_tasks=1, repeats=1, iterations=1)._replace(**{name: 0})
     with pytest.raises(ConfigError, match=f"{name}=0"):
-        bench.named(console.new(), "maml", "point", {}, run)
+        bench.time_algorithm(console.new(), "maml", "point", {}, options, None)

@@ -137,7 +137,7 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_pa
     processes[1].send_signal(signal.SIGTERM)  # to either is to both
     codes, said = ended(processes)
     assert codes == [143, 143], said
-    assert "what was learned is saved" in said[0]
+    assert "the run is saved" in said[0]
     assert MetaAgent.load(folder).iteration > saved
     iterations = [line["iteration"] for line in metrics_of(folder)]
     assert iterations == sorted(set(iterations))
@@ -150,7 +150,7 @@ def test_an_interrupt_to_one_ends_both_at_the_same_line(tmp_path):
     processes[1].send_signal(signal.SIGINT)
     codes, said = ended(processes)
     assert codes == [143, 130], said  # what the other hears is a notice
-    assert "what was learned is saved" in said[0]
+    assert "the run is saved" in said[0]
     assert MetaAgent.load(folder).iteration == metrics_of(folder)[-1]["iteration"]
 
 
@@ -206,7 +206,10 @@ def test_options_of_several_processes_need_a_coordinator(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("coordinator", "message"),
-    [("nowhere", "error: coordinator='nowhere'"), ("auto", "error: the processes did not meet at coordinator=auto: ")],
+    [
+        ("nowhere", "error: coordinator='nowhere'"),
+        ("auto", "error: the processes did not connect at coordinator=auto: "),
+    ],
 )
 def test_the_command_says_in_one_line_that_it_cannot_join(coordinator, message):
     command = [sys.executable, "-m", "metajax", "train", "--coordinator", coordinator]

@@ -19,7 +19,7 @@ from metajax.pictures.animations import SCENES
 from metajax.pictures.plots import task_histogram
 from metajax.rollouts import collect_trials
 from metajax.running import run_folder
-from metajax.running.report import draw, write_report
+from metajax.running.report import draw_pictures, write_report
 from metajax.tasks import OWN, TASKS, bandit
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
     agent = MetaAgent("maml", "point", num_tasks=2, num_rollouts=2, horizon=4, hidden=(4,), outer="gradient").learn(1)
     agent.config["run"] = {"command": ["metajax", "train", "<b>"], "num_iterations": 1}
     run_folder.write_evaluation(agent, agent.evaluate(4), agent.protocol(4), folder)
-    draw(agent, agent.evaluate(4), folder)
+    draw_pictures(agent, agent.evaluate(4), folder)
+    write_report(folder)
     return folder
 
 
@@ -54,7 +55,7 @@ def test_the_report_is_one_file_with_everything_in_it(folder):
 
 
 def test_a_run_that_was_not_evaluated_has_no_report(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no evaluation"):
+    with pytest.raises(CheckpointError, match="has no evaluation"):
         write_report(tmp_path)
 
 
@@ -116,7 +117,7 @@ def test_every_scene_shows_the_step_and_the_task(scene):
 
 
 def test_an_animation_has_a_row_for_each_task_and_moves(tmp_path):
-    agent = MetaAgent("rl2", bandit(horizon=6), num_tasks=4, num_rollouts=1, width=4).learn(1)
+    agent = MetaAgent("rl2", bandit(horizon=6), num_tasks=4, num_episodes=1, width=4).learn(1)
     few, many = (Image.open(agent.animate(tmp_path / f"{n}.gif", num_tasks=n)) for n in (1, 3))
     assert many.height > 2 * few.height
     assert many.n_frames > 2

@@ -38,7 +38,7 @@ def assert_same(one, other):
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(report, "draw", lambda agent, evaluation, folder: None)
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
 
 
 # Programs that are optimised otherwise than those of the tests round otherwise.
@@ -71,7 +71,7 @@ def test_sigterm_saves_and_a_resumed_run_equals_one_that_never_stopped(tmp_path,
     assert "is not empty" in capsys.readouterr().err
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
-    assert "SIGTERM: what was learned is saved; metajax resume goes on" in process.stderr.read()
+    assert "SIGTERM: the run is saved; metajax resume continues it" in process.stderr.read()
     done = checkpoint.newest(folder).iteration
     assert [line["iteration"] for line in run_folder.metrics(folder)] == list(range(1, done + 1))
     assert commands.main(["resume", str(folder), "--num-iterations", str(done + 2)]) == 0
@@ -181,7 +181,7 @@ def test_changed_hyper_parameters_are_refused_and_can_be_overridden(tmp_path, ca
     assert commands.main([*command, "--inner-lr", "0.2", "--override"]) == 0
     assert MetaAgent.load(folder).config["options"]["inner_lr"] == 0.2
     assert commands.main(["resume", folder]) == 2
-    assert "has done its 2 meta-iterations; --num-iterations N goes on to N" in capsys.readouterr().err
+    assert "has finished its 2 meta-iterations; --num-iterations N continues to N" in capsys.readouterr().err
 
 
 def test_a_lock_is_held_by_the_living_only(tmp_path):
@@ -228,8 +228,8 @@ def test_a_sink_that_fails_never_stops_training(tmp_path, monkeypatch):
     assert written == [1]
     messages = [str(warning.message) for warning in warned]
     assert messages == [
-        "metrics do not go to wandb: division by zero",
-        "metrics no longer go to tensorboard: the server is gone",
+        "metrics are not written to wandb: division by zero",
+        "metrics are no longer written to tensorboard: the server is gone",
     ]
     assert [line["iteration"] for line in run_folder.metrics(tmp_path)] == [1, 2, 3]
 

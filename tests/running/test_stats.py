@@ -52,11 +52,11 @@ def test_an_interval_is_of_any_statistic_and_needs_two_seeds():
 
 
 def test_scores_are_seeds_by_tasks_and_finite():
-    with pytest.raises(ShapeError, match=r"scores must have axes \[seeds, tasks\], not shape \(7,\)"):
+    with pytest.raises(ShapeError, match=r"scores must have the axes \[seeds, tasks\]; got the shape \(7,\)"):
         interquartile_mean(X[0])
     with pytest.raises(ConfigError, match="scores must be finite"):
         interquartile_mean(np.full((2, 2), np.nan))
-    with pytest.raises(ShapeError, match="scores of 7 tasks cannot be held against those of 6"):
+    with pytest.raises(ShapeError, match="scores and others must have the same tasks; they have 7 and 6"):
         probability_of_improvement(X, Y[:, 1:])
     with pytest.raises(ConfigError, match="resamples=0"):
         bootstrap_interval(X, resamples=0)

@@ -34,4 +34,4 @@ def test_of_many_runs_the_first_have_a_row_each_and_all_have_one():
     assert few == [(f"seed-{number}", f"{number}.00 ± 0.00", f"{number}.00 ± 0.00") for number in range(3)]
     assert len(many) == 21
     width = interval(np.arange(25.0))[1]
-    assert many[-1] == ("all 25, by their means", f"12.00 ± {width:.2f}", f"12.00 ± {width:.2f}")
+    assert many[-1] == ("mean of all 25 runs", f"12.00 ± {width:.2f}", f"12.00 ± {width:.2f}")

@@ -11,7 +11,7 @@ from metajax import CheckpointError, ConfigError, MetaAgent
 from metajax.evaluation import Evaluation
 from metajax.running import run_folder
 from metajax.running.stats import interquartile_mean, probability_of_improvement
-from metajax.running.table import read, table
+from metajax.running.table import read_evaluation, table
 
 PROTOCOL = {"num_stages": 2, "num_copies": 2}
 
@@ -90,24 +90,24 @@ def test_other_tasks_are_another_section(folders, tmp_path):
 
 
 def test_a_folder_without_evaluation_or_with_a_foreign_one_is_refused(folders, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no evaluation; call metajax evaluate"):
+    with pytest.raises(CheckpointError, match="has no evaluation; run metajax evaluate"):
         table([tmp_path])
     with pytest.raises(ConfigError, match="at least one run folder"):
         table([])
     about = json.loads((folders[0] / "evaluation.json").read_text())
     about["sampled"]["mean"][0] += 1
     (folders[0] / "evaluation.json").write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match="is not that of its evaluation"):
-        read(folders[0])
+    with pytest.raises(CheckpointError, match=r"evaluation.npz and evaluation.json of .* differ"):
+        read_evaluation(folders[0])
     lacking = {name: value for name, value in about.items() if name != "device"}
     (folders[2] / "evaluation.json").write_text(json.dumps(lacking))
-    with pytest.raises(CheckpointError, match="holds no evaluation of metajax: KeyError"):
-        read(folders[2])
+    with pytest.raises(CheckpointError, match="has no evaluation by metajax: KeyError"):
+        read_evaluation(folders[2])
     arrays = dict(np.load(folders[3] / "evaluation.npz"))
     np.savez(folders[3] / "evaluation.npz", **arrays | {"sampled_success": ~arrays["sampled_success"]})
-    with pytest.raises(CheckpointError, match="is not that of its evaluation"):
-        read(folders[3])
+    with pytest.raises(CheckpointError, match=r"evaluation.npz and evaluation.json of .* differ"):
+        read_evaluation(folders[3])
     for name, content in (("evaluation.npz", b"\x80\x04N."), ("evaluation.json", b"{}")):
         (folders[1] / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match="holds no evaluation of metajax"):
-            read(folders[1])
+        with pytest.raises(CheckpointError, match="has no evaluation by metajax"):
+            read_evaluation(folders[1])

@@ -1,0 +1,131 @@
+"""The options that commands share, as typed groups that tyro reads: names, types, defaults and help texts."""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from tyro.conf import arg
+
+from metajax.errors import ConfigError, check_choice, check_count, check_number
+from metajax.evaluation import SUCCESS_AT
+from metajax.running import processes, record
+from metajax.running.recipes import Recipe
+
+Platform = Annotated[str, arg(metavar="{auto,cpu,gpu,tpu}")]
+NumDevices = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as above)")]
+ByCluster = arg(help_behavior_hint="(default: from the cluster)")
+
+
+class RunOptions(NamedTuple):
+    """Training and what it writes."""
+
+    num_iterations: int
+    """Number of meta-iterations in all."""
+    num_tasks: int
+    """Number of tasks per meta-iteration."""
+    log_every: int = 10
+    """Number of meta-iterations between two lines of metrics."""
+    log_to: Annotated[
+        tuple[str, ...], arg(metavar="[{tensorboard,wandb} ...]", help_behavior_hint="(default: none)")
+    ] = ()
+    """Where metrics go in addition to metrics.jsonl. Needs metajax[logging]."""
+    save_every: float = 60.0
+    """Seconds between two checkpoints, or more, so that saving takes at most a tenth of the time. 0: at every line."""
+    keep: int = 3
+    """Number of newest checkpoints to keep."""
+    keep_every: int = 0
+    """Also keep checkpoints whose meta-iteration is a multiple of this number. 0: none of them."""
+
+
+class NewRunOptions(NamedTuple):
+    """The seed and folder of the run, or of several runs: all combinations of seeds and swept values train in one
+    compiled program, each in its own run folder."""
+
+    seed: int = 0
+    """Random seed of training."""
+    seeds: int = 1
+    """Number of seeds, starting with --seed."""
+    sweep: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUES ...]", help_behavior_hint="(default: none)")] = ()
+    """Values of float hyper-parameters: inner_lr=0.1,0.3 or inner_lr=LOW:HIGH:COUNT or inner_lr=LOW:HIGH:logCOUNT."""
+    folder: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: a new folder in runs/)")] = None
+    """Run folder. It must be new or empty."""
+    debug: bool = False
+    """Only run a few small meta-iterations that check every index, number and division."""
+
+
+class EvaluationOptions(NamedTuple):
+    """Evaluation on held-out tasks."""
+
+    eval_tasks: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 1000, or all if fewer)")] = None
+    """Number of held-out tasks to evaluate on."""
+    success_at: Annotated[str, arg(metavar="{any,end}")] = "any"
+    """When an episode is a success: if any step succeeds, or if the last step does."""
+
+
+class DeviceOptions(NamedTuple):
+    """The platform and its devices. By default, tasks are shared by as many CPU cores as divide them evenly, by one
+    accelerator, or by all devices of several processes."""
+
+    device: Platform = "auto"
+    """Platform to run on. auto uses the platform that JAX chooses."""
+    devices: NumDevices = None
+    """Number of devices that share the tasks or, if several runs train together, the runs."""
+
+
+class ProcessOptions(NamedTuple):
+    """Several processes that train one run together."""
+
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: one process)")] = None
+    """Address of process 0, the same in all processes. auto takes it from Slurm, Open MPI, Kubernetes or a TPU pod."""
+    processes: Annotated[int | None, arg(metavar="INT"), ByCluster] = None
+    """Number of processes."""
+    process: Annotated[int | None, arg(metavar="INT"), ByCluster] = None
+    """Number of this process, counted from 0."""
+    heartbeat: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 100)")] = None
+    """Seconds of silence after which a process counts as lost and the others exit."""
+    stall: float = 0.0
+    """Print the stacks of all threads and exit after this many seconds without a line of metrics. 0: never."""
+
+
+class NoOptions(NamedTuple):
+    """The options of a command that has none."""
+
+
+def run_options(recipe: Recipe, **changed: Any) -> RunOptions:
+    """The options of a run with the recipe's numbers as defaults, and with `changed` ones; other names are ignored."""
+    known = {name: value for name, value in changed.items() if name in RunOptions._fields}
+    return RunOptions(**{"num_iterations": recipe.num_iterations, "num_tasks": recipe.num_tasks} | known)
+
+
+def check_run(run: RunOptions) -> None:
+    """Validates the options of a run; raises ConfigError if one is out of its range."""
+    check_count("num_iterations", run.num_iterations)
+    check_count("log_every", run.log_every)
+    check_number("save_every", run.save_every, at_least=0)
+    check_count("keep", run.keep)
+    check_count("keep_every", run.keep_every, at_least=0)
+    record.check_sinks(run.log_to)
+
+
+def check_evaluation(evaluation: EvaluationOptions) -> None:
+    """Validates the options of an evaluation; raises ConfigError if one is out of its range."""
+    if evaluation.eval_tasks is not None:
+        check_count("eval_tasks", evaluation.eval_tasks, at_least=2)
+    check_choice("success_at", evaluation.success_at, SUCCESS_AT)
+
+
+def check_processes(options: ProcessOptions) -> None:
+    """Validates the options of several processes; raises ConfigError if they are inconsistent."""
+    check_number("stall", options.stall, at_least=0)
+    if options.coordinator is None:
+        for name in ("processes", "process", "heartbeat"):
+            if getattr(options, name) is not None:
+                raise ConfigError(
+                    f"--{name} {getattr(options, name)} needs several processes; also give --coordinator HOST:PORT"
+                )
+    elif not processes.joined():
+        raise ConfigError("--coordinator works only in the command `metajax`, which connects before JAX is used")
+
+
+def saved_options(seed: int, folder: Path, run: RunOptions, evaluation: EvaluationOptions) -> dict[str, Any]:
+    """The entry "run" of config.json, without the command: everything that results depend on, but not the devices."""
+    return {"seed": seed, "folder": str(folder)} | run._asdict() | evaluation._asdict()
