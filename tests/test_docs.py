@@ -62,7 +62,14 @@ def test_a_file_that_readme_names_is_there(path):
     assert (ROOT / (path[0] or path[1])).exists()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem == "own_task_and_algorithm" else pytest.mark.slow)
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs_and_is_kept_without_output(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)

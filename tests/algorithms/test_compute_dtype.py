@@ -76,6 +76,7 @@ def test_a_meta_iteration_in_bfloat16_keeps_all_it_carries_in_float32():
     assert runs["float32"]["gradient_norm"] != runs["bfloat16"]["gradient_norm"]
 
 
+@pytest.mark.slow
 def test_rl2_learns_in_bfloat16_what_it_learns_in_float32():
     returns = learned(sure_arms(5), 1, 60, compute_dtype="bfloat16")[:, 0]
     assert returns.mean() > 4.3

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from metajax import MetaAgent
 from metajax.base import TaskDistribution
@@ -37,6 +38,7 @@ def test_rl2_remembers_the_arm_that_one_pull_shows():
     assert returns.mean() < 4.5 + 4 * returns.std() / 20
 
 
+@pytest.mark.slow
 def test_the_last_reward_of_an_episode_is_seen_in_the_next():
     """An episode is one pull; what it paid is perceived in the next episode alone."""
     first, second = learned(sure_arms(1), 2, 60).T
@@ -44,6 +46,7 @@ def test_the_last_reward_of_an_episode_is_seen_in_the_next():
     assert second.mean() > 0.97
 
 
+@pytest.mark.slow
 def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
     """Of the arms to the likelier one throughout; of a T-maze to the corridor walked and the arm guessed."""
     blind = learned(sure_arms(5, chance=0.75), 1, 40, memory_reset="step", show=())[:, 0]

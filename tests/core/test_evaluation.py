@@ -62,10 +62,12 @@ def test_tasks_evaluated_a_few_at_a_time_are_those_evaluated_at_once(remembers):
         algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=3)
     params, batch = algorithm.params(algorithm.init(jax.random.key(0))), tasks.batch(jax.random.key(1), 5)
     sizes = {"num_stages": 2, "num_copies": 3, "num_steps": 4}
-    at_once, vmap_in_chunks = (
-        evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, batch, **sizes, task_batch=size)
-        for size in (5, 2)
-    )
+
+    def evaluated(task_batch):
+        how = sizes | {"task_batch": task_batch}
+        return jax.jit(lambda: evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, batch, **how))()
+
+    at_once, vmap_in_chunks = evaluated(5), evaluated(2)
     for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(vmap_in_chunks), strict=True):
         assert one.shape == (5, 2, 3)
         np.testing.assert_allclose(one, other, rtol=1e-4)

@@ -109,7 +109,7 @@ def test_from_the_same_experience_devices_learn_the_same(name):
     [
         (GRADIENT, (1, 2, 4, 8)),
         # Of every two tasks one is in the Fisher matrix, so they stay together.
-        (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4)),
+        pytest.param(trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4), marks=pytest.mark.slow),
     ],
     ids=["gradient", "trpo"],
 )
@@ -121,6 +121,7 @@ def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_decimal(outer, c
         np.testing.assert_allclose(changed, alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
     """In the compiled program; what else is reduced are numbers, such as metrics and the line search's."""
     jax.config.update("jax_disable_most_optimizations", False)  # which would leave reductions uncombined
@@ -151,6 +152,7 @@ def test_every_hand_has_one_of_every_few_neighbours():
     assert (hands != np.asarray(assign_minibatches(jax.random.key(1), 12, 3))).any()
 
 
+@pytest.mark.slow
 def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
     small = {"num_tasks": 8, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     alone, shared = (MetaAgent("maml", "point", num_devices=count, **small).learn(2) for count in (None, 4))
@@ -162,6 +164,7 @@ def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
     np.testing.assert_allclose(played.greedy, played_too.greedy, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_devices_share_runs_that_train_together():
     small = {"num_tasks": 2, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     states = []
@@ -223,11 +226,11 @@ TOO_LATE = "devices can be made of a CPU's cores only at the start, before JAX i
 @pytest.mark.parametrize(
     ("told", "variable", "said"),
     [
-        (["train", "--device", "cpu"], None, "1 cpu"),
+        pytest.param(["train", "--device", "cpu"], None, "1 cpu", marks=pytest.mark.slow),
         (["train", "--device", "cpu", "--devices", "3"], None, "3 cpu"),
-        (["train", "--device", "cpu"], "2", "2 cpu"),
+        pytest.param(["train", "--device", "cpu"], "2", "2 cpu", marks=pytest.mark.slow),
         pytest.param(["train", "--device", "gpu"], None, NO_GPU, marks=without_gpus),
-        (["late"], None, TOO_LATE),
+        pytest.param(["late"], None, TOO_LATE, marks=pytest.mark.slow),
     ],
 )
 def test_commands_make_devices_of_cores(told, variable, said):
@@ -301,6 +304,7 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
     assert hardware.free_memory() == 0
 
 
+@pytest.mark.slow
 def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "free_memory", lambda: 0)  # it ends before it trains
@@ -317,6 +321,7 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
     assert "cores share" not in said("--num-tasks", "16", "--devices", "1")
 
 
+@pytest.mark.slow
 def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     small = ("--num-tasks", "6", "--num-rollouts", "3", "--horizon", "5", "--hidden", "4", "--outer", "gradient")

@@ -1,6 +1,7 @@
 """The Fisher product against a dense Hessian, and the outer loops against each other."""
 
 import sys
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +34,27 @@ def setting(algorithm, tasks, last_only):
     return replayed, batch, *ravel_pytree(algorithm.params(state))
 
 
+@cache
+def made(make, double):
+    """What `make` gives, once for each precision."""
+    del double
+    return make()
+
+
 def gradient_based():
+    return made(_gradient_based, jax.config.jax_enable_x64)
+
+
+def in_context():
+    return made(_in_context, jax.config.jax_enable_x64)
+
+
+def _gradient_based():
     tasks = point(horizon=4)
     return setting(maml(tasks.env, mlp(tasks.env, hidden=(3,)), num_steps=4, num_rollouts=2), tasks, last_only=True)
 
 
-def in_context():
+def _in_context():
     tasks = bandit(num_arms=3, horizon=4)
     algorithm = rl2(tasks.env, memory_policy(tasks.env, width=3), num_steps=4, num_episodes=2)
     return setting(algorithm, tasks, last_only=False)
@@ -51,8 +67,15 @@ def test_tasks_are_differentiated_in_parts_that_fit(steps, micro_batch, size, mo
     assert outer._chunks(gradient_based()[1], micro_batch).weight.shape[:2] == (4 // size, size)
 
 
-@pytest.mark.parametrize("make", [gradient_based, in_context])
-@pytest.mark.parametrize("micro_batch", [1, 3, None])
+@pytest.mark.parametrize(
+    ("make", "micro_batch"),
+    [
+        (gradient_based, 3),
+        (in_context, None),
+        pytest.param(gradient_based, 1, marks=pytest.mark.slow),
+        pytest.param(in_context, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_fisher_product_is_the_hessian_of_the_divergence(make, micro_batch):
     with jax.enable_x64(True):
         replayed, batch, flat, unravel = make()
@@ -87,7 +110,7 @@ def objective(replayed, batch, params):
     return jnp.sum(batch.weight * jnp.exp(ratio) * batch.advantage), jnp.sum(batch.weight * kl)
 
 
-@pytest.mark.parametrize("make", [gradient_based, in_context])
+@pytest.mark.parametrize("make", [pytest.param(gradient_based, marks=pytest.mark.slow), in_context])
 def test_trust_region_improves_within_the_region(make):
     with jax.enable_x64(True):
         replayed, batch, flat, unravel = make()
@@ -117,14 +140,16 @@ def test_gradients_accumulated_over_parts_are_that_of_all_tasks():
         replayed, batch, flat, unravel = gradient_based()
         params = unravel(flat)
         whole = policy_gradient(learning_rate=0.5, optimizer=optax.sgd)
-        expected = whole.step(jax.random.key(0), params, whole.init(params), replayed, batch)[0]
+        once = jax.jit(lambda params, batch: whole.step(jax.random.key(0), params, whole.init(params), replayed, batch))
+        expected = once(params, batch)[0]
         parts = policy_gradient(learning_rate=0.5, optimizer=optax.sgd, accumulate=2)
         state, here = parts.init(params), params
+        step = jax.jit(lambda params, state, batch: parts.step(jax.random.key(0), params, state, replayed, batch))
         for half in (slice(0, 2), slice(2, 4)):
             assert (ravel_pytree(here)[0] == flat).all()  # until all parts have been seen
             part = jax.tree.map(lambda leaf, half=half: leaf[half], batch)
             part = part._replace(weight=part.weight * 2, kl_weight=part.kl_weight * 2)  # each as if it were all
-            here, state, _ = parts.step(jax.random.key(0), here, state, replayed, part)
+            here, state, _ = step(here, state, part)
     np.testing.assert_allclose(ravel_pytree(here)[0], ravel_pytree(expected)[0], rtol=1e-6, atol=1e-8)
 
 

@@ -58,6 +58,7 @@ def test_references_of_the_rows_are_within_their_bounds(tables):
         assert 0 < row.to_reach <= 1.2  # the tabular rows are to beat the best classical policy
 
 
+@pytest.mark.slow
 def test_bodies_are_trained_kept_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(locomotion, "RESULTS", tmp_path)
     row = locomotion.Row("point", "maml", {}, num_iterations=3)
@@ -82,6 +83,7 @@ def navigation(tmp_path, monkeypatch):
     return point_navigation
 
 
+@pytest.mark.slow
 def test_a_method_is_trained_kept_and_shown(navigation):
     small = {"num_rollouts": 2, "horizon": 4, "hidden": (3,)}
     method = navigation.Method("fomaml", {"outer": "gradient"} | small, num_iterations=2, num_tasks=2, to_reach=-1000.0)
@@ -146,6 +148,7 @@ def test_growth_with_an_axis_is_measured_and_shown(monkeypatch):
     assert " | 2.00 | 2.00 to 2.00 | " in row
 
 
+@pytest.mark.slow
 def test_the_sizes_of_an_axis_reach_the_program():
     sizes = {"tasks": 3, "inner steps": 2, "horizon": 5, "width": 7, "devices": 1}
     job = scaling.job_of(sizes)

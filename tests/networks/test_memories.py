@@ -79,11 +79,13 @@ def test_a_sequence_at_once_is_its_steps(layer, seed, resets, idle):
     close(stepped_next(layer, params, state), stepped_next(layer, params, fresh[0]))
 
 
+@partial(jax.jit, static_argnums=0)
 def stepped_next(layer, params, state):
     """What the state says next: slots that nothing sees any more may differ."""
     return layer.apply(params, state, jnp.ones(WIDTH), jnp.array(False), method="step")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rg-lru", "s5"])
 def test_on_an_accelerator_a_sequence_is_its_steps_too(name, monkeypatch):
     layer, key = LAYERS[name], jax.random.key(3)
@@ -224,7 +226,7 @@ def test_on_an_accelerator_learning_is_parallel_over_time_where_the_memory_allow
     assert max(loops(jax.grad(loss), params), default=0) == most
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm"])
+@pytest.mark.parametrize("name", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_derivatives_of_a_sequence_at_once_are_those_of_its_steps(name):
     """Gradients by all that a sequence depends on, and their derivatives."""
     layer, keys = LAYERS[name], jax.random.split(jax.random.key(3), 4)
@@ -266,8 +268,16 @@ def sequence(num_steps):
     )
 
 
-@pytest.mark.parametrize("name", MEMORIES)
-@pytest.mark.parametrize(("memory_reset", "layers"), [("trial", 2), ("episode", 1), ("step", 1)])
+LONG = ("rg-lru", "linear-attention", "gtrxl")
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_reset", "layers"),
+    [
+        *(pytest.param(name, "trial", 2, marks=pytest.mark.slow if name in LONG else ()) for name in MEMORIES),
+        *((name, when, 1) for name in MEMORIES for when in ("episode", "step")),
+    ],
+)
 def test_a_policy_over_a_sequence_is_its_steps(env, name, memory_reset, layers):
     network = memory_policy(env, memory=name, width=16, heads=2, layers=layers, context=30, memory_reset=memory_reset)
     params, percepts = network.init(jax.random.key(0)), sequence(30)

@@ -307,6 +307,7 @@ def postgresql(tmp_path):
         call(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_database_and_one_is_killed(postgresql):
     check_nothing_else_was_lost(*two_workers_of_which_one_is_killed(postgresql))
 

@@ -49,7 +49,7 @@ def assert_alike(found, wanted):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=2e-3, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("factory", [maml, rl2, es_maml])
+@pytest.mark.parametrize("factory", [rl2, *(pytest.param(one, marks=pytest.mark.slow) for one in (maml, es_maml))])
 def test_experience_is_that_of_the_compiled_environment(point_env, factory):
     """The same point, goals and keys; three tasks, of which two are played at once."""
     tasks = point(horizon=5).batch(jax.random.key(1), 3)
@@ -68,6 +68,7 @@ def near(task, steps):
     return steps.reward > -0.3
 
 
+@pytest.mark.slow
 def test_evaluation_and_trials_are_those_of_the_compiled_environment(point_env):
     tasks = point(horizon=5).batch(jax.random.key(1), 3)
     for algorithm in (
@@ -114,6 +115,7 @@ def test_an_episode_that_goes_on_is_truncated(corridor_env):
     assert not played.terminated.any()
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing():
     found = []
     for number in (1, 2):
@@ -199,6 +201,7 @@ def test_a_simulator_that_cannot_be_made_is_told():
         Workers(Simulator(lambda: 1 / 0, set_length), num_copies=1)
 
 
+@pytest.mark.slow
 def test_training_improves_on_the_host_and_goes_on_after_a_lost_worker(point_env, tmp_path):
     options = {"num_tasks": 6, "num_rollouts": 4, "hidden": (16,)}
     agent = MetaAgent("maml", goals(point_env, horizon=10), **options)
@@ -228,6 +231,7 @@ def goals_of_point():
     return tasks._replace(sample=sample, held_out=None)
 
 
+@pytest.mark.slow
 def test_rl2_learns_from_the_policy_before_the_last_update(point_env):
     """With a lag the second experience is that of the first parameters; after a line of progress there is none."""
     agents = [

@@ -221,7 +221,12 @@ def test_others_brake_for_whoever_is_ahead():
     np.testing.assert_allclose(after.speeds, [24.0, 19.0, 20.0, 10.0])  # by at most 6 m / s each second
 
 
-@pytest.mark.parametrize("name", references.FAMILIES)
+LONG = ("alchemy", "coordination", "instructions")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in references.FAMILIES]
+)
 def test_known_returns_are_what_the_command_measures(name, monkeypatch):
     said = dict(references.TASKS[name]().references)
     if name == "alchemy":  # which takes long: its ideal observer has tests of its own

@@ -188,7 +188,11 @@ def test_a_bandit_pays_as_its_arms_say():
 
 @pytest.mark.parametrize(
     ("num_arms", "horizon", "expected", "num_tasks"),
-    [(5, 10, 5.83, 4000), (10, 10, 5.59, 2000), (5, 100, 75.08, 500)],
+    [
+        (5, 10, 5.83, 4000),
+        pytest.param(10, 10, 5.59, 2000, marks=pytest.mark.slow),
+        pytest.param(5, 100, 75.08, 500, marks=pytest.mark.slow),
+    ],
 )
 def test_thompson_sampling_earns_its_known_return(num_arms, horizon, expected, num_tasks):
     tasks = bandit(num_arms=num_arms, horizon=horizon)
@@ -230,11 +234,16 @@ TABULAR = tabular_mdp()
     [
         (lambda env: greedy(env), bandit(num_arms=2, horizon=10), 1, 6.0218, 0.1),  # greedy earns 98.5 % here
         (lambda env: gittins(env, horizon=10), bandit(num_arms=5, horizon=10), 1, 6.66, 0.0),
-        (lambda env: gittins(env, horizon=100), bandit(num_arms=10, horizon=100), 1, 83.77, 0.04),
+        pytest.param(
+            lambda env: gittins(env, horizon=100),
+            bandit(num_arms=10, horizon=100),
+            *(1, 83.77, 0.04),
+            marks=pytest.mark.slow,
+        ),
         (lambda env: epsilon_greedy(env, epsilon=1.0), bandit(num_arms=5, horizon=10), 1, 5.0, 0.0),
         (lambda env: uniform(env), grid(), 4, -4.66, 0.01),
-        (lambda env: uniform(env), TABULAR, 10, 100.0, 0.0),
-        (lambda env: beb(env, bonus=0.3), TABULAR, 10, 150.7, 0.8),
+        pytest.param(lambda env: uniform(env), TABULAR, 10, 100.0, 0.0, marks=pytest.mark.slow),
+        pytest.param(lambda env: beb(env, bonus=0.3), TABULAR, 10, 150.7, 0.8, marks=pytest.mark.slow),
     ],
     ids=["greedy", "gittins", "gittins-100", "epsilon-greedy", "uniform-grid", "uniform-mdp", "beb"],
 )
@@ -244,10 +253,10 @@ def test_a_hand_written_agent_earns_its_known_return(make, tasks, num_episodes, 
     assert abs(earned.mean() - expected) < 4 * (earned.std() / np.sqrt(len(earned)) + slack)
 
 
-KNOWN = ["bandit", "gaussian-bandit", "dependent-bandit", "tabular-mdp", "grid", "dark-room", "key-to-door", "two-step"]
+KNOWN = ["bandit", "gaussian-bandit", "dependent-bandit", "grid", "dark-room", "key-to-door", "two-step"]
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", [*KNOWN, pytest.param("tabular-mdp", marks=pytest.mark.slow)])
 def test_the_reference_of_a_known_task_is_what_one_who_knows_it_earns(name):
     tasks = TASKS[name]()
     known = next(value for who, value in tasks.references if "known" in who)
@@ -262,6 +271,7 @@ def test_one_who_knows_the_task_makes_no_mistake(name, best):
     np.testing.assert_array_equal(returns(task_known(shown.env), shown, 50), best)
 
 
+@pytest.mark.slow
 def test_each_agent_explores_less_wrongly_than_the_one_before():
     tasks = bandit(num_arms=5, horizon=100)
     agents = (uniform, epsilon_greedy, lambda env: ucb1(env, scale=0.2), lambda env: gittins(env, horizon=100))
@@ -275,6 +285,7 @@ def test_a_gaussian_thompson_sampler_finds_the_best_arm():
     assert earned.mean() > 0.8 * dict(tasks.references)["arms known"]
 
 
+@pytest.mark.slow
 def test_posterior_sampling_gets_better_with_every_episode():
     sizes = {"num_stages": 12, "num_copies": 1, "num_steps": 10}
     batch = TABULAR.batch(jax.random.key(1), 300)
@@ -299,7 +310,7 @@ def test_the_gittins_index_of_one_pull_is_the_mean_and_of_more_it_is_greater():
         (lambda: bernoulli_optimum(5, 10), 6.6600),
         (lambda: bernoulli_optimum(10, 10), 6.7140),
         (lambda: bernoulli_optimum(50, 10), 6.7140),
-        (lambda: bernoulli_optimum(3, 30), 20.6589),
+        pytest.param(lambda: bernoulli_optimum(3, 30), 20.6589, marks=pytest.mark.slow),
         (lambda: bernoulli_optimum(2, 100), 64.918),
         (lambda: dependent_optimum(10), 6.8336),
         (lambda: dependent_optimum(50), 36.4495),
@@ -462,7 +473,7 @@ class TwoOfThree(Bandit):
         return jnp.broadcast_to(jnp.array([True, False, True]), (*jnp.shape(obs)[:-1], 3))
 
 
-@pytest.mark.parametrize("revealed", [False, True])
+@pytest.mark.parametrize("revealed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_actions_that_are_not_allowed_are_not_taken(revealed):
     tasks = bandit(num_arms=3, horizon=40)._replace(env=TwoOfThree(3))
     tasks = reveal(tasks) if revealed else tasks
@@ -471,7 +482,8 @@ def test_actions_that_are_not_allowed_are_not_taken(revealed):
     learners = maml(tasks.env, feed_forward), rl2(tasks.env, remembering, num_steps=40)
     per_task_params = [(one.agent, one.params(one.init(jax.random.key(1)))) for one in learners]
     for agent, params in [(uniform(tasks.env), ()), *per_task_params]:
-        played = trial(jax.random.key(2), agent, params, tasks.env, task, **sizes).experience.action
+        play = jax.jit(lambda params, agent=agent: trial(jax.random.key(2), agent, params, tasks.env, task, **sizes))
+        played = play(params).experience.action
         assert set(np.unique(played)) == {0, 2}
 
 

@@ -119,6 +119,7 @@ def test_a_chain_speaks_of_no_tile_twice():
         assert len(set().union(*needed)) == sum(map(len, needed))
 
 
+@pytest.mark.slow
 def test_a_ruleset_depends_on_its_key_alone():
     one, two = (draw_ruleset(jax.random.key(number), SETTINGS["high"]) for number in (0, 1))
     again = draw_ruleset(jax.random.key(0), SETTINGS["high"])
