@@ -107,9 +107,9 @@ def test_from_the_same_experience_devices_learn_the_same(name):
 @pytest.mark.parametrize(
     ("outer", "counts"),
     [
-        (GRADIENT, (1, 2, 4, 8)),
+        (GRADIENT, (1, 4)),
         # Of every two tasks one is in the Fisher matrix, so they stay together.
-        pytest.param(trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4), marks=pytest.mark.slow),
+        (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2)),
     ],
     ids=["gradient", "trpo"],
 )
@@ -149,6 +149,7 @@ def test_every_hand_has_one_of_every_few_neighbours():
     assert hands.shape == (3, 4)
     assert sorted(hands.ravel()) == list(range(12))
     assert (hands // 3 == np.arange(4)).all()
+    assert len({tuple(group) for group in (hands % 3).T}) > 1  # each group is dealt by a key of its own
     assert (hands != np.asarray(assign_minibatches(jax.random.key(1), 12, 3))).any()
 
 

@@ -128,7 +128,7 @@ def test_trust_region_improves_within_the_region(make):
 def test_policy_gradient_is_the_gradient_of_the_surrogate():
     with jax.enable_x64(True):
         replayed, batch, flat, unravel = gradient_based()
-        loop = policy_gradient(learning_rate=0.5, optimizer=optax.sgd)
+        loop = policy_gradient(learning_rate=0.5, optimizer=optax.sgd, micro_batch=2)
         params = unravel(flat)
         after = jax.jit(lambda p, b: loop.step(jax.random.key(0), p, loop.init(p), replayed, b)[0])(params, batch)
         gradient = jax.grad(lambda p: objective(replayed, batch, p)[0])(params)
@@ -167,6 +167,33 @@ def test_ppo_climbs_but_stops_at_the_clip_and_takes_minibatches():
     assert far[0.05][0] > start
     assert far[10.0][0] > far[0.05][0]
     assert far[10.0][1] > 5 * far[0.05][1]
+
+
+def test_a_step_on_a_minibatch_is_as_long_as_one_on_all_tasks():
+    """So small that the parameters stay about where they are, two of them go twice as far as one."""
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = gradient_based()
+        moved = []
+        for minibatches in (1, 2):
+            loop = ppo(epochs=1, minibatches=minibatches, learning_rate=1e-6, optimizer=optax.sgd)
+            step = jax.jit(lambda p, b, loop=loop: loop.step(jax.random.key(0), p, loop.init(p), replayed, b)[0])
+            moved.append(ravel_pytree(step(unravel(flat), batch))[0] - flat)
+    np.testing.assert_allclose(moved[1], 2 * moved[0], rtol=1e-3, atol=1e-12)
+
+
+def test_the_entropy_bonus_raises_the_entropy():
+    with jax.enable_x64(True):
+        replayed, batch, flat, unravel = in_context()
+        batch = batch._replace(advantage=jnp.zeros_like(batch.advantage))
+        loop = policy_gradient(entropy_coef=1.0, learning_rate=0.1, optimizer=optax.sgd)
+
+        @jax.jit
+        def step(params):
+            after = loop.step(jax.random.key(0), params, loop.init(params), replayed, batch)[0]
+            return [jax.vmap(replayed, (None, 0))(p, batch.experience).distribution.entropy() for p in (params, after)]
+
+        before, after = step(unravel(flat))
+    assert after.mean() > before.mean() + 1e-6
 
 
 def test_minibatches_that_do_not_divide_the_tasks_are_refused():

@@ -287,6 +287,21 @@ def test_a_policy_over_a_sequence_is_its_steps(env, name, memory_reset, layers):
     close(by_steps[1], together[1], np.asarray(valid), atol=1e-4)
 
 
+@pytest.mark.parametrize(("memory_reset", "first"), [("trial", 0), ("episode", 20), ("step", 29)])
+def test_a_memory_is_reset_when_it_is_told_to_be(env, memory_reset, first):
+    """An episode begins every 10 steps; the reward at step `first` is the first that matters at step 29."""
+    network = memory_policy(env, width=8, memory_reset=memory_reset)
+    params, valid = network.init(jax.random.key(0)), jnp.ones(31, bool)
+    percepts = sequence(31)._replace(start=jnp.arange(31) % 10 == 0)
+
+    def last(reward):
+        return network.unroll(params, None, percepts._replace(reward=reward), valid)[1].distribution.logits[29, 0]
+
+    slopes = np.asarray(jax.jit(jax.grad(last))(percepts.reward))
+    assert (slopes[first:30] != 0).all()
+    assert not slopes[:first].any()
+
+
 @pytest.mark.parametrize("name", MEMORIES)
 def test_memories_of_a_width_have_about_as_many_parameters(env, name):
     def size(name):
