@@ -36,6 +36,17 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+# Docstring examples that train or search, which `slow` tests are as well.
+LONG_EXAMPLES = ("MetaAgent", "genetic", "regularised_evolution", "check_outer", "mixture", "make_evaluator", "draw")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in LONG_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput") and KEPT not in os.environ:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)

@@ -109,7 +109,8 @@ def test_parameters_have_the_names_declared(row):
     assert tuple(sorted(params)) == row.params
 
 
-@pytest.mark.parametrize("name", ["maml", pytest.param("rl2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLAIN)
 def test_compiled_equals_eager(name):
     row = ROWS[name]
     algorithm = row.make(outer=PLAIN[name], num_steps=2)

@@ -59,26 +59,25 @@ def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
     assert abs(forgotten.mean() - 0.5) < 4 * forgotten.std() / 20
 
 
-def test_maml_gains_where_tasks_differ_and_not_where_they_do_not():
+@pytest.mark.parametrize("differ", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_maml_gains_where_tasks_differ_and_not_where_they_do_not(differ):
     env = PointNavigation()
     params = env.default_params.replace(max_steps_in_episode=10, goal_radius=0.0)
     far = jnp.array([0.5, 0.0])
-    gains = {}
-    for name, other in (("differ", -far), ("same", far)):
+    other = -far if differ else far
 
-        def sample(key, other=other):
-            return params.replace(goal=jnp.where(jax.random.bernoulli(key), far, other))
+    def sample(key):
+        return params.replace(goal=jnp.where(jax.random.bernoulli(key), far, other))
 
-        agent = MetaAgent(
-            "maml",
-            TaskDistribution(env, sample, horizon=10),
-            num_tasks=8,
-            hidden=(16,),
-            inner_lr=0.3,
-            learning_rate=1e-2,
-            outer="gradient",
-        ).learn(120)
-        returns = np.asarray(agent.evaluate(60).sampled).mean(-1)
-        gains[name] = returns[:, 1].mean() - returns[:, 0].mean()
-    assert gains["differ"] > 1.5
-    assert abs(gains["same"]) < 0.25 * gains["differ"], gains
+    agent = MetaAgent(
+        "maml",
+        TaskDistribution(env, sample, horizon=10),
+        num_tasks=8,
+        hidden=(16,),
+        inner_lr=0.3,
+        learning_rate=1e-2,
+        outer="gradient",
+    ).learn(120)
+    returns = np.asarray(agent.evaluate(60).sampled).mean(-1)
+    gain = returns[:, 1].mean() - returns[:, 0].mean()
+    assert gain > 2.8 if differ else abs(gain) < 0.8, gain

@@ -140,6 +140,7 @@ def test_truncated_gradients_decide_the_same_and_go_back_no_further(tasks, memor
     np.testing.assert_allclose(slopes[1][8:], slopes[0][8:], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_network_without_unroll_is_applied_step_by_step(tasks):
     network = memory_policy(tasks.env, width=8)
     with_it, without = (rl2(tasks.env, one, num_steps=6) for one in (network, network._replace(unroll=None)))

@@ -107,7 +107,7 @@ def test_from_the_same_experience_devices_learn_the_same(name):
 @pytest.mark.parametrize(
     ("outer", "counts"),
     [
-        (GRADIENT, (1, 4)),
+        pytest.param(GRADIENT, (1, 2, 4, 8), marks=pytest.mark.slow),
         # Of every two tasks one is in the Fisher matrix, so they stay together.
         (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2)),
     ],

@@ -207,6 +207,7 @@ def test_a_landscape_has_interactions_and_deviation_one():
     assert (search.landscape(space, 1)(genomes) != value).all()
 
 
+@pytest.mark.slow
 def test_drivers_are_held_against_random_search():
     kept = search.measure_landscape(2, 16, 8, 0.1, ["random", "genetic"])
     assert np.shape(kept["values"]["genetic"]) == (2,)

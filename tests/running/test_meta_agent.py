@@ -85,6 +85,7 @@ def test_a_run_without_checkpoints_says_so(learned, tmp_path):
         MetaAgent.load(folder)
 
 
+@pytest.mark.slow
 def test_saving_again_replaces_but_never_goes_back(learned, tmp_path):
     folder = learned.save(learned.save(tmp_path / "run"))
     assert MetaAgent.load(folder).iteration == 2
@@ -180,6 +181,7 @@ def test_tasks_of_ones_own_learn_and_load_when_given_again(tmp_path):
         agent.animate(tmp_path / "paths.gif")
 
 
+@pytest.mark.slow
 def test_the_figure_shows_means_and_references(learned):
     axes = learned.plot_adaptation(4).axes[0]
     means = np.asarray(learned.evaluate(4).sampled).mean((0, 2))
@@ -187,9 +189,10 @@ def test_the_figure_shows_means_and_references(learned):
     assert axes.get_xlabel() == "adaptations"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "tasks", "obs"),
-    [pytest.param("maml", "point", [0.1, 0.2], marks=pytest.mark.slow), ("rl2", "bandit", [1.0])],
+    [("maml", "point", [0.1, 0.2]), ("rl2", "bandit", [1.0])],
     ids=["maml", "rl2"],
 )
 def test_an_exported_policy_acts_on_as_if_it_had_stayed(algorithm, tasks, obs, tmp_path):

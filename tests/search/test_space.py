@@ -211,7 +211,7 @@ def after_twenty_steps(optimizer, network, percepts, params):
     return params, decisions(network, params, percepts)
 
 
-SLOW = {"adam", "gru"}
+SLOW = {"feed-forward", "adam", "gru"}
 
 
 @pytest.fixture(

@@ -268,6 +268,7 @@ def check_nothing_else_was_lost(lost, shared):
     assert set(workers) == {"killed", "survivor"}  # what the dead one had told is kept
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_journal_and_one_is_killed(tmp_path):
     check_nothing_else_was_lost(*two_workers_of_which_one_is_killed(f"journal:{tmp_path / 'study'}"))
 

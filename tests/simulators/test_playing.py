@@ -132,8 +132,12 @@ def test_the_number_of_workers_changes_nothing():
     ("make", "message"),
     [
         (Dying, r"worker 1 \(process \d+, 1 copies\) died while stepping: SIGKILL"),
-        (Failing, r"worker 0 .* failed while stepping: ZeroDivisionError: a fault of the simulator's"),
-        (Stuck, r"worker 0 .* has not answered for 2 seconds while stepping"),
+        pytest.param(
+            Failing,
+            r"worker 0 .* failed while stepping: ZeroDivisionError: a fault of the simulator's",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(Stuck, r"worker 0 .* has not answered for 2 seconds while stepping", marks=pytest.mark.slow),
     ],
 )
 def test_a_worker_that_does_not_answer_is_named(make, message):
@@ -148,6 +152,7 @@ def test_a_worker_that_does_not_answer_is_named(make, message):
     assert all(not process.is_alive() for process in workers.processes)
 
 
+@pytest.mark.slow
 def test_what_is_under_way_when_a_call_is_interrupted_is_no_later_answer(monkeypatch):
     workers = Workers(Simulator(Corridor, set_length), num_copies=2, num_workers=2)
     workers.reset(np.array([9, 9]), np.zeros(2, int))
@@ -162,6 +167,7 @@ def test_what_is_under_way_when_a_call_is_interrupted_is_no_later_answer(monkeyp
         workers.reset(np.array([9, 9]), np.zeros(2, int))
 
 
+@pytest.mark.slow
 def test_an_info_that_is_never_told_is_an_error():
     with Workers(Simulator(PointOnHost, set_goal, ("nearer",)), num_copies=1) as workers:
         tasks, seeds = np.zeros((1, 2)), np.zeros(1, int)
@@ -198,6 +204,7 @@ def test_held_out_tasks_that_do_not_fit_are_told(point_env):
         agent.protocol(6)
 
 
+@pytest.mark.slow
 def test_a_simulator_that_cannot_be_made_is_told():
     with pytest.raises(WorkerError, match=r"worker 0 .* failed while starting"):
         Workers(Simulator(lambda: 1 / 0, set_length), num_copies=1)

@@ -221,7 +221,7 @@ def test_others_brake_for_whoever_is_ahead():
     np.testing.assert_allclose(after.speeds, [24.0, 19.0, 20.0, 10.0])  # by at most 6 m / s each second
 
 
-LONG = ("alchemy", "coordination", "instructions")
+LONG = ("alchemy", "cartpole-projected", "coordination", "highway", "instructions", "intersection", "partner")
 
 
 @pytest.mark.parametrize(
