@@ -33,7 +33,8 @@ NUM_TASKS = 4
 class Row(NamedTuple):
     """`make(**changes)` builds the algorithm, or the agent where there is none; `sizes` is its (K, B, T).
 
-    Of one that `plays_as` another row only the update differs.
+    A row that is a `setting_of` another one runs the same code with other options: its structure, its parameter names
+    and its resumption are tested, and the rest of the battery where `own_code` says that the options lead elsewhere.
     """
 
     make: Callable[..., Algorithm | Agent]
@@ -41,7 +42,8 @@ class Row(NamedTuple):
     sizes: tuple[int, int, int]
     params: tuple[str, ...] = ()  # top-level names of the meta-parameters
     rate: str = ""  # a float hyper-parameter, to be vmapped over
-    plays_as: str = ""
+    setting_of: str = ""
+    own_code: bool = False
 
 
 POINT, BANDIT, TABULAR = point(horizon=5), bandit(num_arms=3, horizon=6), tabular_mdp(horizon=4)
@@ -73,31 +75,38 @@ def by_gradients(
 GRADIENT = policy_gradient()
 ROWS = {
     "maml": by_gradients(maml, outer=trust_region(damping=0.1)),
-    "promp": by_gradients(promp, outer=ppo(epochs=2))._replace(plays_as="maml"),
-    "fomaml": by_gradients(fomaml, outer=GRADIENT)._replace(plays_as="maml"),
-    "anil": by_gradients(anil, outer=GRADIENT, inner_optimizer="momentum", inner_steps=2, stages=3),
-    "cavia": by_gradients(cavia, ("context", "head", "policy_0"), WITH_CONTEXT, outer=GRADIENT),
-    "meta_sgd": by_gradients(meta_sgd, ("initial", "step_sizes"), outer=GRADIENT),
-    "e_maml": by_gradients(e_maml, outer=GRADIENT)._replace(plays_as="maml", rate="exploration_credit"),
-    "dice_maml": by_gradients(dice_maml, outer=GRADIENT, estimator="loaded-dice", inner_optimizer="adam"),
-    "imaml": by_gradients(imaml, outer=GRADIENT),
-    "multi_task": by_gradients(multi_task, outer=GRADIENT, stages=1)._replace(plays_as="maml", rate="discount"),
     "reptile": by_gradients(reptile, inner_steps=2, stages=3)._replace(rate="learning_rate"),
     "es_maml": by_gradients(es_maml)._replace(rate="sigma"),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
+    "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
+    "task_known": Row(lambda: task_known(SHOWN.env), SHOWN, (2, 2, 6)),
+    "psrl": Row(lambda: psrl(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
+    "beb": Row(lambda: beb(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
+}
+SETTINGS_OF_MAML = {
+    "promp": by_gradients(promp, outer=ppo(epochs=2)),
+    "fomaml": by_gradients(fomaml, outer=GRADIENT),
+    "anil": by_gradients(anil, outer=GRADIENT, inner_optimizer="momentum", inner_steps=2, stages=3),
+    "cavia": by_gradients(cavia, ("context", "head", "policy_0"), WITH_CONTEXT, outer=GRADIENT),
+    "meta_sgd": by_gradients(meta_sgd, ("initial", "step_sizes"), outer=GRADIENT)._replace(own_code=True),
+    "e_maml": by_gradients(e_maml, outer=GRADIENT)._replace(rate="exploration_credit", own_code=True),
+    "dice_maml": by_gradients(dice_maml, outer=GRADIENT, estimator="loaded-dice", inner_optimizer="adam"),
+    "imaml": by_gradients(imaml, outer=GRADIENT)._replace(own_code=True),
+    "multi_task": by_gradients(multi_task, outer=GRADIENT, stages=1)._replace(rate="discount"),
+}
+SETTINGS_OF_RL2 = {
     "rl2-trpo": Row(
         partial(rl2_with, "lstm", credit="episode", bptt_steps=4, outer=trust_region(damping=0.1)),
         BANDIT,
         (2, 2, 6),
         CELLS,
         rate="discount",
+        own_code=True,
     ),
-    "rl2-transformer": Row(partial(rl2_with, "transformer"), BANDIT, (2, 2, 6), BLOCKS, rate="discount"),
-    "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
-    "task_known": Row(lambda: task_known(SHOWN.env), SHOWN, (2, 2, 6)),
-    "psrl": Row(lambda: psrl(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
-    "beb": Row(lambda: beb(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
+    "rl2-transformer": Row(partial(rl2_with, "transformer"), BANDIT, (2, 2, 6), BLOCKS, rate="discount", own_code=True),
 }
+ROWS |= {name: row._replace(setting_of="maml") for name, row in SETTINGS_OF_MAML.items()}
+ROWS |= {name: row._replace(setting_of="rl2") for name, row in SETTINGS_OF_RL2.items()}
 ROWS |= {
     name: Row(partial(getattr(agents, name), BANDIT.env), BANDIT, (2, 2, 6))
     for name in ("epsilon_greedy", "gittins", "greedy", "thompson", "ucb1")

@@ -13,6 +13,7 @@ if jax.__version_info__ < (0, 11):  # later ones do not know the flag; read when
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+KEPT = "METAJAX_TESTS_CACHE"  # a folder for the cache that outlives the session, as where the tests run many times
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_num_cpu_devices", 8)  # simulated, for those that share tasks; the others use the first
@@ -26,7 +27,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 def pytest_configure(config):
     """One cache of compiled programs for all workers and the processes they start, gone at the end."""
     if not hasattr(config, "workerinput"):
-        os.environ[CACHE] = tempfile.mkdtemp(prefix="metajax-tests-")
+        os.environ[CACHE] = os.environ.get(KEPT) or tempfile.mkdtemp(prefix="metajax-tests-")
     jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
     # One core, so that what a command runs by default is compiled for one device, which takes less time.
     hardware._CONTAINER = Path(os.environ[CACHE])
@@ -35,8 +36,19 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+# Docstring examples that train or search, which `slow` tests are as well.
+LONG_EXAMPLES = ("MetaAgent", "genetic", "regularised_evolution", "check_outer", "mixture", "make_evaluator", "draw")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name.rpartition(".")[2] in LONG_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_unconfigure(config):
-    if not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput") and KEPT not in os.environ:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)
 
 

@@ -71,4 +71,4 @@ class Failing(Corridor):
 
 class Stuck(Corridor):
     def step(self, action):
-        time.sleep(60)
+        time.sleep(600)

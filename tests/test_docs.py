@@ -159,7 +159,14 @@ def test_every_algorithm_memory_module_and_command_is_named():
     assert named - {"_moved.py"} == modules, "metajax/README.md has a line for every module, and for no other"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem == "own_task_and_algorithm" else pytest.mark.slow)
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs_and_is_kept_without_output(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)

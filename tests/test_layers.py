@@ -146,6 +146,7 @@ def test_importing_metajax_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_importing_the_tasks_loads_no_suite():
     code = f"import sys, metajax.cli.train; print([name for name in {SUITES} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -120,7 +120,8 @@ def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
     check_count("size", size, at_least=3)
     check_count("horizon", horizon)
     env, cells = Grid(size), np.array(grid_goals(size))
-    template = env.default_params.replace(step_reward=-0.1, max_steps_in_episode=horizon)
+    start = np.zeros(2, np.int32)  # NumPy, so that a grid can be built inside a trace
+    template = env.default_params.replace(start=start, step_reward=-0.1, max_steps_in_episode=horizon)
     return _hidden_goal(env, template, cells)
 
 
@@ -137,7 +138,7 @@ def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
     (('goal known', 16.5),)
     """
     env, cells = _middle_room(size, horizon)
-    middle = jnp.full(2, size // 2)
+    middle = np.full(2, size // 2, np.int32)
     template = env.default_params.replace(start=middle, key=middle, max_steps_in_episode=horizon)
     return _hidden_goal(env, template, cells)
 

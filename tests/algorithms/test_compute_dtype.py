@@ -29,7 +29,14 @@ def percepts(env):
     return row._replace(reward=jax.random.normal(jax.random.key(1), (STEPS,)), action=jnp.arange(STEPS) % 3)
 
 
-@pytest.mark.parametrize("memory", [name for name in MEMORIES if name != "transformer"])  # gtrxl has one within
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param(name, marks=() if name in ("gru", "rg-lru") else pytest.mark.slow)
+        for name in MEMORIES
+        if name != "transformer"  # gtrxl has one within
+    ],
+)
 def test_a_memory_in_bfloat16_is_close_to_float32_step_by_step_and_at_once(memory):
     env = bandit(num_arms=3).env
     row, valid = percepts(env), jnp.ones(STEPS, bool)
@@ -77,6 +84,7 @@ def test_a_meta_iteration_in_bfloat16_keeps_all_it_carries_in_float32():
     assert runs["float32"]["gradient_norm"] != runs["bfloat16"]["gradient_norm"]
 
 
+@pytest.mark.slow
 def test_rl2_learns_in_bfloat16_what_it_learns_in_float32():
     returns = learned(sure_arms(5), 1, 60, compute_dtype="bfloat16")[:, 0]
     assert returns.mean() > 4.3

@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conformance import NUM_TASKS, ROWS
 
@@ -15,14 +15,34 @@ import metajax.agents
 import metajax.algorithms
 from metajax.base import Agent, Sizes
 from metajax.evaluation import evaluate
+from metajax.learning.outer import policy_gradient, ppo
 from metajax.rollouts import trial
 from metajax.running import checkpoint
 from metajax.running.training import compile_program, meta_iteration, new_learner, train
 
 LEARNERS = {name: row for name, row in ROWS.items() if not isinstance(row.make(), Agent)}
-PLAYERS = {name: row for name, row in LEARNERS.items() if not row.plays_as}
 learners = pytest.mark.parametrize("row", LEARNERS.values(), ids=LEARNERS)
-everyone = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+LONG = {"ideal_observer"}
+
+
+def with_code_of_their_own(rows):
+    """The rows that are no setting of another one and, among the slow tests, the settings with code of their own."""
+    slow = {name for name, row in rows.items() if row.setting_of or name in LONG}
+    return pytest.mark.parametrize(
+        "row",
+        [
+            pytest.param(row, id=name, marks=pytest.mark.slow if name in slow else ())
+            for name, row in rows.items()
+            if row.own_code or not row.setting_of
+        ],
+    )
+
+
+# By plain gradient steps: Adam divides a gradient of rounding's size by its own size.
+PLAIN = {
+    "maml": policy_gradient(optimizer=optax.sgd, learning_rate=1.0),
+    "rl2": ppo(epochs=1, minibatches=2, optimizer=optax.sgd, learning_rate=1.0),
+}
 
 
 def leaves_close(one, other, rtol=1e-4, atol=1e-5):
@@ -42,11 +62,12 @@ def meta_step(row, algorithm, state):
 
 
 def test_every_exported_factory_has_a_row():
-    factories = {name for name in metajax.algorithms.__all__ if not name.endswith("State")}
-    assert factories | set(metajax.agents.__all__) <= set(ROWS)
+    for package in (metajax.algorithms, metajax.agents):
+        factories = {name for name in package.__all__ if not isinstance(getattr(package, name), type)}
+        assert factories <= set(ROWS)
 
 
-@everyone
+@with_code_of_their_own(ROWS)
 def test_trial_and_evaluate_run_every_agent(row):
     made = row.make()
     agent = made if isinstance(made, Agent) else made.agent
@@ -88,18 +109,25 @@ def test_parameters_have_the_names_declared(row):
     assert tuple(sorted(params)) == row.params
 
 
-@pytest.mark.parametrize("row", PLAYERS.values(), ids=PLAYERS)
-def test_compiled_equals_eager(row):
-    algorithm = row.make()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLAIN)
+def test_compiled_equals_eager(name):
+    row = ROWS[name]
+    algorithm = row.make(outer=PLAIN[name], num_steps=2)
     state = algorithm.init(jax.random.key(0))
-    tasks = row.tasks.batch(jax.random.key(1), NUM_TASKS)
-    compiled = jax.jit(algorithm.collect)(jax.random.key(2), state, tasks)
+    tasks = row.tasks.batch(jax.random.key(1), 2)
+    played = jax.jit(algorithm.collect)(jax.random.key(2), state, tasks)
+    compiled = jax.jit(algorithm.update)(jax.random.key(3), state, played)
     with jax.disable_jit():
-        eager = algorithm.collect(jax.random.key(2), state, tasks)
-    leaves_close(compiled, eager, rtol=2e-3, atol=2e-3)
+        played_too = algorithm.collect(jax.random.key(2), state, tasks)
+        eager = algorithm.update(jax.random.key(3), state, played)
+    leaves_close(played, played_too, rtol=2e-3, atol=2e-3)
+    leaves_close(compiled, eager, rtol=1e-5, atol=1e-5)
+    before, after = (jax.tree.leaves(algorithm.params(one)) for one in (state, compiled[0]))
+    assert max(np.abs(new - old).max() for new, old in zip(after, before, strict=True)) > 1e-3
 
 
-@learners
+@with_code_of_their_own(LEARNERS)
 def test_vmapped_seeds_and_hyper_parameters_equal_single_runs(row):
     def run(seed, rate):
         algorithm = row.make(**{row.rate: rate})
@@ -118,7 +146,7 @@ def test_vmapped_seeds_and_hyper_parameters_equal_single_runs(row):
         assert not all(np.allclose(a, b, atol=1e-6) for a, b in zip(states[one], states[other], strict=True))
 
 
-@learners
+@with_code_of_their_own(LEARNERS)
 def test_it_learns_deterministically_and_is_traced_once_whatever_the_seed_and_however_long(row):
     traces = []
     algorithm = row.make()
@@ -151,9 +179,18 @@ def learn_more(folder, num_iterations):
     checkpoint.save(folder, learn(program, learner, num_iterations), {})
 
 
-def test_in_another_process_every_learner_goes_on_bit_for_bit(tmp_path):
+RESUMED = ("maml", "rl2")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [RESUMED, pytest.param([name for name in LEARNERS if name not in RESUMED], marks=pytest.mark.slow)],
+    ids=["some", "others"],
+)
+def test_in_another_process_every_learner_goes_on_bit_for_bit(names, tmp_path):
     whole = {}
-    for name, row in LEARNERS.items():
+    for name in names:
+        row = LEARNERS[name]
         algorithm = row.make()
         program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
         half = learn(program, new_learner(algorithm, jax.random.key(0)), 2)
@@ -163,7 +200,7 @@ def test_in_another_process_every_learner_goes_on_bit_for_bit(tmp_path):
         "import sys, pathlib, jax; jax.config.update('jax_disable_most_optimizations', True)\n"
         "import test_conformance as t; [t.learn_more(f, 4) for f in pathlib.Path(sys.argv[1]).iterdir()]"
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=env, check=True)
     for name, expected in whole.items():
         saved = checkpoint.newest(tmp_path / name)

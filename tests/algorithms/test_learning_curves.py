@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from metajax import MetaAgent
 from metajax.base import TaskDistribution
@@ -37,6 +38,7 @@ def test_rl2_remembers_the_arm_that_one_pull_shows():
     assert returns.mean() < 4.5 + 4 * returns.std() / 20
 
 
+@pytest.mark.slow
 def test_the_last_reward_of_an_episode_is_seen_in_the_next():
     """An episode is one pull; what it paid is perceived in the next episode alone."""
     first, second = learned(sure_arms(1), 2, 60).T
@@ -44,6 +46,7 @@ def test_the_last_reward_of_an_episode_is_seen_in_the_next():
     assert second.mean() > 0.97
 
 
+@pytest.mark.slow
 def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
     """Of the arms to the likelier one throughout; of a T-maze to the corridor walked and the arm guessed."""
     blind = learned(sure_arms(5, chance=0.75), 1, 40, memory_reset="step", show=())[:, 0]
@@ -56,26 +59,25 @@ def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
     assert abs(forgotten.mean() - 0.5) < 4 * forgotten.std() / 20
 
 
-def test_maml_gains_where_tasks_differ_and_not_where_they_do_not():
+@pytest.mark.parametrize("differ", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_maml_gains_where_tasks_differ_and_not_where_they_do_not(differ):
     env = PointNavigation()
     params = env.default_params.replace(max_steps_in_episode=10, goal_radius=0.0)
     far = jnp.array([0.5, 0.0])
-    gains = {}
-    for name, other in (("differ", -far), ("same", far)):
+    other = -far if differ else far
 
-        def sample(key, other=other):
-            return params.replace(goal=jnp.where(jax.random.bernoulli(key), far, other))
+    def sample(key):
+        return params.replace(goal=jnp.where(jax.random.bernoulli(key), far, other))
 
-        agent = MetaAgent(
-            "maml",
-            TaskDistribution(env, sample, horizon=10),
-            num_tasks=8,
-            hidden=(16,),
-            inner_lr=0.3,
-            learning_rate=1e-2,
-            outer="gradient",
-        ).learn(120)
-        returns = np.asarray(agent.evaluate(60).sampled).mean(-1)
-        gains[name] = returns[:, 1].mean() - returns[:, 0].mean()
-    assert gains["differ"] > 1.5
-    assert abs(gains["same"]) < 0.25 * gains["differ"], gains
+    agent = MetaAgent(
+        "maml",
+        TaskDistribution(env, sample, horizon=10),
+        num_tasks=8,
+        hidden=(16,),
+        inner_lr=0.3,
+        learning_rate=1e-2,
+        outer="gradient",
+    ).learn(120)
+    returns = np.asarray(agent.evaluate(60).sampled).mean(-1)
+    gain = returns[:, 1].mean() - returns[:, 0].mean()
+    assert gain > 2.8 if differ else abs(gain) < 0.8, gain

@@ -56,11 +56,17 @@ def assert_same(one, other):
     np.testing.assert_allclose(change, other_change, rtol=1e-4, atol=1e-6)
 
 
+def adapt(agent, params, stage):
+    """The parameters after one stage [B, T]."""
+    return jax.jit(lambda: agent.adapt(jax.random.key(4), agent.begin(jax.random.key(5), params), stage).params)()
+
+
 def test_anil_with_a_policy_of_one_layer_is_maml():
     network = mlp(TASKS.env, hidden=())
     assert_same(*(factory(TASKS.env, network, **SIZES, outer=PLAIN) for factory in (anil, maml)))
 
 
+@pytest.mark.slow
 def test_anil_adapts_otherwise_where_there_are_more_layers():
     network = mlp(TASKS.env, hidden=(4,))
     one, other = (learned(factory(TASKS.env, network, **SIZES, outer=PLAIN))[0] for factory in (anil, maml))
@@ -71,12 +77,11 @@ def test_cavia_adapts_the_context_alone_and_the_policy_sees_it():
     network = mlp(TASKS.env, hidden=(4,), context_size=3)
     algorithm = cavia(TASKS.env, network, **SIZES)
     params = algorithm.init(jax.random.key(0)).params
-    experience = algorithm.collect(
+    experience = jax.jit(algorithm.collect)(
         jax.random.key(1), algorithm.init(jax.random.key(0)), TASKS.batch(jax.random.key(2), 1)
     )
     stage = jax.tree.map(lambda leaf: leaf[0, 0], Stage(experience.steps, experience.last))
-    agent = algorithm.agent
-    adapted = agent.adapt(jax.random.key(4), agent.begin(jax.random.key(5), params), stage).params
+    adapted = adapt(algorithm.agent, params, stage)
     assert params["context"].shape == (3,)
     assert (adapted["context"] != params["context"]).all()
     for name in ("policy_0", "head"):
@@ -110,15 +115,13 @@ def test_multi_task_is_maml_that_does_not_adapt_and_fine_tunes_at_full_length():
     )
     algorithm = maml(TASKS.env, network, **SIZES)
     state = algorithm.init(jax.random.key(0))
-    experience = algorithm.collect(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 1))
+    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 1))
     stage = jax.tree.map(lambda leaf: leaf[0, 0], Stage(experience.steps, experience.last))
-    moved = [
-        ravel_pytree(agent.adapt(jax.random.key(4), agent.begin(jax.random.key(5), state.params), stage).params)[0]
-        for agent in (one, other)
-    ]
+    moved = [ravel_pytree(adapt(agent, state.params, stage))[0] for agent in (one, other)]
     np.testing.assert_allclose(*moved, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_implicit_steps_with_a_tiny_step_size_are_first_order_steps():
     network = mlp(TASKS.env, hidden=(4,))
     options = {**SIZES, "inner_lr": 1e-3, "estimator": "lvc", "outer": PLAIN}
@@ -157,8 +160,8 @@ def test_what_steps_count_sums_to_one(options):
     algorithm = maml(TASKS.env, mlp(TASKS.env, hidden=(4,)), **SIZES, **options, outer=watching)
     state = algorithm.init(jax.random.key(0))
     experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 4))
-    algorithm.update(jax.random.key(3), state, experience)
-    np.testing.assert_allclose(seen, 1.0, rtol=1e-5)
+    counted = jax.jit(lambda: algorithm.update(jax.random.key(3), state, experience) and seen.pop())()
+    np.testing.assert_allclose(counted, 1.0, rtol=1e-5)
 
 
 def test_without_a_baseline_an_advantage_is_the_reward_to_go():
@@ -275,7 +278,11 @@ def test_an_option_that_a_relative_does_not_have_is_a_type_error():
         reptile(TASKS.env, mlp(TASKS.env), order="second")
 
 
-@pytest.mark.parametrize("factory", [maml, e_maml, imaml, meta_sgd], ids=lambda factory: factory.__name__)
+@pytest.mark.parametrize(
+    "factory",
+    [maml, *(pytest.param(factory, marks=pytest.mark.slow) for factory in (e_maml, imaml, meta_sgd))],
+    ids=lambda factory: factory.__name__,
+)
 def test_ten_rematerialised_steps_take_little_more_memory_than_one(factory):
     tasks = point(horizon=50)
     network = mlp(tasks.env)

@@ -1,5 +1,7 @@
 """RL²'s options: credit, baselines, how far gradients go back, both outer loops, and what does not fit."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,10 +35,15 @@ def seen_by_the_outer_loop(tasks, network=None, *, num_tasks=4, **options):
     outer = Outer(lambda params: (), step, values=options.pop("values", True))
     network = network or memory_policy(tasks.env, width=8)
     algorithm = rl2(tasks.env, network, num_steps=tasks.num_steps, num_episodes=3, outer=outer, **options)
-    state = algorithm.init(key(0))
-    experience = algorithm.collect(key(1), state, tasks.batch(key(2), num_tasks))
-    algorithm.update(key(3), state, experience)
-    return batches[0], experience
+
+    @jax.jit
+    def meta_step():
+        state = algorithm.init(key(0))
+        experience = algorithm.collect(key(1), state, tasks.batch(key(2), num_tasks))
+        algorithm.update(key(3), state, experience)
+        return batches.pop(), experience
+
+    return meta_step()
 
 
 def test_gae_over_a_trial_by_hand():
@@ -113,14 +120,14 @@ def test_the_linear_baseline_leaves_an_action_the_credit_for_what_comes_later(ta
     assert (np.asarray(undiscounted) < 1).all()
 
 
-@pytest.mark.parametrize("memory", ["gru", "transformer"])
+@pytest.mark.parametrize("memory", ["gru", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_truncated_gradients_decide_the_same_and_go_back_no_further(tasks, memory):
     network = memory_policy(tasks.env, memory=memory, width=8, heads=2, context=12)
     whole, cut = (
         rl2(tasks.env, network, num_steps=6, num_episodes=2, bptt_steps=steps, lambda_=0.5) for steps in (None, 4)
     )
     state = whole.init(key(0))
-    experience = jax.tree.map(lambda leaf: leaf[0], whole.collect(key(1), state, tasks.batch(key(2), 1)))
+    experience = jax.tree.map(lambda leaf: leaf[0], jax.jit(whole.collect)(key(1), state, tasks.batch(key(2), 1)))
 
     def last_decision(algorithm, rewards):
         """The logits at the last step, as a function of the rewards that were perceived."""
@@ -128,20 +135,21 @@ def test_truncated_gradients_decide_the_same_and_go_back_no_further(tasks, memor
         return replay(algorithm.agent, state.params, experience._replace(steps=steps)).distribution.logits[-1, 0, -1, 0]
 
     rewards = experience.steps.percept.reward
-    decided = [last_decision(algorithm, rewards) for algorithm in (whole, cut)]
-    np.testing.assert_allclose(*decided, rtol=1e-5, atol=1e-6)
-    slopes = [np.asarray(jax.grad(last_decision, 1)(algorithm, rewards)).reshape(-1) for algorithm in (whole, cut)]
+    found = [jax.jit(jax.value_and_grad(partial(last_decision, algorithm)))(rewards) for algorithm in (whole, cut)]
+    np.testing.assert_allclose(*(decided for decided, _ in found), rtol=1e-5, atol=1e-6)
+    slopes = [np.asarray(slope).reshape(-1) for _, slope in found]
     assert (np.abs(slopes[0]) > 0).all()
     np.testing.assert_array_equal(slopes[1][:8], 0)
     np.testing.assert_allclose(slopes[1][8:], slopes[0][8:], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_network_without_unroll_is_applied_step_by_step(tasks):
     network = memory_policy(tasks.env, width=8)
     with_it, without = (rl2(tasks.env, one, num_steps=6) for one in (network, network._replace(unroll=None)))
     state = with_it.init(key(0))
-    experience = with_it.collect(key(1), state, tasks.batch(key(2), 4))
-    one, other = (algorithm.update(key(3), state, experience)[0].params for algorithm in (with_it, without))
+    experience = jax.jit(with_it.collect)(key(1), state, tasks.batch(key(2), 4))
+    one, other = (jax.jit(algorithm.update)(key(3), state, experience)[0].params for algorithm in (with_it, without))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 

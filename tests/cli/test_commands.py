@@ -75,6 +75,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
     np.testing.assert_allclose(loaded.evaluate(3).sampled.mean((0, 2)), evaluation["sampled"]["mean"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     command = [
@@ -114,6 +115,7 @@ def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypa
     assert (tmp_path / "run-0" / "report.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     common = ["train", "maml", "point", *TINY, "--num-iterations", "2", "--seed", "3"]
@@ -131,6 +133,7 @@ def test_seeds_and_swept_values_are_runs_of_their_own_that_equal_single_ones(tmp
     assert main(["table", *(f"many/{name}" for name in names if name != names[1])]) == 0
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(sweep, "peak_memory", lambda compiled, num_devices: 1000)
@@ -143,6 +146,7 @@ def test_what_does_not_fit_in_memory_goes_in_chunks(monkeypatch, capsys):
     assert [MetaAgent.load(f"two/seed-{seed}").iteration for seed in (0, 1)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_does_not_stop_the_others(monkeypatch, capsys):
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(sweep, "MAX_SKIPPED", 2)
@@ -174,6 +178,7 @@ def test_memory_that_runs_out_is_one_message(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(said)
 
 
+@pytest.mark.slow
 def test_bench_doctor_and_debug_say_what_they_found(capsys):
     tiny = [*TINY[:6], *TINY[8:]]
     assert main(["bench", "maml", "point", *tiny, "--repeats", "2", "--iterations", "1"]) == 0

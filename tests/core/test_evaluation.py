@@ -1,16 +1,20 @@
 """Evaluation: which actions are whose, and the score with its error and its warning."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metajax.agents import uniform
 from metajax.algorithms import maml, rl2
 from metajax.base import Agent, Decision, Sizes
 from metajax.errors import ConfigError
-from metajax.evaluation import evaluate, score
+from metajax.evaluation import EvaluationProtocol, evaluate, score
 from metajax.learning.distributions import Categorical, Normal
 from metajax.networks import memory_policy, mlp
+from metajax.running.acting import compile_evaluation
 from metajax.tasks import bandit, grid, point
 
 
@@ -64,13 +68,24 @@ def test_tasks_evaluated_a_few_at_a_time_are_those_evaluated_at_once(remembers):
         algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=3)
     params, batch = algorithm.params(algorithm.init(jax.random.key(0))), tasks.batch(jax.random.key(1), 5)
     sizes = Sizes(2, 3, 4)
-    at_once, vmap_in_chunks = (
-        evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, batch, sizes, task_batch=size)
-        for size in (5, 2)
-    )
+
+    def evaluated(task_batch):
+        given = jax.random.key(2), algorithm.agent, params, tasks.env, batch, sizes
+        return jax.jit(lambda: evaluate(*given, task_batch=task_batch))()
+
+    at_once, vmap_in_chunks = evaluated(5), evaluated(2)
     for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(vmap_in_chunks), strict=True):
         assert one.shape == (5, 2, 3)
         np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_the_tasks_are_those_that_training_never_draws():
+    tasks = bandit(num_arms=2, horizon=5)
+    paying = [lambda key, pay=pay: tasks.sample(key).replace(means=jnp.full(2, pay)) for pay in (0.0, 1.0)]
+    apart = tasks._replace(sample=paying[0], held_out=paying[1])
+    run = compile_evaluation(SimpleNamespace(agent=uniform(tasks.env)), apart)
+    protocol = EvaluationProtocol(num_tasks=3, num_stages=2, num_copies=1, num_steps=5, success_at="any", seed=0)
+    np.testing.assert_array_equal(run((), protocol).sampled, np.full((3, 2, 1), 5.0))
 
 
 def test_a_score_is_between_random_and_the_reference_and_tells_of_leaks():

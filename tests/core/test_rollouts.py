@@ -70,6 +70,26 @@ def test_an_episode_beyond_its_time_is_truncated_where_the_environment_says(poin
     np.testing.assert_array_equal(steps.valid, np.tile(np.arange(9) < 6, (2, 1)))
 
 
+@pytest.mark.parametrize("num_steps", [4, 1])
+def test_an_episode_ends_in_one_way_and_pays_nothing_afterwards(num_steps):
+    """The first step reaches the goal; every step costs its distance from there, idle ones nothing."""
+    tasks = point(horizon=4, goal_radius=0.7)
+    network, task = mlp(tasks.env, hidden=()), tasks.sample(key(7))
+    policy = partial(network.apply, network.init(key(7)))
+    steps = rollout(key(1), tasks.env, task, policy, (), first_percept(tasks.env, task, 2), num_steps)[2]
+    np.testing.assert_array_equal(steps.terminated, np.tile(np.arange(num_steps) == 0, (2, 1)))
+    assert not steps.truncated.any()
+    assert (steps.reward[:, 0] < 0).all()
+    assert not steps.reward[:, 1:].any()
+
+
+def test_an_episode_is_cut_after_the_steps_asked_for(point_tasks):
+    network, task = mlp(point_tasks.env, hidden=()), point_tasks.sample(key(7))
+    policy = partial(network.apply, network.init(key(7)))
+    steps = rollout(key(7), point_tasks.env, task, policy, (), first_percept(point_tasks.env, task, 2), 3)[2]
+    np.testing.assert_array_equal(steps.truncated, np.tile(np.arange(3) == 2, (2, 1)))
+
+
 def test_the_next_value_is_the_value_of_the_next_state():
     tasks = cartpole(horizon=30)
     network = mlp(tasks.env, hidden=(4,), value=True)
@@ -107,6 +127,7 @@ def test_memory_action_and_reward_live_through_episodes_and_knowledge_changes_be
     np.testing.assert_allclose(steps.percept.action[1:, :, 0], steps.action[:-1, :, -1])
     np.testing.assert_array_equal(steps.percept.reward[0, :, 0], [0, 0])
     assert (steps.percept.start[:, :, 0]).all()
+    np.testing.assert_array_equal(steps.percept.time, np.broadcast_to(np.arange(6), (3, 2, 6)))
 
 
 @pytest.mark.parametrize("make", [lambda env: maml(env, mlp(env, hidden=(8,)), inner_steps=2, num_rollouts=3)])

@@ -107,9 +107,9 @@ def test_from_the_same_experience_devices_learn_the_same(name):
 @pytest.mark.parametrize(
     ("outer", "counts"),
     [
-        (GRADIENT, (1, 2, 4, 8)),
+        pytest.param(GRADIENT, (1, 2, 4, 8), marks=pytest.mark.slow),
         # One of every two tasks is in the Fisher matrix, so both must be on one device.
-        (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2, 4)),
+        (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2)),
     ],
     ids=["gradient", "trpo"],
 )
@@ -121,6 +121,7 @@ def test_in_float64_a_meta_iteration_is_the_same_to_the_twelfth_decimal(outer, c
         np.testing.assert_allclose(changed, alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_arrays_are_reduced_once_an_update_and_once_a_fisher_product():
     """Checks the compiled program; its other reductions are of scalars, such as metrics and line-search values."""
     jax.config.update("jax_disable_most_optimizations", False)  # without optimisations, reductions are not combined
@@ -148,9 +149,11 @@ def test_every_hand_has_one_of_every_few_neighbours():
     assert hands.shape == (3, 4)
     assert sorted(hands.ravel()) == list(range(12))
     assert (hands // 3 == np.arange(4)).all()
+    assert len({tuple(group) for group in (hands % 3).T}) > 1  # each group is dealt by a key of its own
     assert (hands != np.asarray(assign_minibatches(jax.random.key(1), 12, 3))).any()
 
 
+@pytest.mark.slow
 def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
     small = {"num_tasks": 8, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     alone, shared = (MetaAgent("maml", "point", num_devices=count, **small).learn(2) for count in (None, 4))
@@ -162,6 +165,7 @@ def test_a_run_and_its_evaluation_are_the_same_on_four_devices():
     np.testing.assert_allclose(played.greedy, played_too.greedy, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_devices_share_runs_that_train_together():
     small = {"num_tasks": 2, "num_rollouts": 3, "horizon": 5, "hidden": (4,), "outer": "gradient"}
     states = []
@@ -226,11 +230,11 @@ TOO_LATE = (
 @pytest.mark.parametrize(
     ("told", "variable", "said"),
     [
-        (["train", "--device", "cpu"], None, "1 cpu"),
+        pytest.param(["train", "--device", "cpu"], None, "1 cpu", marks=pytest.mark.slow),
         (["train", "--device", "cpu", "--devices", "3"], None, "3 cpu"),
-        (["train", "--device", "cpu"], "2", "2 cpu"),
+        pytest.param(["train", "--device", "cpu"], "2", "2 cpu", marks=pytest.mark.slow),
         pytest.param(["train", "--device", "gpu"], None, NO_GPU, marks=without_gpus),
-        (["late"], None, TOO_LATE),
+        pytest.param(["late"], None, TOO_LATE, marks=pytest.mark.slow),
     ],
 )
 def test_commands_make_devices_of_cores(told, variable, said):
@@ -306,6 +310,7 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
     assert hardware.free_memory() == 0
 
 
+@pytest.mark.slow
 def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "free_memory", lambda: 0)  # it ends before it trains
@@ -322,6 +327,7 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
     assert "cores share" not in said("--num-tasks", "16", "--devices", "1")
 
 
+@pytest.mark.slow
 def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     small = ("--num-tasks", "6", "--num-rollouts", "3", "--horizon", "5", "--hidden", "4", "--outer", "gradient")

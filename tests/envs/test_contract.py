@@ -285,8 +285,8 @@ def test_tasks_of_another_environment_are_named():
         check_env(tasks.env, tasks.sample(jax.random.key(0)))
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_every_registered_environment_keeps_the_contract(name):
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in PLAYED])
+def test_every_other_registered_environment_keeps_the_contract(name):
     check_tasks(made(TASKS[name]))
 
 

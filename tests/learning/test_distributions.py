@@ -37,6 +37,7 @@ def assert_same_to_second_order(ours, theirs, *arguments):
             np.testing.assert_allclose(mine, differentiate(of_one(theirs))(arguments[position]), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_categorical_matches_distrax():
     action = jnp.array([2, 0])
     assert_same_to_second_order(
@@ -54,6 +55,7 @@ def test_categorical_matches_distrax():
     np.testing.assert_array_equal(Categorical(LOGITS).mode(), [2, 1])
 
 
+@pytest.mark.slow
 def test_normal_matches_distrax():
     action = jnp.array([0.9, -2.0])
     assert_same_to_second_order(

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ def test_gae_equals_a_loop_with_both_kinds_of_end(seed, discount, lambda_):
     reward, value, next_value = rng.normal(size=(3, 8)).astype(np.float32)
     kind = rng.integers(0, 6, 8)
     terminated, truncated = kind == 0, kind == 1
-    ours = gae(*map(jnp.array, (reward, value, next_value, terminated, truncated)), discount, lambda_)
+    ours = jax.jit(gae)(*map(jnp.array, (reward, value, next_value, terminated, truncated)), discount, lambda_)
     expected = loop(reward, value, next_value, terminated, truncated, discount, lambda_)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 

@@ -80,6 +80,7 @@ def test_parts_take_turns_after_a_round_that_does_not_count():
     assert timing.ratio({"a": [1.0, 2.0, 6.0], "b": [1.0, 1.0, 2.0]}, ["a", "a"], ["b"]) == (4.0, 2.0, 6.0)
 
 
+@pytest.mark.slow
 def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
     """Every part of MAML with one outer gradient, at a tiny size."""
     kept = {"num_tasks": 2} | bench.measure(TINY, 2, {}, 7, kernels=True, num_devices=2)

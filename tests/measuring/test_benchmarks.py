@@ -52,12 +52,7 @@ def test_a_row_is_trained_kept_and_shown(tables):
     assert f"{first:.3f} / {second:.3f} | not run | not run" in tables.memory_table()
 
 
-def test_references_of_the_rows_are_within_their_bounds(tables):
-    for row in tables.ROWS.values():
-        assert row.random < row.reference <= (row.ceiling or row.reference)
-        assert 0 < row.to_reach <= 1.2  # the tabular rows are to beat the best classical policy
-
-
+@pytest.mark.slow
 def test_bodies_are_trained_kept_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(locomotion, "RESULTS", tmp_path)
     row = locomotion.Row("point", "maml", {}, num_iterations=3)
@@ -82,6 +77,7 @@ def navigation(tmp_path, monkeypatch):
     return point_navigation
 
 
+@pytest.mark.slow
 def test_a_method_is_trained_kept_and_shown(navigation):
     small = {"num_rollouts": 2, "horizon": 4, "hidden": (3,)}
     method = navigation.Method("fomaml", {"outer": "gradient"} | small, num_iterations=2, num_tasks=2, to_reach=-1000.0)
@@ -146,6 +142,7 @@ def test_growth_with_an_axis_is_measured_and_shown(monkeypatch):
     assert " | 2.00 | 2.00 to 2.00 | " in row
 
 
+@pytest.mark.slow
 def test_the_sizes_of_an_axis_reach_the_program():
     sizes = {"tasks": 3, "inner steps": 2, "horizon": 5, "width": 7, "devices": 1}
     job = scaling.job_of(sizes)
@@ -210,6 +207,7 @@ def test_a_landscape_has_interactions_and_deviation_one():
     assert (search.landscape(space, 1)(genomes) != value).all()
 
 
+@pytest.mark.slow
 def test_drivers_are_held_against_random_search():
     kept = search.measure_landscape(2, 16, 8, 0.1, ["random", "genetic"])
     assert np.shape(kept["values"]["genetic"]) == (2,)

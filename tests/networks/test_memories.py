@@ -59,7 +59,7 @@ def close(one, other, where=slice(None), atol=2e-4):
 
 
 @every_layer
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), resets=st.sampled_from([0.0, 0.1, 0.5, 1.0]), idle=st.sampled_from([0.0, 0.2, 0.7]))
 def test_a_sequence_at_once_is_its_steps(layer, seed, resets, idle):
     """From the initial state; cut into two parts; and comparing the final state."""
@@ -79,11 +79,13 @@ def test_a_sequence_at_once_is_its_steps(layer, seed, resets, idle):
     close(stepped_next(layer, params, state), stepped_next(layer, params, fresh[0]))
 
 
+@partial(jax.jit, static_argnums=0)
 def stepped_next(layer, params, state):
     """The next output from a state. Comparing outputs ignores slots of a cache that are out of reach."""
     return layer.apply(params, state, jnp.ones(WIDTH), jnp.array(False), method="step")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rg-lru", "s5"])
 def test_on_an_accelerator_a_sequence_is_its_steps_too(name, monkeypatch):
     layer, key = LAYERS[name], jax.random.key(3)
@@ -224,7 +226,7 @@ def test_on_an_accelerator_learning_is_parallel_over_time_where_the_memory_allow
     assert max(loops(jax.grad(loss), params), default=0) == most
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm"])
+@pytest.mark.parametrize("name", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_derivatives_of_a_sequence_at_once_are_those_of_its_steps(name):
     """Gradients with respect to all inputs of a sequence, and their derivatives."""
     layer, keys = LAYERS[name], jax.random.split(jax.random.key(3), 4)
@@ -266,8 +268,16 @@ def sequence(num_steps):
     )
 
 
-@pytest.mark.parametrize("name", MEMORIES)
-@pytest.mark.parametrize(("memory_reset", "layers"), [("trial", 2), ("episode", 1), ("step", 1)])
+LONG = ("rg-lru", "s5", "linear-attention", "gtrxl")
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_reset", "layers"),
+    [
+        *(pytest.param(name, "trial", 2, marks=pytest.mark.slow if name in LONG else ()) for name in MEMORIES),
+        *((name, when, 1) for name in MEMORIES for when in ("episode", "step")),
+    ],
+)
 def test_a_policy_over_a_sequence_is_its_steps(env, name, memory_reset, layers):
     network = memory_policy(env, memory=name, width=16, heads=2, layers=layers, context=30, memory_reset=memory_reset)
     params, percepts = network.init(jax.random.key(0)), sequence(30)
@@ -275,6 +285,21 @@ def test_a_policy_over_a_sequence_is_its_steps(env, name, memory_reset, layers):
     by_steps = jax.jit(lambda: unroll(partial(network.apply, params), network.memory(), percepts, valid))()
     together = jax.jit(lambda: network.unroll(params, None, percepts, valid))()
     close(by_steps[1], together[1], np.asarray(valid), atol=1e-4)
+
+
+@pytest.mark.parametrize(("memory_reset", "first"), [("trial", 0), ("episode", 20), ("step", 29)])
+def test_a_memory_is_reset_when_it_is_told_to_be(env, memory_reset, first):
+    """An episode begins every 10 steps; the reward at step `first` is the first that matters at step 29."""
+    network = memory_policy(env, width=8, memory_reset=memory_reset)
+    params, valid = network.init(jax.random.key(0)), jnp.ones(31, bool)
+    percepts = sequence(31)._replace(start=jnp.arange(31) % 10 == 0)
+
+    def last(reward):
+        return network.unroll(params, None, percepts._replace(reward=reward), valid)[1].distribution.logits[29, 0]
+
+    slopes = np.asarray(jax.jit(jax.grad(last))(percepts.reward))
+    assert (slopes[first:30] != 0).all()
+    assert not slopes[:first].any()
 
 
 @pytest.mark.parametrize("name", MEMORIES)

@@ -21,6 +21,7 @@ def learned():
     return MetaAgent("maml", "point", hidden=(4,), **TINY).learn(2)
 
 
+@pytest.mark.slow
 def test_learning_goes_on_where_it_was(learned):
     in_one = MetaAgent("maml", "point", hidden=(4,), **TINY).learn(4)
     in_two = MetaAgent("maml", "point", hidden=(4,), **TINY).learn(1).learn(3)
@@ -84,6 +85,7 @@ def test_a_run_without_checkpoints_says_so(learned, tmp_path):
         MetaAgent.load(folder)
 
 
+@pytest.mark.slow
 def test_saving_again_replaces_but_never_goes_back(learned, tmp_path):
     folder = learned.save(learned.save(tmp_path / "run"))
     assert MetaAgent.load(folder).iteration == 2
@@ -93,6 +95,7 @@ def test_saving_again_replaces_but_never_goes_back(learned, tmp_path):
     assert MetaAgent.load(folder).iteration == 2
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_the_agent_as_it_was_at_the_last_log():
     agent = MetaAgent("maml", "point", hidden=(4,), **TINY)
 
@@ -123,6 +126,7 @@ def test_wrong_arguments_are_named(learned):
             call()
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_same_whatever_the_training_seed():
     agents = [MetaAgent("maml", "point", seed=seed, hidden=(4,), inner_lr=0.0, **TINY).learn(1) for seed in (0, 1)]
     agents[1].learner = agents[0].learner
@@ -145,6 +149,7 @@ def test_an_adapted_agent_acts_on_what_it_learned_and_remembers(learned):
     assert not np.array_equal(before, arm._memory)
 
 
+@pytest.mark.slow
 def test_actions_of_an_adapted_agent_are_in_the_environments_units():
     agent = MetaAgent("maml", pendulum(horizon=5), num_tasks=2, num_rollouts=2, init_std=50.0, outer="gradient").learn(
         1
@@ -162,6 +167,7 @@ def test_before_learning_the_missing_call_is_named(call, tmp_path):
         getattr(agent, call)(*arguments)
 
 
+@pytest.mark.slow
 def test_tasks_of_ones_own_learn_and_load_when_given_again(tmp_path):
     env = PointNavigation("squared")
     params = env.default_params.replace(max_steps_in_episode=4)
@@ -175,6 +181,7 @@ def test_tasks_of_ones_own_learn_and_load_when_given_again(tmp_path):
         agent.animate(tmp_path / "paths.gif")
 
 
+@pytest.mark.slow
 def test_the_figure_shows_means_and_references(learned):
     axes = learned.plot_adaptation(4).axes[0]
     means = np.asarray(learned.evaluate(4).sampled).mean((0, 2))
@@ -182,8 +189,11 @@ def test_the_figure_shows_means_and_references(learned):
     assert axes.get_xlabel() == "adaptation steps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("algorithm", "tasks", "obs"), [("maml", "point", [0.1, 0.2]), ("rl2", "bandit", [1.0])], ids=["maml", "rl2"]
+    ("algorithm", "tasks", "obs"),
+    [("maml", "point", [0.1, 0.2]), ("rl2", "bandit", [1.0])],
+    ids=["maml", "rl2"],
 )
 def test_an_exported_policy_acts_on_as_if_it_had_stayed(algorithm, tasks, obs, tmp_path):
     options = TINY | {"hidden": (4,)} if algorithm == "maml" else {"num_tasks": 4, "width": 4}

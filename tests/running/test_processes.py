@@ -73,6 +73,7 @@ def metrics_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_one_goes_on_alone(tmp_path):
     folder = tmp_path / "run"
     told = ["--num-iterations", "10", "--devices", "4", "--folder", str(folder)]
@@ -106,6 +107,7 @@ def open_mpi(port, number):
     return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in told.items()} | {"OMPI_MCA_orte_hnp_uri": address}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", [slurm, open_mpi])
 def test_a_cluster_says_who_is_who(cluster, tmp_path):
     port = free_port(61440)  # of those that JAX derives from the numbers of jobs
@@ -116,6 +118,7 @@ def test_a_cluster_says_who_is_who(cluster, tmp_path):
     assert [line["iteration"] for line in metrics_of(tmp_path / "run")] == [5]
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_path):
     folder = tmp_path / "run"
     told = ["--num-iterations", "1000000", "--save-every", "0", "--heartbeat", "10"]
@@ -143,6 +146,7 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_pa
     assert iterations == sorted(set(iterations))
 
 
+@pytest.mark.slow
 def test_an_interrupt_to_one_ends_both_at_the_same_line(tmp_path):
     folder = tmp_path / "run"
     processes = start("train", "maml", "point", *SMALL, "--num-iterations", "1000000", "--folder", str(folder))
@@ -154,6 +158,7 @@ def test_an_interrupt_to_one_ends_both_at_the_same_line(tmp_path):
     assert MetaAgent.load(folder).iteration == metrics_of(folder)[-1]["iteration"]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_noticed_by_the_watchdog(tmp_path):
     folder = tmp_path / "run"
     told = ["--num-iterations", "1000000", "--stall", "8", "--heartbeat", "300"]

@@ -1,9 +1,11 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from metajax import ConfigError
+from metajax.rollouts import first_percept
 from metajax.running.recipes import ALGORITHMS, build, options
 from metajax.tasks import TASKS, bandit, point
 
@@ -18,10 +20,21 @@ def test_every_option_of_every_combination_has_a_help(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("tasks", ["point", "pendulum", "acrobot", "bandit"])
-def test_algorithms_fit_tasks_of_every_kind(algorithm, tasks):
+@pytest.mark.parametrize("tasks", ["pendulum", "acrobot", "bandit"])
+def test_algorithms_choose_the_actions_of_tasks_of_every_kind(algorithm, tasks):
     built = build(algorithm, tasks, {})
-    assert jax.eval_shape(built.algorithm.init, jax.random.key(0))
+    env, agent = built.tasks.env, built.algorithm.agent
+    space = env.action_space(env.default_params)
+
+    def decided(key):
+        key_init, key_begin = jax.random.split(key)
+        knowledge = agent.begin(key_begin, built.algorithm.params(built.algorithm.init(key_init)))
+        percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
+        return agent.policy(knowledge, agent.memory(knowledge), percept)[1].distribution.mode()
+
+    action = jax.eval_shape(decided, jax.random.key(0))
+    assert action.shape == space.shape
+    assert jnp.issubdtype(action.dtype, jnp.integer) == hasattr(space, "n")
 
 
 def test_options_reach_their_factories():

@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_with_everything_in_it(folder):
     page = (folder / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == 3
@@ -116,6 +117,7 @@ def test_every_scene_shows_the_step_and_the_task(scene):
     assert np.array_equal(later, other) == (scene == "nothing")
 
 
+@pytest.mark.slow
 def test_an_animation_has_a_row_for_each_task_and_moves(tmp_path):
     agent = MetaAgent("rl2", bandit(horizon=6), num_tasks=4, num_episodes=1, width=4).learn(1)
     few, many = (Image.open(agent.animate(tmp_path / f"{n}.gif", num_tasks=n)) for n in (1, 3))

@@ -79,6 +79,7 @@ def test_sigterm_saves_and_a_resumed_run_equals_one_that_never_stopped(tmp_path,
     assert [line["iteration"] for line in run_folder.metrics(folder)] == list(range(1, done + 3))
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_only_one_process_writes(tmp_path, capsys):
     folder = tmp_path / "run"
     process = start(folder, "--save-every", "0")
@@ -89,6 +90,7 @@ def test_ctrl_c_saves_and_only_one_process_writes(tmp_path, capsys):
     assert checkpoint.newest(folder).iteration >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("context", "number"), [("run_folder.signals()", signal.SIGTERM), ("processes.notices()", signal.SIGINT)]
 )
@@ -146,6 +148,7 @@ with run_folder.writing(folder, new=False):
 """
 
 
+@pytest.mark.slow
 def test_no_kill_loses_more_than_the_step_it_interrupts(tmp_path):
     agent, chance = small(), random.Random(0)
     agent.learn(1).save(tmp_path)
@@ -168,6 +171,7 @@ def test_no_kill_loses_more_than_the_step_it_interrupts(tmp_path):
     assert_same(loaded, small().learn(loaded.iteration))
 
 
+@pytest.mark.slow
 def test_changed_hyper_parameters_are_refused_and_can_be_overridden(tmp_path, capsys):
     folder = str(tmp_path / "run")
     assert commands.main(["train", *QUICK, "1", "--folder", folder]) == 0
@@ -234,6 +238,7 @@ def test_a_sink_that_fails_never_stops_training(tmp_path, monkeypatch):
     assert [line["iteration"] for line in run_folder.metrics(tmp_path)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_lines_that_were_not_saved_are_written_again(tmp_path):
     agent = small().learn(1)
     agent.save(tmp_path)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from metajax import Evaluation, MetaAgent, interval
 from metajax.cli import console
@@ -10,6 +11,7 @@ from metajax.running.sweep import chunks, evaluate_together, learn_together, mak
 TINY = {"num_tasks": 2, "num_arms": 2, "horizon": 3, "width": 2, "epochs": 1, "minibatches": 1}
 
 
+@pytest.mark.slow
 def test_a_thousand_seeds_of_a_bandit_are_one_program():
     agents = make_agents("rl2", "bandit", seed=0, num_seeds=1000, sweep=(), **TINY)
     (together,) = chunks(agents, [])

@@ -137,6 +137,7 @@ def test_what_is_held_in_memory_does_not_grow_with_the_run(program):
     assert held[-1] == held[1]
 
 
+@pytest.mark.slow
 def test_debugging_checks_every_number_and_names_the_first_wrong_one():
     assert debug(small(), TASKS, num_tasks=2) == ("numbers", "divisions", "indices")
     broken = TASKS._replace(env=Cracked())
@@ -191,6 +192,7 @@ print(agent.program.memory, now("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="tells the peak of a process on Linux alone")
 def test_the_memory_told_before_a_run_is_what_it_takes_however_many_tasks_are_accumulated():
     told = []

@@ -22,6 +22,7 @@ def maml():
     return make_problem("maml", point(horizon=4), SPACE, **MAML)
 
 
+@pytest.mark.slow
 def test_the_outer_loop_learns_the_architecture(maml):
     space = SPACE._replace(ranges=(), depth=(1,))
     plain = maml._replace(space=space, nets=make_nets(space))

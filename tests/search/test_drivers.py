@@ -150,6 +150,7 @@ def test_halving_trains_the_best_twice_as_long():
     assert shares[3] == [0.25] * 8  # a new bracket
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["genetic", "evolution"])
 def test_a_driver_comes_closer_to_the_best_than_random_search(name):
     def best(name, seed):

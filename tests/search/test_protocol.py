@@ -140,6 +140,7 @@ def test_without_optuna_the_picture_of_importances_is_left_out(monkeypatch):
     assert pictures.choices_that_matter(SPACE, rows) == {}
 
 
+@pytest.mark.slow
 def test_the_command_line_searches_and_goes_on(tmp_path, capsys, monkeypatch):
     folder, kept_before = tmp_path / "search", []
 

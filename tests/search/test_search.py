@@ -45,6 +45,7 @@ def genomes():
     return random_genomes(jax.random.key(1), SPACE, 6)
 
 
+@pytest.mark.slow
 def test_a_population_is_measured_task_by_task_and_seed_by_seed(maml, masked, genomes):
     seeds = np.arange(2)
     outcome = masked.measure(genomes, seeds, "search", 3)
@@ -81,6 +82,7 @@ def test_luck_in_evaluation_is_that_of_all_architectures_but_of_no_other_seed_or
     assert len(np.unique(one)) == one.size == 18
 
 
+@pytest.mark.slow
 def test_masked_and_dense_measure_the_same(maml, masked, genomes):
     one = jax.tree.map(lambda leaf: leaf[:1], genomes)
     dense = make_evaluator(maml, population=4, num_seeds=2, num_held_out=3, execution="dense")
@@ -140,6 +142,7 @@ def test_a_population_larger_than_memory_is_split(maml, monkeypatch):
     assert compile_population(maml, "", 3, 1, 2, over=[0, 1]).size == 4
 
 
+@pytest.mark.slow
 def test_a_population_over_two_devices_is_that_on_one():
     tasks, space = point(horizon=3), SPACE._replace(depth=(1,), activation=("tanh",), ranges=())
     nets = problem.supernet(tasks.env, space)

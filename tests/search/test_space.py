@@ -211,7 +211,12 @@ def after_twenty_steps(optimizer, network, percepts, params):
     return params, decisions(network, params, percepts)
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = {"feed-forward", "adam", "gru"}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES]
+)
 def trained(request):
     """A population trained in one program: parameters before and after, decisions, and parameter counts."""
     case = CASES[request.param]

@@ -199,6 +199,7 @@ def test_the_belief_is_that_of_simulating_every_chemistry():
     assert 0 < sizes[-1] < sizes[0] / 50
 
 
+@pytest.mark.slow
 def test_the_belief_never_excludes_the_truth(batch, ideal):
     """Checks the belief along three episodes of the agent."""
     env = FEW.env

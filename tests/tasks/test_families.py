@@ -221,7 +221,12 @@ def test_others_brake_for_whoever_is_ahead():
     np.testing.assert_allclose(after.speeds, [24.0, 19.0, 20.0, 10.0])  # braking is limited to 6 m / s^2
 
 
-@pytest.mark.parametrize("name", references.FAMILIES)
+LONG = ("alchemy", "cartpole-projected", "coordination", "highway", "instructions", "intersection", "partner")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in references.FAMILIES]
+)
 def test_known_returns_are_what_the_command_measures(name, monkeypatch):
     said = dict(references.TASKS[name]().references)
     if name == "alchemy":  # slow, and tested separately

@@ -77,7 +77,12 @@ def test_tiles_goals_and_rules_are_xland_s():
             np.testing.assert_array_equal(encoded, [number, *one, *other, *([] if part is goals else third)])
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+each_setting = pytest.mark.parametrize(
+    "setting", [pytest.param(name, marks=() if name == "small" else pytest.mark.slow) for name in SETTINGS]
+)
+
+
+@each_setting
 def test_rulesets_have_as_many_rules_and_tiles_as_the_law_says(setting):
     depth, prune, distractor_rules, distractor_objects = SETTINGS[setting]
     rulesets = drawn(setting)
@@ -94,7 +99,7 @@ def test_rulesets_have_as_many_rules_and_tiles_as_the_law_says(setting):
         assert not depth or (np.abs(shares - 1 / 11) < 0.015).all()
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@each_setting
 def test_every_goal_can_be_reached_by_the_rules(setting):
     """The initial tiles, and the tiles that the rules make from available ones, include all tiles of the goal."""
     rulesets = drawn(setting)
@@ -119,6 +124,7 @@ def test_a_chain_speaks_of_no_tile_twice():
         assert len(set().union(*needed)) == sum(map(len, needed))
 
 
+@pytest.mark.slow
 def test_a_ruleset_depends_on_its_key_alone():
     one, two = (draw_ruleset(jax.random.key(number), SETTINGS["high"]) for number in (0, 1))
     again = draw_ruleset(jax.random.key(0), SETTINGS["high"])
