@@ -1,9 +1,11 @@
-"""README's examples and commands, and the notebooks, run."""
+"""README's examples and commands, and the notebooks, run; the site's links lead somewhere."""
 
 import os
 import re
 import shlex
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urldefrag
 
 import nbformat
 import pytest
@@ -74,3 +76,50 @@ def test_a_notebook_runs_and_is_kept_without_output(path, tmp_path):
     client.execute()
     images = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
     assert images
+
+
+class Page(HTMLParser):
+    """The ids of a page, and the places it links to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.links = set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids.add(attrs.get("id"))
+        self.links |= {attrs[name] for name in ("href", "src") if name in attrs}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation site, built with warnings as errors: its pages by file."""
+    pytest.importorskip("mkdocs", reason="the extra docs installs it")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(ROOT / "notebooks" / "site.yml"), site_dir=str(folder)))
+    return {path: Page(path.read_text()) for path in folder.rglob("*.html") if path.name != "404.html"}
+
+
+def test_every_link_of_the_site_leads_to_a_file_and_an_anchor_of_it(site):
+    dead = []
+    for path, page in site.items():
+        for link in page.links:
+            target, anchor = urldefrag(unquote(link))
+            if ":" in target:  # another host
+                continue
+            file = (path.parent / target).resolve() if target else path
+            file = file / "index.html" if file.is_dir() else file
+            if not file.exists() or (anchor and file in site and anchor not in site[file].ids):
+                dead.append(f"{path}: {link}")
+    assert not dead
+
+
+def test_the_site_has_every_notebook_and_every_public_package(site):
+    pages = {path.parent.name for path in site}
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} <= pages
+    packages = {path.parent.name for path in (ROOT / "metajax").glob("*/__init__.py")}
+    assert packages - {"cli", "measuring", "pictures"} <= pages

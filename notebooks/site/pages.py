@@ -3,8 +3,10 @@
 import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import griffe
+import nbformat
 from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import ExecutePreprocessor
@@ -46,12 +48,12 @@ DOCUMENTS = {
     "Contributing": ".github/CONTRIBUTING.md",
     "Changes": "CHANGELOG.md",
 }
-LINK = re.compile(r"\]\(([^)#:]+)[)#]")  # to a file of the repository
+LINK = re.compile(r"""(?<=\]\()[^)#:\s]+|(?<=src=")[^":]+""")  # to a file of the repository
 
 
 def on_config(config):
     """Sets the navigation."""
-    documents = [{title: path} for title, path in DOCUMENTS.items() if (ROOT / path).exists()]
+    documents = [{title: path.removeprefix(".")} for title, path in DOCUMENTS.items() if (ROOT / path).exists()]
     guides = {"Guides": [f"notebooks/{name}.md" for name in GUIDES]}
     reference = {"Reference": [{f"metajax.{name}": f"reference/{name}.md"} for name in REFERENCE]}
     config.nav = [documents[0], guides, reference, *documents[1:]]
@@ -63,27 +65,37 @@ def on_files(files, config):
     documents = [ROOT / path for path in DOCUMENTS.values() if (ROOT / path).exists()]
     links = {(page.parent / link).resolve() for page in documents for link in LINK.findall(page.read_text())}
     for path in {*documents, *(link for link in links if link.is_file() and link.suffix != ".ipynb")}:
-        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+        # MkDocs leaves out paths that begin with a dot.
+        uri = path.relative_to(ROOT).as_posix().removeprefix(".")
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for name, content in converted(path).items():
-            files.append(File.generated(config, f"notebooks/{name}", content=content))
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=converted(path)))
     for name in REFERENCE:
         files.append(File.generated(config, f"reference/{name}.md", content=f"::: metajax.{name}\n"))
     return files
 
 
-def on_page_markdown(markdown, **_):
-    """Points links to notebooks at their pages."""
-    return markdown.replace(".ipynb)", ".md)")
+def on_page_markdown(markdown, page, **_):
+    """Points links to notebooks at their pages; a link to a folder, which is no page, becomes its text."""
+    folder = (ROOT / page.file.src_uri).parent
+
+    def repaired(link: re.Match) -> str:
+        text, target = link.groups()
+        if (folder / target).resolve().is_dir():
+            return text
+        return f"[{text}]({target.replace('.ipynb', '.md').replace('.github/', 'github/')})"
+
+    return re.sub(r"\[([^\]]*)\]\(([^):\s]+)\)", repaired, markdown)
 
 
-def converted(path: Path) -> dict[str, str | bytes]:
-    """A notebook as Markdown, and its figures if METAJAX_RUN_NOTEBOOKS is set, by file name."""
+def converted(path: Path) -> str:
+    """A notebook as Markdown; with METAJAX_RUN_NOTEBOOKS set it is run first, and its figures are embedded."""
     exporter = MarkdownExporter()
-    run = bool(os.environ.get("METAJAX_RUN_NOTEBOOKS"))
-    exporter.register_preprocessor(ExecutePreprocessor(timeout=None), enabled=run)
-    markdown, resources = exporter.from_filename(str(path), {"unique_key": path.stem})
-    return {f"{path.stem}.md": markdown} | resources["outputs"]
+    if os.environ.get("METAJAX_RUN_NOTEBOOKS"):
+        exporter.register_preprocessor(ExecutePreprocessor(timeout=None), enabled=True)
+    with TemporaryDirectory() as folder:  # what a notebook writes stays there
+        notebook = nbformat.read(path, as_version=4)
+        return exporter.from_notebook_node(notebook, {"metadata": {"path": folder}})[0]
 
 
 class Docstrings(griffe.Extension):
