@@ -37,7 +37,15 @@ def pytest_configure(config):
 
 
 # Docstring examples that train or search, which `slow` tests are as well.
-LONG_EXAMPLES = ("MetaAgent", "genetic", "regularised_evolution", "check_outer", "mixture", "make_evaluator", "draw")
+LONG_EXAMPLES = (
+    "MetaAgent",
+    "genetic",
+    "regularised_evolution",
+    "check_outer",
+    "mixture",
+    "make_evaluator",
+    "draw_ruleset",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks

@@ -1,19 +1,22 @@
-"""README's examples and commands, and the notebooks, run."""
+"""README's examples and commands, and the notebooks, run; the site's links lead somewhere."""
 
 import json
 import os
 import re
 import shlex
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urldefrag
 
 import nbformat
 import pytest
 import results_tables
 from nbclient import NotebookClient
 
-from metajax.cli import commands, launch
+from metajax.cli import commands
 from metajax.cli import search as search
-from metajax.cli.arguments import algorithm_and_tasks, parse
+from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
+from metajax.cli.train import default_options
 from metajax.networks import MEMORIES
 from metajax.running.recipes import ALGORITHMS, build
 
@@ -79,8 +82,7 @@ def test_readme_is_short():
 def test_a_training_command_is_understood(command):
     words = shlex.split(command.partition("metajax train")[2], comments=True)
     algorithm, tasks, flags = algorithm_and_tasks("train", words)
-    own = launch.RUN | launch.MANY | launch.DEVICE | launch.PLACE
-    _, given = parse(own, flags, algorithm, tasks, prog="metajax train")
+    _, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog="metajax train")
     if "--extra" not in command:  # whose package may be missing
         build(algorithm, tasks, given)
 
@@ -88,8 +90,8 @@ def test_a_training_command_is_understood(command):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "metajax search" in c])
 def test_a_search_command_is_understood(command):
     algorithm, tasks, flags = algorithm_and_tasks("search", shlex.split(command.partition("metajax search")[2]))
-    own, _ = parse(search.OPTIONS, flags, algorithm, tasks, prog="metajax search")
-    assert own["budget"] == 64
+    own, _ = parse_experiment(search.SearchCommandOptions(), flags, algorithm, tasks, prog="metajax search")
+    assert own.search.budget == 64
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -162,7 +164,7 @@ def test_every_algorithm_memory_module_and_command_is_named():
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=() if path.stem == "own_task_and_algorithm" else pytest.mark.slow)
+        pytest.param(path, marks=() if path.stem == "maml_point" else pytest.mark.slow)
         for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
     ],
     ids=lambda path: path.stem,
@@ -178,3 +180,50 @@ def test_a_notebook_runs_and_is_kept_without_output(path, tmp_path):
     client.execute()
     images = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
     assert images
+
+
+class Page(HTMLParser):
+    """The ids of a page, and the places it links to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.links = set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids.add(attrs.get("id"))
+        self.links |= {attrs[name] for name in ("href", "src") if name in attrs}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation site, built with warnings as errors: its pages by file."""
+    pytest.importorskip("mkdocs", reason="the extra docs installs it")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(ROOT / "notebooks" / "site.yml"), site_dir=str(folder)))
+    return {path: Page(path.read_text()) for path in folder.rglob("*.html") if path.name != "404.html"}
+
+
+def test_every_link_of_the_site_leads_to_a_file_and_an_anchor_of_it(site):
+    dead = []
+    for path, page in site.items():
+        for link in page.links:
+            target, anchor = urldefrag(unquote(link))
+            if ":" in target:  # another host
+                continue
+            file = (path.parent / target).resolve() if target else path
+            file = file / "index.html" if file.is_dir() else file
+            if not file.exists() or (anchor and file in site and anchor not in site[file].ids):
+                dead.append(f"{path}: {link}")
+    assert not dead
+
+
+def test_the_site_has_every_notebook_and_every_public_package(site):
+    pages = {path.parent.name for path in site}
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} <= pages
+    packages = {path.parent.name for path in (ROOT / "metajax").glob("*/__init__.py")}
+    assert packages - {"cli", "measuring", "pictures"} <= pages

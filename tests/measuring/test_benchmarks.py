@@ -18,7 +18,8 @@ import rl2_tables
 import scaling
 import search
 
-from metajax.cli.arguments import algorithm_and_tasks, parse
+from metajax.cli import search as search_command
+from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
 from metajax.envs.revealed import reveal
 from metajax.errors import ConfigError
 from metajax.measuring import timing
@@ -222,6 +223,6 @@ def test_drivers_are_held_against_random_search():
 @pytest.mark.parametrize("name", search.SEARCHES)
 def test_a_search_to_be_measured_is_understood(name):
     algorithm, tasks, flags = algorithm_and_tasks("search", search.SEARCHES[name].split()[1:])
-    own, _ = parse(search.OPTIONS, flags, algorithm, tasks, prog="metajax search")
-    assert own["driver"] == ("gp" if name.endswith("-gp") else "genetic")
-    assert search._space(algorithm, own).memory == (("gru",) if algorithm == "rl2" else ())
+    own, _ = parse_experiment(search_command.SearchCommandOptions(), flags, algorithm, tasks, prog="metajax search")
+    assert own.search.driver == ("gp" if name.endswith("-gp") else "genetic")
+    assert search_command.make_space(algorithm, own.space).memory == (("gru",) if algorithm == "rl2" else ())

@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 from small_searches import MAML, REMEMBERING, SPACE, counting, row
 
-from metajax.cli import commands, launch
-from metajax.cli.arguments import algorithm_and_tasks, parse
+from metajax.cli import commands
+from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
+from metajax.cli.train import default_options
 from metajax.errors import ConfigError
 from metajax.running.recipes import build
 from metajax.search import archive, evaluator, pictures, protocol
@@ -99,8 +100,8 @@ def test_the_command_trains_what_was_found(maml):
     given = {"outer": "gradient", "num_tasks": 2, "num_iterations": None, "horizon": 4}
     command = protocol.training_command("maml", "point", SPACE, found, given)
     algorithm, tasks, flags = algorithm_and_tasks("train", command.split()[2:])
-    run, options = parse(launch.RUN | launch.MANY | launch.DEVICE, flags, algorithm, tasks, prog="metajax train")
-    assert run["num_tasks"] == 2
+    run, options = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog="metajax train")
+    assert run.run.num_tasks == 2
     assert options["inner_lr"] == 0.2
     network = build(algorithm, tasks, options).network
     own = maml.nets("").materialise(genome, None)[0]
@@ -154,7 +155,7 @@ def test_the_command_line_searches_and_goes_on(tmp_path, capsys, monkeypatch):
     assert kept_before == [True]
     assert "the proxy is left out: fewer than three trainings were whole and finite" in shown
     assert '"alone"' in (folder / "study.journal").read_text()  # so that the seed fixes the run
-    assert "to train what was found: metajax train maml point" in shown
+    assert "to train the network that was found: metajax train maml point" in shown
     kept = json.loads((folder / "search.json").read_text())
     assert set(kept["test"]) == {"tpe", "random", "default"}
     for one in kept["test"].values():
@@ -177,8 +178,8 @@ def test_the_command_line_searches_and_goes_on(tmp_path, capsys, monkeypatch):
         (["--widths", "0"], "width=0 must be a whole number of at least 1"),
         (["--budget", "0"], "budget=0 must be a whole number of at least 1"),
         (["--storage", "journal:/not/there/study", "--driver", "tpe"], "cannot be reached: there is no folder"),
-        (["--storage", "journal:study"], "is shared through gp, tpe or nsga2, not through genetic"),
-        (["--ranges", "inner_lr=0.1"], "range 'inner_lr=0.1' must read name=LOW:HIGH"),
+        (["--storage", "journal:study"], "needs the driver gp, tpe or nsga2; got genetic"),
+        (["--ranges", "inner_lr=0.1"], "ranges='inner_lr=0.1' must have the form name=LOW:HIGH"),
         (["--hidden", "8"], "hidden is searched; give its options to"),
     ],
 )
