@@ -1,4 +1,4 @@
-"""The driver: what happens when numbers are not finite, what stays on the device, what is donated."""
+"""Training: progress, non-finite numbers, host transfers, donation, memory and argument checks."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def small(tasks=TASKS):
 
 
 def assert_stops(progress, message):
-    """Training stops with `message`, and the last learner it yielded is finite."""
+    """Asserts that training stops with `message` and that all learners yielded before are finite."""
     kept = []
     with pytest.raises(NonFiniteError, match=message):
         kept.extend(p.learner.state for p in progress)
@@ -70,7 +70,7 @@ def test_the_learner_is_donated(program):
 
 
 class Cracked(PointNavigation):
-    """Gives a reward that is not a number, in tasks whose goal lies far right, at the third step."""
+    """A point environment whose reward is NaN at the third step if the goal is far to the right."""
 
     def step_env(self, key, state, action, params):
         obs, state, reward, terminated, info = super().step_env(key, state, action, params)
@@ -95,7 +95,7 @@ def test_a_reward_that_is_not_a_number_stops_and_names_its_task():
 
 
 def failing(every):
-    """An algorithm whose update is not finite at every meta-iteration that `every(number)` says."""
+    """Returns an algorithm whose update is not finite in meta-iterations with `every(number)`."""
     algorithm = small()
 
     def update(key, state, experience):
@@ -184,14 +184,16 @@ def now(field):
 how = {"outer": "gradient", "accumulate": accumulate, "num_devices": num_devices}
 agent = MetaAgent("maml", "point", num_tasks=40, micro_batch=40, **how)
 agent.learner, agent.program
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+open("/proc/self/clear_refs", "w").write("5")  # resets the peak
 before = now("VmRSS")
 agent.learn(2, log_every=2)
 print(agent.program.memory, now("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="tells the peak of a process on Linux alone")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak memory of a process is only available on Linux"
+)
 def test_the_memory_told_before_a_run_is_what_it_takes_however_many_tasks_are_accumulated():
     told = []
     for accumulate, num_devices in (("1", "1"), ("250", "1"), ("1", "2")):  # 40 tasks at once, 10,000, on two cores
