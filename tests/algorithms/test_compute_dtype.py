@@ -29,7 +29,7 @@ def percepts(env):
     return row._replace(reward=jax.random.normal(jax.random.key(1), (STEPS,)), action=jnp.arange(STEPS) % 3)
 
 
-@pytest.mark.parametrize("memory", [name for name in MEMORIES if name != "transformer"])  # gtrxl contains a transformer
+@pytest.mark.parametrize("memory", [name for name in MEMORIES if name != "transformer"])  # gtrxl has one within
 def test_a_memory_in_bfloat16_is_close_to_float32_step_by_step_and_at_once(memory):
     env = bandit(num_arms=3).env
     row, valid = percepts(env), jnp.ones(STEPS, bool)

@@ -191,9 +191,7 @@ print(agent.program.memory, now("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="the peak memory of a process is only available on Linux"
-)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="tells the peak of a process on Linux alone")
 def test_the_memory_told_before_a_run_is_what_it_takes_however_many_tasks_are_accumulated():
     told = []
     for accumulate, num_devices in (("1", "1"), ("250", "1"), ("1", "2")):  # 40 tasks at once, 10,000, on two cores
