@@ -1,12 +1,13 @@
-"""Environment steps a second of each suite through its adapter, against the suite alone.
+"""Measures environment steps per second of each suite with and without its metajax adapter.
 
-    python benchmarks/adapters.py                       # all of them, medians of 9 rounds
+    python benchmarks/adapters.py                       # all suites, medians of 9 rounds
     python benchmarks/adapters.py xland tsp --rounds 15
+    python benchmarks/adapters.py --show                # print the saved results
 
-Both step the same number of copies, each in a task of its own, with the same random actions in one compiled scan that
-keeps every observation, reward and end; neither resets within it. They take turns, so that a change in the machine's
-speed meets both. Quoted are medians over rounds, and of the ratio round by round the least and the greatest too. Writes
-benchmarks/results/adapters.json unless some are named; `--show` prints the table of it.
+Both sides step the same number of copies, each in a different task, with the same random actions. A side is one
+compiled scan that keeps every observation, reward and end of episode and never resets. The sides alternate, so that
+changes in the machine's speed affect both. The table has medians over rounds, and the smallest and largest ratio of a
+round. A run of all suites writes benchmarks/results/adapters.json.
 """
 
 import argparse
@@ -28,11 +29,19 @@ from metajax.running import record
 from metajax.tasks import TASKS
 
 RESULT = Path(__file__).parent / "results" / "adapters.json"
-Step = Callable[[Array, PyTree, Array], tuple[PyTree, PyTree]]  # key, state, action -> state, what it shows
+Step = Callable[[Array, PyTree, Array], tuple[PyTree, PyTree]]  # key, state, action -> state, outputs
 
 
 class Suite(NamedTuple):
-    """`bare(env, key, task)` is the suite's own first state in a task of ours, and its step."""
+    """A suite and how to step it without the adapter.
+
+    Attributes:
+        package: the Python package.
+        tasks: makes the task distribution.
+        bare: `bare(env, key, task)` returns the suite's own initial state in a task, and its step.
+        num_copies: copies of the environment.
+        num_steps: steps of every copy.
+    """
 
     package: str
     tasks: Callable[[], TaskDistribution]
@@ -103,7 +112,7 @@ SUITES = {
 
 
 def adapted(env: Environment, key: Array, task: PyTree) -> tuple[PyTree, Step]:
-    """What `bare` is of a suite, through our protocol."""
+    """Returns the initial state and the step of the adapter, as `Suite.bare` does for the suite itself."""
 
     def step(key: Array, before: PyTree, action: Array) -> tuple[PyTree, PyTree]:
         obs, after, reward, terminated, _ = env.step_env(key, before, action, task)
@@ -113,7 +122,7 @@ def adapted(env: Environment, key: Array, task: PyTree) -> tuple[PyTree, Step]:
 
 
 def compile_one(suite: Suite) -> dict[str, timing.CompiledFunction]:
-    """The steps of all copies, through the adapter and bare."""
+    """Compiles the steps of all copies, with the adapter and without it."""
     parts = {}
     tasks = suite.tasks()
     batch = tasks.batch(jax.random.key(0), suite.num_copies)
@@ -141,7 +150,7 @@ def compile_one(suite: Suite) -> dict[str, timing.CompiledFunction]:
 
 
 def measure(name: str, rounds: int) -> dict:
-    """Steps a second through the adapter and bare, and the first over the second."""
+    """Measures steps per second with the adapter and without it, and the ratio of the two."""
     suite = lookup("tasks", name, SUITES)
     runs = {how: part.run for how, part in compile_one(suite).items()}
     seconds = timing.alternate(runs, rounds)
@@ -162,7 +171,7 @@ def measure(name: str, rounds: int) -> dict:
 
 
 def table(measured: dict[str, dict]) -> str:
-    """Results as Markdown, a row a suite."""
+    """Returns the results as a Markdown table with a row per suite."""
     lines = [
         "| tasks | suite | through the adapter, steps/s | bare | ratio (least, greatest) |",
         "|---|---|---|---|---|",
@@ -175,9 +184,9 @@ def table(measured: dict[str, dict]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="TASKS", help="by default all of them")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--show", action="store_true", help="print the table of what was measured")
+    parser.add_argument("names", nargs="*", metavar="TASKS", help="suites to measure (default: all)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds to measure (default: 9)")
+    parser.add_argument("--show", action="store_true", help="print the saved results and measure nothing")
     arguments = parser.parse_args()
     if arguments.show:
         print(table(json.loads(RESULT.read_text())["suites"]))

@@ -1,14 +1,14 @@
-"""Short trainings that show learning on other suites, simulators and fields, at a size that a CPU manages.
+"""Trains agents on other suites, simulators and fields, at sizes for a CPU.
 
-    python benchmarks/demonstrations.py            # all whose suite is installed, then the table
-    python benchmarks/demonstrations.py dosing     # these; xland-8192 wants an accelerator
-    python benchmarks/demonstrations.py --show     # the table of what is kept, as Markdown
+    python benchmarks/demonstrations.py            # all demonstrations whose suite is installed, then the table
+    python benchmarks/demonstrations.py dosing     # the named demonstrations; xland-8192 needs an accelerator
+    python benchmarks/demonstrations.py --show     # print the saved results as Markdown
 
-Every row is one training from one seed, evaluated in held-out tasks. It writes
-benchmarks/results/demonstrations/NAME.json: the returns of sampled actions at each stage (after each adaptation, or
-earlier episode), with 95 % intervals over tasks, and how much more than at the first they are, task by task. Those
-"without memory" are a policy that sees the observation alone, trained on all tasks at once for as many environment
-steps or more.
+Every demonstration is one training run with one seed, evaluated on held-out tasks. It writes
+benchmarks/results/demonstrations/NAME.json: the return of sampled actions at each stage (after each adaptation step, or
+in each episode of a trial) and its gain over the first stage, paired by task, both with 95 % intervals over tasks. The
+"-without-memory" demonstrations are baselines: a policy that only sees the observation, trained on all tasks at once
+for at least as many environment steps.
 """
 
 import argparse
@@ -31,7 +31,16 @@ NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Training(NamedTuple):
-    """What is trained, and for how long."""
+    """A training run.
+
+    Attributes:
+        algorithm: name of the algorithm.
+        tasks: name of the tasks.
+        num_iterations: meta-iterations.
+        num_tasks: tasks per meta-iteration.
+        options: further options of MetaAgent.
+        num_evaluated: held-out tasks of the evaluation; None: the default of `MetaAgent.evaluate`.
+    """
 
     algorithm: str
     tasks: str
@@ -60,7 +69,7 @@ TRAININGS = {
     "dosing-without-memory": Training("multi_task", "dosing", 800, 20, WITHOUT_MEMORY),
     "highway": Training("rl2", "highway", 300, 256, {"num_episodes": 2}),
     "highway-without-memory": Training("multi_task", "highway", 800, 20, WITHOUT_MEMORY),
-    # In the next two an action is credited with what soon follows, since the noise of what comes later is large.
+    # In the next two, an action is only credited with rewards soon after it, because later ones are very noisy.
     "xland": Training("rl2", "xland", 1000, 128, XLAND, 4000),
     "half-cheetah-direction": Training(
         "maml",
@@ -72,14 +81,14 @@ TRAININGS = {
     ),
     "ml1-reach": Training("maml", "ml1-reach", 30, 10, {"num_rollouts": 5, "horizon": 100, "num_workers": 2}, None),
 }
-# For an accelerator, and run only when named.
+# Needs an accelerator; runs only when named.
 LARGE = {"xland-8192": Training("rl2", "xland", 200, 8192, XLAND | {"minibatches": 16}, 4000)}
 
 
 def run(training: Training, minutes: float) -> dict[str, Any]:
-    """Trains, no line beginning after so many minutes, and evaluates; returns what is kept."""
+    """Trains and evaluates, and returns the results; training stops at the first log line after `minutes`."""
     agent = MetaAgent(training.algorithm, training.tasks, num_tasks=training.num_tasks, **training.options)
-    agent.program  # noqa: B018  (compiles, which is not timed)
+    agent.program  # noqa: B018  (compiles before the clock starts)
     start = time.perf_counter()
     for progress in agent.learning(training.num_iterations, log_every=max(1, training.num_iterations // 20)):
         seconds = time.perf_counter() - start
@@ -110,7 +119,7 @@ def run(training: Training, minutes: float) -> dict[str, Any]:
 
 
 def table() -> str:
-    """Returns of the first, the second and the last stage, and what the second and the last gained over the first."""
+    """Returns a Markdown table of returns in the first, second and last stage, and gains over the first."""
     head = ("training", "environment steps", "time", "first", "second", "last", "second's gain", "last's gain")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, training in (TRAININGS | LARGE).items():
@@ -138,9 +147,12 @@ def main() -> None:
         "names", nargs="*", choices=[*TRAININGS, *LARGE, []], metavar="NAME", help=", ".join(TRAININGS | LARGE)
     )
     parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="training ends at the line after so many, without compiling"
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="stop a training run at the first log line after this time, excluding compilation (default: no limit)",
     )
-    parser.add_argument("--show", action="store_true", help="print the table of what is kept, and run nothing")
+    parser.add_argument("--show", action="store_true", help="print the saved results and train nothing")
     arguments = parser.parse_args()
     if not arguments.show:
         enable_compilation_cache()

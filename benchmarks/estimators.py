@@ -1,13 +1,13 @@
-"""Bias and variance of the inner estimators, against the exact meta-gradient of a small tabular MDP.
+"""Measures bias and variance of the inner-loop estimators against the exact meta-gradient of a small tabular MDP.
 
     python benchmarks/estimators.py
 
-The MDP has two states and two actions; its expected return, and so the meta-gradient of one inner step, are known in
-closed form by dynamic programming. The outer gradient is the exact one at the exactly adapted parameters, so that only
-the derivative of the inner estimate, from one trajectory at a time, is at stake. Writes benchmarks/results/
-estimators.json and estimators.png: for every estimator and horizon the largest deviation of the mean over a million
-trajectories from the exact meta-gradient, in standard errors and as a share of it, and the variance over that of
-reinforce.
+The MDP has two states and two actions, so dynamic programming gives its expected return and the meta-gradient of one
+inner step exactly. The outer gradient is exact, at exactly adapted parameters; only the derivative of the inner
+gradient is estimated, from one trajectory at a time. The script writes estimators.json and estimators.png to
+benchmarks/results. For every estimator and horizon they contain the deviation of the mean over a million trajectories
+from the exact meta-gradient (the largest in standard errors, and the norm as a share of the exact one), and the
+variance relative to that of reinforce.
 """
 
 import json
@@ -37,7 +37,14 @@ COMPARED: dict[str, Callable] = {name: one for name, one in ESTIMATORS.items() i
 
 
 class Estimate(NamedTuple):
-    """Of the meta-gradient [state, action]: mean, its standard error, the variance of one sample, the exact value."""
+    """An estimate of the meta-gradient, all [state, action].
+
+    Attributes:
+        mean: mean over trajectories.
+        error: standard error of the mean.
+        variance: variance of the estimate from one trajectory.
+        exact: the exact meta-gradient.
+    """
 
     mean: np.ndarray
     error: np.ndarray
@@ -51,12 +58,12 @@ class Estimate(NamedTuple):
 
     @property
     def bias(self) -> float:
-        """The deviation's norm as a share of the exact value's."""
+        """The norm of the deviation as a share of the norm of the exact value."""
         return float(np.linalg.norm(self.mean - self.exact) / np.linalg.norm(self.exact))
 
 
 def exact_return(theta: Array, horizon: int) -> Array:
-    """Expected return from a uniform start, by dynamic programming."""
+    """Returns the expected return from a uniformly drawn state, by dynamic programming."""
     policy = jax.nn.softmax(theta)
     value = jnp.zeros(2)
     for _ in range(horizon):
@@ -65,13 +72,13 @@ def exact_return(theta: Array, horizon: int) -> Array:
 
 
 def adapted(theta: Array, horizon: int) -> Array:
-    """The parameters after one exact inner step."""
+    """Returns the parameters after one exact inner step."""
     return theta + INNER_LR * jax.grad(exact_return)(theta, horizon)
 
 
 @partial(jax.jit, static_argnums=1)
 def trajectories(key: Array, horizon: int) -> tuple[Array, Array, Array]:
-    """States, actions and rewards [M, T]."""
+    """Returns the states, actions and rewards [M, T] of M = 100,000 trajectories."""
 
     def step(state, key):
         key_act, key_next = jax.random.split(key)
@@ -87,7 +94,7 @@ def trajectories(key: Array, horizon: int) -> tuple[Array, Array, Array]:
 
 @cache
 def estimate(name: str, horizon: int, num_chunks: int = 1) -> Estimate:
-    """The meta-gradient by the estimator `name`, from `num_chunks` times 100,000 trajectories."""
+    """Estimates the meta-gradient with the estimator `name` from `num_chunks` times 100,000 trajectories."""
     exact = jax.grad(lambda theta: exact_return(adapted(theta, horizon), horizon))(THETA)
     outer = jax.grad(exact_return)(adapted(THETA, horizon), horizon)
 
@@ -107,7 +114,7 @@ def estimate(name: str, horizon: int, num_chunks: int = 1) -> Estimate:
 
 
 def measure(num_chunks: int) -> list[dict]:
-    """A row for every estimator and horizon."""
+    """Returns a row of results for every estimator and horizon."""
     rows = []
     for horizon in HORIZONS:
         plain = estimate("reinforce", horizon, num_chunks).variance.sum()
@@ -126,7 +133,7 @@ def measure(num_chunks: int) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """As Markdown; an estimator is unbiased if its deviation is at most 3 standard errors."""
+    """Returns a Markdown table; a bias is "none" if the deviation is at most 3 standard errors."""
     lines = [
         "| estimator | " + " | ".join(f"bias, T={horizon} | variance, T={horizon}" for horizon in HORIZONS) + " |",
         "|---|" + "---|---|" * len(HORIZONS),
@@ -143,7 +150,7 @@ def table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Bias and relative variance by horizon."""
+    """Plots bias and relative variance over the horizon."""
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")

@@ -1,14 +1,14 @@
-"""Bodies that learn to run as they are told, several seeds at once: for an accelerator.
+"""Trains MAML, ProMP and RL² on locomotion tasks with several seeds in one program; needs an accelerator.
 
-    python benchmarks/locomotion.py                                # all rows, then the table and the picture
-    python benchmarks/locomotion.py half-cheetah-direction-maml    # these rows; --minutes 3 ends it at the line after 3
-    python benchmarks/locomotion.py --show                         # the table of what is kept, as Markdown
+    python benchmarks/locomotion.py                                            # all rows, then the table and the plot
+    python benchmarks/locomotion.py half-cheetah-direction-maml --minutes 3    # the named rows, at most 3 minutes each
+    python benchmarks/locomotion.py --show                                     # print the saved results as Markdown
 
-Needs the extra `physics`. The seeds are a vmapped axis of one compiled program. Every row writes
-benchmarks/results/locomotion/ROW.json: the curve of the mean return before adapting and after (of RL²: in a trial's
-first and last episode) in tasks that every meta-iteration draws afresh, before it learns from them; the steps of a
-seed's environment and the seconds of training, all seeds together, without compiling; and of every seed the means over
-the last lines of the curve.
+The script needs the extra `physics`. The seeds are a vmapped axis of one compiled program. Every row writes
+benchmarks/results/locomotion/ROW.json: the training curve, and for every seed the means over the last lines of the
+curve. The curve has the mean return before and after adaptation (for RL²: in the first and the last episode of a
+trial), measured on the fresh tasks of each meta-iteration before its update; the environment steps of one seed; and
+the training time of all seeds in seconds, without compilation.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from metajax.running import record
 from metajax.running.sweep import compile_together, learn_together
 
 RESULTS = Path(__file__).parent / "results" / "locomotion"
-LAST = 4  # lines of the curve that the final figures are means of
+LAST = 4  # the final results are means over this many last lines of the curve
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # 40 tasks x 20 episodes, as Rothfuss et al. 2018 (arXiv:1810.06784) have it.
+        # 40 tasks x 20 episodes, as in Rothfuss et al. 2018 (arXiv:1810.06784).
         "maml": {"num_tasks": 40, "inner_lr": 1.0, "discount": 0.8, "max_kl": 0.05, "fisher_fraction": 1.0},
         "promp": {"num_tasks": 40, "inner_lr": 1.0, "discount": 0.8},
         "rl2": {
@@ -48,7 +48,14 @@ TASKS = ("half-cheetah-direction", "half-cheetah-velocity", "ant-direction")
 
 
 class Row(NamedTuple):
-    """What is trained, the options of the tasks and for how long."""
+    """A row of the table.
+
+    Attributes:
+        tasks: name of the tasks.
+        algorithm: name of the algorithm.
+        options: options of the tasks.
+        num_iterations: meta-iterations.
+    """
 
     tasks: str
     algorithm: str
@@ -60,7 +67,14 @@ ROWS = {f"{tasks}-{algorithm}": Row(tasks, algorithm) for tasks in TASKS for alg
 
 
 def train(row: Row, seeds: int, minutes: float, **options: Any) -> dict[str, Any]:
-    """Trains a row, with further or other `options`, no line beginning after so many minutes; returns what is kept."""
+    """Trains a row and returns its results.
+
+    Args:
+        row: the row.
+        seeds: number of seeds.
+        minutes: training stops at the first log line after this time, compilation included.
+        **options: options of MetaAgent that are added to the row's or replace them.
+    """
     began = time.perf_counter()
     options = dict(row.options) | METHODS[row.algorithm] | options
     agents = [MetaAgent(row.algorithm, row.tasks, seed=seed, **options) for seed in range(seeds)]
@@ -96,13 +110,13 @@ def train(row: Row, seeds: int, minutes: float, **options: Any) -> dict[str, Any
 
 
 def kept_results() -> dict[str, dict]:
-    """What was measured, by row."""
+    """Returns the saved results by row."""
     paths = {name: RESULTS / f"{name}.json" for name in ROWS}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
 
 
 def table() -> str:
-    """Mean returns of all seeds before and after adapting, and the gain with its interval over seeds."""
+    """Returns a Markdown table of mean returns before and after adaptation, and gains with intervals over seeds."""
     head = ("row", "seeds", "meta-iterations", "steps a seed", "seconds", "before", "after", "gain")
     lines, results = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"], kept_results()
     for name in ROWS:
@@ -123,7 +137,7 @@ def table() -> str:
 
 
 def plot(path: Path) -> None:
-    """Curves of all rows: means over seeds after adapting, with the least and greatest, and dotted before it."""
+    """Plots the curves of all rows: mean and range over seeds after adaptation, and the mean before it, dotted."""
     import matplotlib.pyplot as plt
 
     results = kept_results()
@@ -151,12 +165,17 @@ def plot(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="a row ends at the line after so many, compiling included"
+        "rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"rows to train (default: all): {', '.join(ROWS)}"
     )
-    parser.add_argument("--show", action="store_true", help="print the table of what is kept, and run nothing")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, at least 2 (default: 5)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="stop a row at the first log line after this time, including compilation (default: no limit)",
+    )
+    parser.add_argument("--show", action="store_true", help="print the saved results and train nothing")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds must be at least 2")

@@ -1,18 +1,18 @@
-"""Steps a second of other packages beside ours: the same environment, batch and machine, taking turns.
+"""Compares environment steps per second of other packages and metajax: same environment, batch and machine.
 
-    python benchmarks/peers.py                      # all of them, medians of 7 rounds
+    python benchmarks/peers.py                      # all packages, medians of 7 rounds
     python benchmarks/peers.py rejax-ppo xminigrid --repeats 15
-    python benchmarks/peers.py --show               # the table of what was measured
+    python benchmarks/peers.py --show               # print the saved results
 
-Each side is a process of its own that compiles, runs once, and then runs again whenever it is told to, so that a
-change in the machine's speed meets both. A package that is not there gets a virtual environment in a temporary folder,
-by uv or, without it, pip; one that cannot be installed is a row that says why. Writes benchmarks/results/peers.json
-unless some are named. Peers that exist as repositories alone are the rows of `recorded` in that file: what was measured
-once, with which settings.
+Each side is a separate process that compiles, runs once and then runs once per round. The sides alternate, so that
+changes in the machine's speed affect both. If a package is missing, the script installs it with uv or pip in a virtual
+environment in a temporary folder; if that fails, the table gives the reason. A run of all packages writes
+benchmarks/results/peers.json. Packages that exist only as repositories are in `recorded` in this file, with the
+settings with which they were measured.
 
-Trainers: PPO, 4 epochs x 4 minibatches, networks of 64 x 64, in 64 copies of the environment; ours is `multi_task` on
-tasks that differ, theirs has one task. Where episodes may end early theirs begins anew at once, ours idles to the end,
-so environments are compared in which none does.
+Training uses PPO with 4 epochs x 4 minibatches, networks of 64 x 64 and 64 copies of the environment. metajax runs
+`multi_task` on different tasks, the other package a single task. At the end of an episode the other package resets at
+once, whereas metajax idles; therefore only environments are compared in which no episode ends early.
 """
 
 import argparse
@@ -39,9 +39,14 @@ COPIES, HORIZON, XLAND_COPIES = 64, 100, 1024
 
 
 class Comparison(NamedTuple):
-    """A peer's package and the functions that make its work and ours: `make() -> steps of a run, run`.
+    """A comparison with another package.
 
-    `modules` are what must be importable here to do without an environment of its own; none where it always needs one.
+    Attributes:
+        requirements: requirements to install.
+        theirs: `theirs()` returns the steps of one run and `run()`, which returns its seconds; None: not measured.
+        ours: the same for metajax.
+        modules: if these can be imported, no virtual environment is made; empty: one is always made.
+        what: what is compared, in words.
     """
 
     requirements: tuple[str, ...]
@@ -52,7 +57,7 @@ class Comparison(NamedTuple):
 
 
 def timed(step: Callable[[Any], Any], state: Any) -> Callable[[], float]:
-    """`run()`: seconds of one more `step` from where the last one ended."""
+    """Returns `run()`, which takes one more `step` from the last state and returns its seconds."""
     import jax
 
     def run() -> float:
@@ -65,9 +70,15 @@ def timed(step: Callable[[Any], Any], state: Any) -> Callable[[], float]:
 
 
 def played(reset: Callable, step: Callable, num_actions: int, tasks: Any) -> tuple[int, Callable]:
-    """Random actions in copies of an environment, one in each of the tasks, every observation and reward used.
+    """Returns the steps and the `run` of random actions in one copy of an environment per task.
 
-    `reset(key, task) -> state`, `step(key, state, action, task) -> state, observation, reward`.
+    The results depend on every observation and reward, so that the compiler removes none.
+
+    Args:
+        reset: `reset(key, task) -> state`.
+        step: `step(key, state, action, task) -> state, observation, reward`.
+        num_actions: number of discrete actions.
+        tasks: the tasks, every leaf [N, ...].
     """
     import jax
     import jax.numpy as jnp
@@ -87,7 +98,7 @@ def played(reset: Callable, step: Callable, num_actions: int, tasks: Any) -> tup
 
 
 def our_xland() -> tuple[int, Callable]:
-    """`xland` in the rulesets of `worlds`, never reset."""
+    """Returns steps and `run` of metajax's `xland` with the rulesets of `worlds`, reset only once."""
     import jax
 
     from metajax.tasks import TASKS
@@ -105,7 +116,7 @@ def our_xland() -> tuple[int, Callable]:
 
 
 def worlds() -> tuple:
-    """Goals [N, 5], rules [N, 1, 7] and tiles [N, 1, 2]: in each of 1,024 worlds an object that is to be picked up."""
+    """Returns goals [N, 5], rules [N, 1, 7] and tiles [N, 1, 2] of 1,024 worlds with one object to pick up."""
     import jax.numpy as jnp
 
     ones = jnp.ones(XLAND_COPIES, jnp.uint8)
@@ -115,7 +126,7 @@ def worlds() -> tuple:
 
 
 def our_ppo(tasks: str, **options: Any) -> tuple[int, Callable]:
-    """Meta-iterations of `multi_task` with PPO: a policy and a value of 64 x 64, one episode in each of the tasks."""
+    """Returns steps and `run` of `multi_task` with PPO: policy and value of 64 x 64, one episode per task."""
     import jax
 
     from metajax.measuring import programs
@@ -135,7 +146,7 @@ def our_ppo(tasks: str, **options: Any) -> tuple[int, Callable]:
 
 
 def xminigrid_alone() -> tuple[int, Callable]:
-    """The suite itself in the same rulesets."""
+    """Returns steps and `run` of the suite itself with the same rulesets."""
     import xminigrid
     from xminigrid.types import RuleSet
 
@@ -152,7 +163,7 @@ def xminigrid_alone() -> tuple[int, Callable]:
 
 
 def rejax_ppo() -> tuple[int, Callable]:
-    """rejax's PPO on gymnax's Pendulum."""
+    """Returns steps and `run` of rejax's PPO on gymnax's Pendulum."""
     import jax
     from rejax import PPO
 
@@ -164,7 +175,10 @@ def rejax_ppo() -> tuple[int, Callable]:
 
 
 def brax_ppo() -> tuple[int, Callable]:
-    """Brax's PPO on its half-cheetah with the physics `spring`, through its own driver, evaluations left out."""
+    """Returns steps and `run` of Brax's PPO on its half-cheetah with the spring backend, without evaluations.
+
+    Brax's training function runs in a thread; it reports its speed after every iteration and then waits.
+    """
     from brax import envs
     from brax.training.agents.ppo import networks, train
 
@@ -218,13 +232,13 @@ COMPARISONS = {
         "environment: 1,024 worlds R1-9x9, random actions",
     ),
     "rejax-ppo": Comparison(
-        ("rejax>=0.1.3", "gymnax<0.1"),  # of gymnax 1.0 it knows the step no more
+        ("rejax>=0.1.3", "gymnax<0.1"),  # rejax does not support the step function of gymnax 1.0
         rejax_ppo,
         functools.partial(our_ppo, "pendulum"),
         what="training: PPO on Pendulum",
     ),
     "brax-ppo": Comparison(
-        ("brax>=0.14.2", "jax<0.8"),  # its driver calls what later ones have no more
+        ("brax>=0.14.2", "jax<0.8"),  # its training function calls functions that later versions of JAX removed
         brax_ppo,
         functools.partial(our_ppo, "half-cheetah-direction", backend="spring"),
         what="training: PPO on the half-cheetah, physics spring",
@@ -234,14 +248,20 @@ COMPARISONS = {
 
 
 class Side(NamedTuple):
-    """A process that runs whenever it is told to."""
+    """A process that measures one side.
+
+    Attributes:
+        process: the process.
+        steps: environment steps of one run.
+        versions: versions of its packages.
+    """
 
     process: subprocess.Popen
     steps: int
     versions: dict[str, str]
 
     def turn(self) -> float:
-        """Seconds of one run."""
+        """Returns the seconds of one more run; raises RuntimeError if the process has ended."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -251,7 +271,7 @@ class Side(NamedTuple):
 
 
 def begin(python: str | Path, name: str, side: str, folder: Path) -> Side:
-    """Starts one side of a comparison, which compiles and runs once; raises RuntimeError with its last words."""
+    """Starts one side, which compiles and runs once; raises RuntimeError with its last error line if it fails."""
     command, errors = [str(python), __file__, "--worker", name, side], folder / f"{side}.txt"
     with errors.open("w") as written:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=written, text=True)
@@ -262,8 +282,8 @@ def begin(python: str | Path, name: str, side: str, folder: Path) -> Side:
 
 
 def work(name: str, side: str) -> None:
-    """A side's process: says that it is ready, then answers every line with the seconds of a run."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # a package that prints does not disturb
+    """Runs in the process of one side: prints a line when ready, then the seconds of a run for every input line."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of packages must not mix with the answers
     steps, run = getattr(COMPARISONS[name], side)()
     run()
     packages = ("jax", "metajax", "gymnax", "rejax", "brax", "xminigrid")
@@ -271,7 +291,7 @@ def work(name: str, side: str) -> None:
     print(json.dumps({"steps": steps, "versions": found}), file=answers, flush=True)
     for _ in sys.stdin:
         print(json.dumps(run()), file=answers, flush=True)
-    os._exit(0)  # whatever threads still wait
+    os._exit(0)  # does not wait for threads
 
 
 def _is_installed(package: str) -> bool:
@@ -279,9 +299,13 @@ def _is_installed(package: str) -> bool:
 
 
 def python_for(comparison: Comparison, folder: Path) -> Path:
-    """An interpreter that has a peer's packages: this one or, made in `folder`, another.
+    """Returns a Python interpreter with the packages of a comparison: this one, or that of a new environment.
 
-    Raises RuntimeError with the reason if they cannot be installed.
+    Raises RuntimeError with the reason if the packages cannot be installed.
+
+    Args:
+        comparison: the comparison.
+        folder: folder for the virtual environment.
     """
     if comparison.modules and all(importlib.util.find_spec(module) for module in comparison.modules):
         return Path(sys.executable)
@@ -301,14 +325,14 @@ def python_for(comparison: Comparison, folder: Path) -> Path:
 
 
 def _reason(stderr: str) -> str:
-    """What an installer's errors say went wrong, from the first word of it, however the lines are wrapped."""
+    """Returns the first 300 characters of an installer's message, starting at the word "error" or "because"."""
     text = " ".join(stderr.split())
     telling = re.search(r"\S*(error|because)", text, re.IGNORECASE)
     return text[telling.start() if telling else 0 :][:300]
 
 
 def compare(name: str, repeats: int) -> dict[str, Any]:
-    """A row: steps a second of both sides and ours over theirs, round by round, or why there is none."""
+    """Measures a row: steps per second of both sides and their ratio (ours / theirs), or the reason for a failure."""
     comparison = COMPARISONS[name]
     row: dict[str, Any] = {"what": comparison.what, "packages": list(comparison.requirements)}
     with tempfile.TemporaryDirectory() as folder:
@@ -339,7 +363,7 @@ def compare(name: str, repeats: int) -> dict[str, Any]:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Results as Markdown, a row a comparison."""
+    """Returns the results as a Markdown table with a row per comparison."""
     lines = ["| peer | what | theirs, steps/s | ours | ratio (least, greatest) |", "|---|---|---|---|---|"]
     reasons = {"does_not_install": "does not install: ", "does_not_run": "does not run: "}
     for name, row in rows.items():
@@ -354,9 +378,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="PEER", help=f"of {', '.join(COMPARISONS)}; by default all")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 7")
-    parser.add_argument("--show", action="store_true", help="print the table of what was measured")
+    parser.add_argument("names", nargs="*", metavar="PEER", help=f"packages (default: all): {', '.join(COMPARISONS)}")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 7 (default: 7)")
+    parser.add_argument("--show", action="store_true", help="print the saved results and measure nothing")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -368,7 +392,11 @@ def main() -> None:
         return
     unknown = set(arguments.names) - set(COMPARISONS)
     if unknown or arguments.repeats < 7:
-        parser.error(f"unknown {', '.join(unknown)}" if unknown else "--repeats must be at least 7")
+        parser.error(
+            f"unknown peer {', '.join(unknown)}; choose from {', '.join(COMPARISONS)}"
+            if unknown
+            else "--repeats must be at least 7"
+        )
     rows = {name: compare(name, arguments.repeats) for name in arguments.names or COMPARISONS}
     if not arguments.names:
         from metajax.running import record

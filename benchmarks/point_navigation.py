@@ -1,15 +1,18 @@
-"""The gradient-based family on 2-D point navigation: every method at the same settings, several seeds at once.
+"""Compares the gradient-based methods on 2-D point navigation at the same settings, with several seeds.
 
-    python benchmarks/point_navigation.py                # every method, then the table and the picture
-    python benchmarks/point_navigation.py maml e_maml    # these
-    python benchmarks/point_navigation.py --sparse       # those for sparse rewards
-    python benchmarks/point_navigation.py --show         # the tables of what is kept, as Markdown
+    python benchmarks/point_navigation.py                # all methods, then the tables and the plot
+    python benchmarks/point_navigation.py maml e_maml    # the named methods
+    python benchmarks/point_navigation.py --sparse       # the methods for sparse rewards
+    python benchmarks/point_navigation.py --show         # print the saved results as Markdown
 
-20 tasks x 20 episodes x 100 steps and one inner step, unless a method's own settings say otherwise. The seeds are a
-vmapped axis of one compiled program. Every method writes benchmarks/results/point/METHOD.json: the curve of the return
-after one adaptation in 200 held-out tasks, the environment steps of a seed and the seconds of training (all seeds
-together, without compiling and evaluating) after which every seed first reached -13 there, and the returns after 0 to 5
-adaptations in 1,000 others, with interquartile means over tasks and seeds and their bootstrap intervals.
+A meta-iteration has 20 tasks x 20 episodes x 100 steps and one inner step, unless `METHODS` gives other settings. The
+seeds are a vmapped axis of one compiled program. Every method writes benchmarks/results/point/METHOD.json:
+
+- the curve of the return after one adaptation step in 200 held-out tasks;
+- for every seed, the environment steps and the training time at which this return first reached -13 (seconds of all
+  seeds together, without compilation and evaluation);
+- the returns after 0 to 5 adaptation steps in 1,000 other held-out tasks, as interquartile means over tasks and seeds
+  with bootstrap intervals.
 """
 
 import argparse
@@ -35,12 +38,22 @@ from metajax.running.sweep import compile_together, learn_together
 from metajax.tasks import TASKS, point
 
 RESULTS = Path(__file__).parent / "results" / "point"
-CHECK, FINAL = 2**31 - 2, 2**31 - 1  # seeds that no training has
+CHECK, FINAL = 2**31 - 2, 2**31 - 1  # seeds of the evaluations, which no training run uses
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Method(NamedTuple):
-    """What is trained, and on which tasks."""
+    """A method.
+
+    Attributes:
+        algorithm: name of the algorithm.
+        options: options of MetaAgent.
+        num_iterations: meta-iterations.
+        num_tasks: tasks per meta-iteration.
+        tasks: name of the tasks.
+        task_known: whether the goal is added to the observation.
+        to_reach: return after one adaptation step whose time is recorded; None: none.
+    """
 
     algorithm: str
     options: Mapping[str, Any] = NONE
@@ -48,7 +61,7 @@ class Method(NamedTuple):
     num_tasks: int = 20
     tasks: str = "point"
     task_known: bool = False
-    to_reach: float | None = -13.0  # after one adaptation
+    to_reach: float | None = -13.0
 
 
 METHODS = {
@@ -83,7 +96,7 @@ def tasks_of(method: Method) -> str | TaskDistribution:
 
 
 def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[str, Any]:
-    """Trains and evaluates a method; returns what is kept of it."""
+    """Trains and evaluates a method and returns the results."""
     tasks, options = tasks_of(method), dict(method.options)
     agents = [
         MetaAgent(method.algorithm, tasks, seed=seed, num_tasks=method.num_tasks, **options) for seed in range(seeds)
@@ -93,7 +106,7 @@ def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[
     steps = int(np.prod(sizes)) * method.num_tasks * (2 if method.algorithm == "es_maml" else 1)
 
     def returns(protocol: EvaluationProtocol) -> dict[str, np.ndarray]:
-        """Of every seed, task and stage, [S, N, K], of sampled and of the most probable actions."""
+        """Returns the returns [S, N, K] of sampled and of the most probable actions."""
         found = [jax.device_get(evaluate(agent.params, protocol)) for agent in agents]
         return {kind: np.stack([getattr(one, kind).mean(-1) for one in found]) for kind in ("sampled", "greedy")}
 
@@ -142,13 +155,13 @@ def train(method: Method, seeds: int, num_tasks: int, num_checked: int) -> dict[
 
 
 def kept_results(methods: Mapping[str, Method]) -> dict[str, dict]:
-    """What was measured, by method."""
+    """Returns the saved results by method."""
     paths = {name: RESULTS / f"{name}.json" for name in methods}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
 
 
 def table(methods: Mapping[str, Method]) -> str:
-    """Interquartile means of sampled actions with 95 % intervals; methods that were not run are marked so."""
+    """Returns a Markdown table of interquartile means of sampled actions, with 95 % intervals."""
     shown, results = (0, 1, 2, 3, 5), kept_results(methods)
     lines = [
         f"| method | {' | '.join(map(str, shown))} | steps to -13, a seed | seconds, all seeds |",
@@ -169,7 +182,10 @@ def table(methods: Mapping[str, Method]) -> str:
 
 
 def sparse_table() -> str:
-    """Means of sampled actions, a seed each: most episodes earn nothing, so an interquartile mean says nothing."""
+    """Returns a Markdown table of mean returns of sampled actions, one per seed.
+
+    With sparse rewards most returns are zero, so an interquartile mean would be uninformative.
+    """
     shown, results = (0, 1, 2, 5), kept_results(SPARSE)
     lines = [f"| method | {' | '.join(map(str, shown))} |", "|---|" + "---|" * len(shown)]
     for name in SPARSE:
@@ -183,7 +199,7 @@ def sparse_table() -> str:
 
 
 def _reached(reached: list[dict | None]) -> list[str]:
-    """Steps and seconds, medians over the seeds that reached what was to be reached, and how many did if not all."""
+    """Returns cells with the median steps and seconds of the seeds that reached the target, and their number."""
     there = [at for at in reached if at]
     if not there:
         return ["not", ""]
@@ -193,7 +209,7 @@ def _reached(reached: list[dict | None]) -> list[str]:
 
 
 def plot(methods: Mapping[str, Method], path: Path) -> None:
-    """The adaptation curves of all methods that were run."""
+    """Plots the adaptation curves of all methods with saved results."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
@@ -214,15 +230,19 @@ def plot(methods: Mapping[str, Method], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(METHODS | SPARSE)}")
-    parser.add_argument("--sparse", action="store_true", help=f"without methods named: {', '.join(SPARSE)}")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--num-tasks", type=int, default=1000, help="held-out tasks of the final figures")
-    parser.add_argument("--show", action="store_true", help="print the tables of what is kept, and run nothing")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"methods to train: {', '.join(METHODS | SPARSE)}")
+    parser.add_argument(
+        "--sparse", action="store_true", help=f"train the methods for sparse rewards: {', '.join(SPARSE)}"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    parser.add_argument(
+        "--num-tasks", type=int, default=1000, help="held-out tasks of the final evaluation (default: 1000)"
+    )
+    parser.add_argument("--show", action="store_true", help="print the saved results and train nothing")
     arguments = parser.parse_args()
     for name in arguments.methods:
         if name not in METHODS | SPARSE:
-            parser.error(f"there is no method {name}; there are: {', '.join(METHODS | SPARSE)}")
+            parser.error(f"unknown method {name}; choose from {', '.join(METHODS | SPARSE)}")
     if arguments.seeds < 1 or arguments.num_tasks < 2:
         parser.error("--seeds must be at least 1 and --num-tasks at least 2")
     if not arguments.show:

@@ -1,13 +1,13 @@
-"""Returns of acting at random, of who knows the task, and of others, for task families that have no closed form.
+"""Estimates reference returns of task families without closed forms: random actions, a known task, and others.
 
-    python benchmarks/references.py              # every family here
-    python benchmarks/references.py dosing       # these
+    python benchmarks/references.py              # all families
+    python benchmarks/references.py dosing       # the named families
 
-Prints the mean return of an episode over 100,000 held-out tasks with its standard error, and beside it what the
-family's `references` say. Where the environment gives exact values, the first state's is the return of who knows.
-Alchemy, where this takes long, has 10,000 tasks; 1,000 with ten episodes each for the agents of whom Wang et al. 2021
-(arXiv:2102.02926) give the sum of ten: 145.7 (1.5) for random potions, 284.4 (1.6) for an ideal observer; knowing the
-chemistry they give 288.5 (1.5).
+The script prints the mean return of an episode over 100,000 held-out tasks with its standard error, and then the
+family's `references`. If the environment gives exact action values, the return with a known task is the value of the
+first state. Alchemy is slower and uses 10,000 tasks, and 1,000 tasks with ten episodes each for two agents. For the
+sum of ten episodes, Wang et al. 2021 (arXiv:2102.02926) report 145.7 (1.5) for random potions, 284.4 (1.6) for an
+ideal observer, and 288.5 (1.5) with known chemistry.
 """
 
 import argparse
@@ -36,7 +36,7 @@ STAY, UP, RIGHTWARDS, DOWN, LEFTWARDS = range(len(MOVES))
 def returns(
     key: Array, agent: Agent, tasks: TaskDistribution, num_tasks: int, *, num_episodes: int = 1, task_batch: int = 1000
 ) -> np.ndarray:
-    """Of all episodes in each of `num_tasks` tasks, [N]."""
+    """Returns the sum of the returns of all episodes in each of `num_tasks` held-out tasks, [N]."""
     key_tasks, key_play = jax.random.split(key)
     batch = tasks.batch(key_tasks, num_tasks, held_out=True)
     sizes = Sizes(num_episodes, 1, tasks.num_steps)
@@ -45,13 +45,13 @@ def returns(
 
 
 def expected(key: Array, tasks: TaskDistribution, num_tasks: int, value: Callable[[PyTree], Array]) -> np.ndarray:
-    """The `value` [N] of tasks."""
+    """Returns `value(task)` of held-out tasks, [N]."""
     batch = tasks.batch(key, num_tasks, held_out=True)
     return np.asarray(jax.jit(lambda batch: jax.lax.map(value, batch, batch_size=1000))(batch))
 
 
 def planned(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Expected returns [N] of the best actions in tasks that are known."""
+    """Returns the expected returns [N] of optimal actions in known tasks."""
     key_tasks, key_resets = jax.random.split(key)
 
     def one(inputs: tuple[Array, PyTree]) -> Array:
@@ -65,7 +65,7 @@ def planned(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
 
 
 def dosed(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Returns [N] of the best dose for a patient whose body, and the concentration in it, are known."""
+    """Returns the returns [N] of the best doses if the patient's parameters and the concentration are known."""
 
     def one(task: PyTree) -> Array:
         def step(state, _):
@@ -81,7 +81,7 @@ def dosed(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
 
 
 def acting(num_actions: int, decide: Callable[[Percept], Array]) -> Agent:
-    """An agent that learns nothing and takes the action `decide(percept)`."""
+    """Returns an agent that does not learn and takes the action `decide(percept)`."""
 
     def policy(knowledge: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         chosen = jnp.arange(num_actions) == decide(percept)
@@ -91,7 +91,10 @@ def acting(num_actions: int, decide: Callable[[Percept], Array]) -> Agent:
 
 
 def careful(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Drives at the liked speed in the liked lane where nobody is near, and brakes for whoever is ahead."""
+    """Returns the returns [N] of a driver who knows the preferences.
+
+    The driver takes the preferred speed and lane if no car is near, and brakes for a car ahead.
+    """
     shown, lanes = reveal(tasks), tasks.env.num_lanes
 
     def decide(percept: Percept) -> Array:
@@ -114,7 +117,7 @@ def careful(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
 
 
 def balanced(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Pushes to the side that a fixed linear function of CartPole's own state says, found through the known matrix."""
+    """Returns the returns [N] of linear feedback on the CartPole state, recovered with the known projection matrix."""
     shown = reveal(tasks)
 
     def decide(percept: Percept) -> Array:
@@ -125,7 +128,7 @@ def balanced(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
 
 
 def following(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Goes along the walls until it sees the partner, and then to where it is, which is to learn nothing."""
+    """Returns the returns [N] of an agent that follows the walls until it sees the partner, and then goes there."""
     last = tasks.env.size - 1
 
     def decide(percept: Percept) -> Array:
@@ -140,12 +143,15 @@ def following(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray
 
 
 def met(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Expected meetings [N] of one who knows the partner and sees it throughout."""
+    """Returns the expected number of meetings [N] if the partner is known and always visible."""
     return expected(key, tasks, num_tasks, tasks.env.best_return)
 
 
 def crossing(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Goes on as soon as that gets it through the cars it sees, all of whose ways it knows; until then it can stop."""
+    """Returns the returns [N] of a driver who knows grip and traffic.
+
+    The driver crosses as soon as this avoids all visible cars; until then it keeps a speed at which it can stop.
+    """
     going = jnp.array([intersections.FASTER, intersections.KEEP, intersections.SLOWER])
 
     def decide(percept: Percept) -> Array:
@@ -154,7 +160,7 @@ def crossing(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
         place, speed = -intersections.START * obs[0], intersections.TOP_SPEED * obs[1]
 
         def ahead(first: Array) -> tuple[Array, Array]:
-            """Whether that action, and going faster from then on, gets it through; and whether it can stop instead."""
+            """Returns whether `first`, followed by acceleration, crosses safely, and whether it can stop after it."""
             push = task.grip * jnp.asarray(intersections.PUSH)
             change = intersections.STEP * jnp.concatenate([push[first][None], jnp.full(23, push[intersections.FASTER])])
 
@@ -174,17 +180,22 @@ def crossing(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
 
 
 class Belief(NamedTuple):
-    """Of each lexicon [L]: whether it may be the task's, and of which objects [L, A] the last instruction is true."""
+    """A belief over lexicons.
+
+    Attributes:
+        possible: bools [L], whether a lexicon agrees with all observations.
+        true: bools [L, A], whether the last instruction is true of an object under a lexicon.
+    """
 
     possible: Array
     true: Array
 
 
 def reader(env: Instructions) -> Agent:
-    """Takes the object that the instruction is most probably true of, given all that was said and paid.
+    """Returns an agent that takes the object of which the instruction is most probably true.
 
-    The posterior is exact: all lexicons are alike at first, and those left are that made every instruction true of one
-    object and the choices pay what they did. Nothing is chosen for what it would tell later.
+    The posterior is exact. The prior over lexicons is uniform; a lexicon is excluded if it makes an instruction true of
+    no object or several, or contradicts a reward. The agent is myopic: it does not explore.
     """
     lexicons = jnp.array(list(itertools.permutations(range(len(MEANINGS)))))
 
@@ -202,22 +213,22 @@ def reader(env: Instructions) -> Agent:
 
 
 def understood(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Returns [N] of one who learns what the words mean in the one episode."""
+    """Returns the returns [N] of the agent `reader`, which learns the meanings of the words within the episode."""
     return returns(key, reader(tasks.env), tasks, num_tasks)
 
 
 def told(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Returns [N] of the best actions at every step of one who is told the task."""
+    """Returns the returns [N] of an agent that knows the task and takes the best action at every step."""
     shown = reveal(tasks)
     return returns(key, task_known(shown.env), shown, num_tasks)
 
 
 def brewed(make: Callable[..., Agent], key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
-    """Mean returns of ten episodes, in a tenth of the tasks, of an agent that was written for Alchemy."""
+    """Returns mean returns per episode over ten episodes of an Alchemy agent, in a tenth of the tasks."""
     return returns(key, make(tasks.env), tasks, num_tasks // 10, num_episodes=10, task_batch=8) / 10
 
 
-# Beside acting at random.
+# References besides random actions.
 FAMILIES = {
     "partner": {"partner known": planned},
     "frozen-lake": {"map known": planned},
@@ -237,7 +248,7 @@ FAMILIES = {
 
 
 def measure(name: str, num_tasks: int) -> dict[str, tuple[float, float]]:
-    """Mean return and standard error of each; all but the random one play in the same tasks."""
+    """Returns the mean return and its standard error for each reference; all but "random" use the same tasks."""
     tasks, (key_known, key_random) = TASKS[name](), jax.random.split(jax.random.key(2**31 - 1))
     found = {"random": returns(key_random, uniform(tasks.env), tasks, num_tasks)}
     for who, play in FAMILIES[name].items():
@@ -247,8 +258,14 @@ def measure(name: str, num_tasks: int) -> dict[str, tuple[float, float]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", choices=[*FAMILIES, []], metavar="FAMILY", help=", ".join(FAMILIES))
+    parser.add_argument(
+        "families",
+        nargs="*",
+        choices=[*FAMILIES, []],
+        metavar="FAMILY",
+        help=f"families (default: all): {', '.join(FAMILIES)}",
+    )
     for family in parser.parse_args().families or FAMILIES:
         for who, (mean, error) in measure(family, 10_000 if family == "alchemy" else 100_000).items():
             print(f"{family}, {who}: {mean:.4f} ({error:.4f})")
-        print(f"{family} says: {TASKS[family]().references}")
+        print(f"{family}, references: {TASKS[family]().references}")

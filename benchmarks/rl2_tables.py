@@ -1,16 +1,19 @@
-"""RL² against exact optima: trains rows of its tables with several seeds at once, and keeps what it measured.
+"""Compares RL² with exact optima on bandits, tabular MDPs, grids and T-mazes, with several seeds per row.
 
-    python benchmarks/rl2_tables.py                              # every row that is meant for a CPU, then the tables
-    python benchmarks/rl2_tables.py bandit-5-10 grid             # these rows
-    python benchmarks/rl2_tables.py mdp-50 mdp-100 bandit-5-500  # rows that want an accelerator
+    python benchmarks/rl2_tables.py                              # all rows for a CPU, then the tables
+    python benchmarks/rl2_tables.py bandit-5-10 grid             # the named rows
+    python benchmarks/rl2_tables.py mdp-50 mdp-100 bandit-5-500  # rows that need an accelerator
     python benchmarks/rl2_tables.py --memories                   # the table of memories
-    python benchmarks/rl2_tables.py --show                       # the tables of what is kept, as Markdown
+    python benchmarks/rl2_tables.py --show                       # print the saved results as Markdown
 
-A row trains its seeds in one compiled program, vmapped, and evaluates them in the same fresh tasks (20,000), which no
-training seed draws. Its score is (mean - random) / (reference - random); a mean above the ceiling by more than four
-standard errors is marked as a leak. Every row writes benchmarks/results/rl2/ROW.json: the curve in 20,000 other tasks,
-the seconds of training (all seeds together, compiling and evaluating apart) after which every seed first reached the
-score it is to reach, the final scores, and the hand-written agents beside them.
+A row trains its seeds as a vmapped axis of one compiled program and evaluates all of them on the same 20,000 held-out
+tasks. The score is (mean - random) / (reference - random); a mean more than four standard errors above the ceiling is
+marked as a leak. Every row writes benchmarks/results/rl2/ROW.json:
+
+- the curve of scores on 20,000 other held-out tasks;
+- for every seed, the training time at which it first reached the row's target score (seconds of all seeds together,
+  without compilation and evaluation);
+- the final scores, and the returns of hand-written agents.
 """
 
 import argparse
@@ -41,25 +44,42 @@ from metajax.tasks.grids import grid_goals
 from metajax.tasks.optima import dependent_optimum, grid_optimum
 
 RESULTS = Path(__file__).parent / "results" / "rl2"
-CHECKED = 20_000  # held-out tasks of a point of the curve
+CHECKED = 20_000  # held-out tasks per point of the curve
 
 
 class Row(NamedTuple):
-    """What is trained and what it is held against. Returns are those of a whole trial."""
+    """A row of the table: a training run and its references. Returns are sums over a whole trial.
+
+    Attributes:
+        tasks: name of the tasks.
+        options: options of the tasks.
+        random: return of random actions, score 0.
+        reference: return of the reference, score 1.
+        source: the reference, in words.
+        to_reach: score whose training time is recorded.
+        training: options of the algorithm, its network and its outer loop.
+        num_tasks: tasks per meta-iteration.
+        num_iterations: meta-iterations.
+        num_episodes: episodes per trial.
+        ceiling: upper bound of the return; None: the reference is one.
+        paper: return that Duan et al. report; None: none.
+        accelerator: whether the row takes too long on a CPU.
+        agents: `agents(row, tasks)` returns hand-written agents to compare with, by name.
+    """
 
     tasks: str
-    options: Mapping[str, Any]  # of the tasks
+    options: Mapping[str, Any]
     random: float
     reference: float
-    source: str  # of the reference
-    to_reach: float  # score
-    training: Mapping[str, Any] = MappingProxyType({})  # options of the algorithm, its network and its outer loop
+    source: str
+    to_reach: float
+    training: Mapping[str, Any] = MappingProxyType({})
     num_tasks: int = 256
     num_iterations: int = 600
     num_episodes: int = 1
-    ceiling: float | None = None  # where the reference is not the most there can be
-    paper: float | None = None  # what Duan et al. report
-    accelerator: bool = False  # too long for a CPU
+    ceiling: float | None = None
+    paper: float | None = None
+    accelerator: bool = False
     agents: Callable[["Row", TaskDistribution], dict[str, Agent]] = lambda row, tasks: {}
 
 
@@ -93,7 +113,7 @@ def bandit_row(num_arms: int, horizon: int, to_reach: float, **more: Any) -> Row
 
 
 def gittins_row(num_arms: int, horizon: int, to_reach: float, value: float, ceiling: float, paper: float) -> Row:
-    """Longer bandits, which only a Gittins policy bounds from below and a relaxation from above."""
+    """Returns a row of a longer bandit, whose optimum lies between a Gittins policy and a relaxation, the ceiling."""
     return bandit_row(
         num_arms,
         horizon,
@@ -129,7 +149,7 @@ def tabular_row(num_episodes: int, best: float, known: float, paper: float, to_r
 
 
 def maze_row(length: int, num_iterations: int) -> Row:
-    """The score is that of the choice: 0 is the best without memory, not acting at random."""
+    """Returns a row of a T-maze; a score of 0 is the best return without memory instead of random actions."""
     return Row(
         "t-maze",
         {"length": length},
@@ -188,18 +208,27 @@ MEMORY_ROWS = ("t-maze-10", "dependent-100", "t-maze-100")
 
 
 class Compiled(NamedTuple):
-    """One program for all seeds [S]."""
+    """One program for all seeds [S].
+
+    Attributes:
+        learner: the initial learners.
+        advance: `advance(learner, stop)` trains up to meta-iteration `stop` and returns the learners and metrics.
+        evaluate: `evaluate(learner, draw, num_tasks, greedy)` returns the returns [S, N, K].
+        seconds: compilation time.
+        steps: environment steps per meta-iteration of one seed.
+        parameters: number of meta-parameters.
+    """
 
     learner: PyTree
     advance: Callable[[PyTree, int], tuple[PyTree, dict[str, Array]]]
-    evaluate: Callable[..., np.ndarray]  # (learner, draw, number of tasks, greedy) -> returns [S, N, K]
+    evaluate: Callable[..., np.ndarray]
     seconds: float
-    steps: int  # environment steps of a meta-iteration of one seed
+    steps: int
     parameters: int
 
 
 def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
-    """Compiles training, so that only it is timed later."""
+    """Compiles the training of a row, so that the later timing excludes compilation."""
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     learner = jax.jit(jax.vmap(partial(new_learner, built.algorithm)))(keys)
     iterate = meta_iteration(built.algorithm, built.tasks, num_tasks)
@@ -236,17 +265,17 @@ def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
 
 
 def scores(row: Row, returns: np.ndarray) -> list[Score]:
-    """Of every seed, from returns [S, N, K]."""
+    """Returns the score of every seed from returns [S, N, K]."""
     limits = {"random": row.random, "reference": row.reference, "ceiling": row.ceiling}
     return [score(trial, **limits) for trial in returns.sum(-1)]
 
 
 def train_row(name: str, memory: str, seeds: int, num_tasks: int, num_iterations: int | None) -> dict[str, Any]:
-    """Trains and evaluates a row; returns what is kept of it."""
+    """Trains and evaluates a row and returns the results."""
     row = ROWS[name]
     total = row.num_iterations if num_iterations is None else num_iterations
     options = {**row.options, "num_episodes": row.num_episodes, "memory": memory}
-    # Attention that has learned is undone by the steps that the recurrent memories learn fastest with.
+    # The learning rate that is best for recurrent memories destroys what attention has learned.
     rate = 1e-3 if memory in ("linear-attention", "transformer", "gtrxl") else 3e-3
     options |= {"anneal_iterations": total, "entropy_coef": 0.03, "learning_rate": rate}
     options |= row.training
@@ -300,7 +329,7 @@ def train_row(name: str, memory: str, seeds: int, num_tasks: int, num_iterations
 
 
 def hand_written(name: str, num_tasks: int) -> dict[str, dict[str, float]]:
-    """The returns of the hand-written agents of a row, with their standard errors."""
+    """Returns the mean returns of a row's hand-written agents with their standard errors."""
     row = ROWS[name]
     tasks = TASKS[row.tasks](**row.options)
     kept = {}
@@ -328,7 +357,7 @@ def path_of(name: str, memory: str) -> Path:
 
 
 def table() -> str:
-    """All rows as Markdown: those that were not run are marked so."""
+    """Returns a Markdown table of all rows; rows without results are marked "not run"."""
     lines = [
         "| row | random | reference | score, a seed each | s.e. | most probable actions "
         "| to reach | reached after, s | beside it |",
@@ -356,7 +385,7 @@ def table() -> str:
 
 
 def memory_table() -> str:
-    """Score, speed and size of every memory that was run."""
+    """Returns a Markdown table of the score, speed and size of every memory."""
     lines = [
         "| memory | parameters | " + " | ".join(MEMORY_ROWS) + " | training steps a second, dependent-100 |",
         "|---|---|" + "---|" * (len(MEMORY_ROWS) + 1),
@@ -381,17 +410,23 @@ def memory_table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--memory", choices=MEMORIES, default="gru")
-    parser.add_argument("--memories", action="store_true", help=f"every memory on {', '.join(MEMORY_ROWS)}")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num-tasks", type=int, default=20_000, help="held-out tasks of a cell")
-    parser.add_argument("--num-iterations", type=int, help="not the row's own; kept apart, in trial-run.json")
-    parser.add_argument("--show", action="store_true", help="print the tables of what is kept, and run nothing")
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"rows to train (default: those for a CPU): {', '.join(ROWS)}"
+    )
+    parser.add_argument("--memory", choices=MEMORIES, default="gru", help="memory of the policy (default: gru)")
+    parser.add_argument("--memories", action="store_true", help=f"train every memory on {', '.join(MEMORY_ROWS)}")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument(
+        "--num-tasks", type=int, default=20_000, help="held-out tasks of the final evaluation (default: 20000)"
+    )
+    parser.add_argument(
+        "--num-iterations", type=int, help="meta-iterations instead of the row's; the result goes to trial-run.json"
+    )
+    parser.add_argument("--show", action="store_true", help="print the saved results and train nothing")
     arguments = parser.parse_args()
     for name in arguments.rows:
         if name not in ROWS:
-            parser.error(f"there is no row {name}; there are: {', '.join(ROWS)}")
+            parser.error(f"unknown row {name}; choose from {', '.join(ROWS)}")
     if arguments.seeds < 1 or arguments.num_tasks < 2:
         parser.error("--seeds must be at least 1 and --num-tasks at least 2")
     if not arguments.show:

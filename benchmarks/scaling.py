@@ -1,15 +1,15 @@
-"""How time and memory of a meta-iteration grow with tasks, inner steps, horizon, width and devices.
+"""Measures how time and memory of a meta-iteration grow with tasks, inner steps, horizon, width and devices.
 
-    python benchmarks/scaling.py                          # all axes but devices, medians of 7 rounds
+    python benchmarks/scaling.py                          # all axes except devices, medians of 7 rounds
     python benchmarks/scaling.py tasks width --repeats 15 --out results.json
-    JAX_NUM_CPU_DEVICES=4 python benchmarks/scaling.py devices --out results.json    # of a CPU, simulated
-    python benchmarks/scaling.py --show                   # the table of what was measured
+    JAX_NUM_CPU_DEVICES=4 python benchmarks/scaling.py devices --out results.json    # CPU devices
+    python benchmarks/scaling.py --show                   # print the saved results
 
-MAML with one outer gradient step on point navigation; one size changes, the others are those in `BASE`. All sizes of an
-axis take turns. Exponents b of log(time) = a + b log(size), and likewise of the memory that the compiler plans, are
-least squares over all sizes. Of time they are fitted to the medians, and the interval is a bootstrap's over rounds; of
-memory, which is exact, it is that of Student's t of the fit's residuals. Writes benchmarks/results/scaling.json unless
-axes are named.
+The program is MAML with one outer gradient step on point navigation. One size changes; the others are those in `BASE`.
+The sizes of an axis alternate. The exponent b of log(time) = a + b log(size) is a least-squares fit over all sizes, and
+likewise for the memory that the compiler reserves. Times are medians over rounds, and the interval of their exponent is
+a bootstrap interval over rounds. Memory is exact, and the interval of its exponent is the Student t interval of the
+fit. A run without named axes writes benchmarks/results/scaling.json.
 """
 
 import argparse
@@ -37,7 +37,7 @@ AXES = {
 
 
 def job_of(sizes: dict[str, int]) -> programs.Job:
-    """A meta-iteration of so many tasks, inner steps, environment steps an episode, features a layer, and devices."""
+    """Returns the job of a meta-iteration with the given `sizes`, which have the keys of `BASE`."""
     reference = programs.REFERENCES["maml-gradient"]
     width, changed = sizes["width"], {"inner_steps": sizes["inner steps"], "horizon": sizes["horizon"]}
     options = {"num_rollouts": 10, "hidden": (width, width)} | changed
@@ -46,13 +46,13 @@ def job_of(sizes: dict[str, int]) -> programs.Job:
 
 
 def compiled(sizes: dict[str, int]) -> timing.CompiledFunction:
-    """That meta-iteration compiled, with the memory that one device needs."""
+    """Compiles the meta-iteration; its memory is that of one device."""
     job = job_of(sizes)
     return timing.compile_function(job.function, *job.arguments)
 
 
 def exponent(sizes: np.ndarray, values: np.ndarray) -> float:
-    """b of values = e^a sizes^b, by least squares of the logarithms.
+    """Returns b of values = e^a sizes^b, by least squares of the logarithms.
 
     >>> round(exponent(np.array([1.0, 2.0, 4.0]), np.array([3.0, 12.0, 48.0])), 6)
     2.0
@@ -61,7 +61,7 @@ def exponent(sizes: np.ndarray, values: np.ndarray) -> float:
 
 
 def over_rounds(sizes: np.ndarray, seconds: np.ndarray, resamples: int = 1000) -> dict[str, float]:
-    """The exponent of the medians of `seconds` [size, round], and its 95 % interval where rounds are drawn anew."""
+    """Returns the exponent of the medians of `seconds` [size, round], with a 95 % bootstrap interval over rounds."""
     drawn = np.random.default_rng(0).integers(seconds.shape[1], size=(resamples, seconds.shape[1]))
     found = [exponent(sizes, np.median(seconds[:, rounds], axis=1)) for rounds in drawn]
     low, high = np.quantile(found, [0.025, 0.975])
@@ -69,14 +69,14 @@ def over_rounds(sizes: np.ndarray, seconds: np.ndarray, resamples: int = 1000) -
 
 
 def over_sizes(sizes: np.ndarray, values: np.ndarray) -> dict[str, float]:
-    """The exponent of exact `values` [size], and its 95 % interval from how far they are from a power."""
+    """Returns the exponent of exact `values` [size], with the 95 % interval of the fit."""
     fit = stats.linregress(np.log(sizes), np.log(values))
     half = stats.t.ppf(0.975, len(sizes) - 2) * fit.stderr
     return {"exponent": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
 
 
 def measure(axis: str, points: tuple[int, ...], repeats: int) -> dict[str, Any]:
-    """Seconds and memory at every size of an axis, and the exponents."""
+    """Measures seconds and memory at every size of an axis, and fits the exponents."""
     parts = {size: compiled(BASE | {axis: size}) for size in points}
     seconds = timing.alternate({str(size): part.run for size, part in parts.items()}, repeats)
     sizes, memory = np.array(points, float), np.array([part.memory for part in parts.values()], float)
@@ -92,7 +92,7 @@ def measure(axis: str, points: tuple[int, ...], repeats: int) -> dict[str, Any]:
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
-    """Results as Markdown, a row an axis."""
+    """Returns the results as a Markdown table with a row per axis."""
     lines = ["| grows with | from, to | time ~ | 95 % | memory ~ | 95 % | time at most | memory at most |"]
     lines.append("|---" * 8 + "|")
     for axis, kept in measured.items():
@@ -108,10 +108,10 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"of {', '.join(AXES)}; by default all but devices")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 7")
-    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
-    parser.add_argument("--show", action="store_true", help="print the table of what was measured")
+    parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"axes (default: all but devices): {', '.join(AXES)}")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 7 (default: 7)")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument("--show", action="store_true", help="print the saved results and measure nothing")
     arguments = parser.parse_args()
     if arguments.show:
         print(table(json.loads(RESULT.read_text())["axes"]))
@@ -119,7 +119,7 @@ def main() -> None:
     if arguments.repeats < 7:
         parser.error(f"--repeats {arguments.repeats} is too few; use at least 7")
     axes = {axis: lookup("axis", axis, AXES) for axis in arguments.axes or [axis for axis in AXES if axis != "devices"]}
-    meshes.mesh(max(axes.get("devices", (1,))))  # too few are told before anything is measured
+    meshes.mesh(max(axes.get("devices", (1,))))  # raises before any measurement if there are too few devices
     measured = {axis: measure(axis, points, arguments.repeats) for axis, points in axes.items()}
     path = arguments.out or (None if arguments.axes else RESULT)
     if path:

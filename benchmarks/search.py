@@ -1,13 +1,13 @@
-"""What architecture search costs and finds: measurements, each by name.
+"""Measures the cost and the results of architecture search.
 
-    python benchmarks/search.py landscape            # drivers against random search, 10 synthetic landscapes
-    python benchmarks/search.py cost                 # a population in one program against a compilation for each
-    python benchmarks/search.py masks                # a masked network's meta-iteration against one without masks
-    python benchmarks/search.py cartpole             # MAML on CartPole dynamics, by metajax search; cartpole-gp too
-    python benchmarks/search.py grid                 # RL² on grid navigation, by metajax search
-    python benchmarks/search.py table                # the other results that are there, as Markdown
+    python benchmarks/search.py landscape            # search drivers against random search on 10 synthetic landscapes
+    python benchmarks/search.py cost                 # a population in one program against one program per network
+    python benchmarks/search.py masks                # a meta-iteration of masked networks against unmasked ones
+    python benchmarks/search.py cartpole             # `metajax search` for MAML on CartPole dynamics; also cartpole-gp
+    python benchmarks/search.py grid                 # `metajax search` for RL² on grid navigation
+    python benchmarks/search.py table                # print the saved results as Markdown
 
-Results are left in benchmarks/results/search. CPU seconds are those of this process and all its threads.
+Results are written to benchmarks/results/search. CPU seconds are those of this process with all its threads.
 """
 
 import argparse
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results" / "search"
 LANDSCAPE_DRIVERS = ("random", "genetic", "evolution", "tpe", "gp")
 COST_OPTIONS = {"num_tasks": 8, "num_rollouts": 5, "horizon": 50}
 
-# What the real searches are run with.
+# Arguments of the searches with `metajax search`.
 _CARTPOLE = (
     "search maml cartpole --budget 64 --population 8 --search-seeds 2 --eval-tasks 40 --fresh 2 "
     "--depths 1 2 --widths 4 8 16 32 --activations tanh relu silu --norms none layer "
@@ -51,17 +51,17 @@ SEARCHES = {
 
 
 def landscape_space() -> Space:
-    """50,000 architectures and two hyper-parameters."""
+    """Returns a search space of 50,000 architectures and two hyper-parameters."""
     ranges = [Range("inner_lr", 0.01, 1.0, log=True), Range("discount", 0.9, 1.0)]
     return architecture_space(depth=(1, 2, 3, 4), width=(4, 8, 16, 32, 64, 128), ranges=ranges)
 
 
 def landscape(space: Space, seed: int) -> Callable[[Genome], np.ndarray]:
-    """`value(genomes [P]) -> [P]`: every choice has a best option, and all pairs of choices interact.
+    """Returns a synthetic objective `value(genomes [P]) -> [P]`; every choice has a best option and all pairs interact.
 
-    Options of an ordered choice count by a parabola around the best one, others by a normal draw; a pair by a table of
-    normal draws, of 0.4 of the standard deviation. Scaled to deviation 1 over random architectures. What is not there,
-    such as the width of a missing layer, counts as its first option.
+    An option of an ordered choice contributes a parabola around the best option, an option of another choice a normal
+    draw, and a pair of options a normal draw with standard deviation 0.4. Values are standardised over random
+    architectures. A choice without effect, such as the width of a missing layer, counts as its first option.
     """
     draw, sizes = np.random.default_rng(seed), space.sizes
     alone = []
@@ -83,7 +83,7 @@ def landscape(space: Space, seed: int) -> Callable[[Genome], np.ndarray]:
 
 
 def best_found(name: str, seed: int, budget: int, population: int, noise: float) -> float:
-    """The value without noise of what a driver scores best after `budget` noisy scores."""
+    """Returns the noise-free value of the genome that scores best among `budget` noisy evaluations of a driver."""
     space = landscape_space()
     value, draw = landscape(space, seed), np.random.default_rng(1000 + seed)
     asked, scores = [], []
@@ -113,7 +113,7 @@ def best_found(name: str, seed: int, budget: int, population: int, noise: float)
 def measure_landscape(
     seeds: int, budget: int, population: int, noise: float, drivers: Sequence[str], first_seed: int = 0
 ) -> dict:
-    """What each driver finds in as many landscapes, and how much more than random search, with intervals."""
+    """Measures the best value of each driver on every landscape, and its gain over the first driver with intervals."""
     values, seconds, all_seeds = {}, {}, range(first_seed, first_seed + seeds)
     for name in drivers:
         start = time.process_time()
@@ -131,9 +131,9 @@ def measure_landscape(
 
 
 def measure_cost(population: int, lengths: Sequence[int], sampled: int) -> dict:
-    """CPU seconds of a population in one program, its first generation and later ones, against one program each.
+    """Measures CPU seconds of a population in one program (first and later generations) against one program each.
 
-    `sampled` networks are compiled and trained by themselves, and stand for all of them.
+    The cost of one program each is extrapolated from `sampled` networks, compiled and trained separately.
     """
     space = architecture_space()
     problem = make_problem("maml", "cartpole", space, **COST_OPTIONS)
@@ -162,7 +162,7 @@ def measure_cost(population: int, lengths: Sequence[int], sampled: int) -> dict:
 
 
 def measure_masks(population: int, sampled: int, lengths: tuple[int, int] = (2, 12)) -> dict:
-    """CPU seconds of an architecture's meta-iteration masked, in a population, and by itself without masks."""
+    """Measures CPU seconds of a network's meta-iteration, masked in a population, and alone without masks."""
     space = architecture_space()
     problem = make_problem("maml", "cartpole", space, **COST_OPTIONS)
     genomes = random_genomes(jax.random.key(0), space, population)
@@ -173,7 +173,7 @@ def measure_masks(population: int, sampled: int, lengths: tuple[int, int] = (2, 
     alone = [compile_dense(problem, "", genome) for genome in few]
 
     def iteration(call: Callable[..., object]) -> float:
-        """Of the longer of two trainings less the shorter, the least of three."""
+        """Returns CPU seconds per meta-iteration: a long minus a short training run, each the minimum of three."""
         seconds = []
         for length in (lengths[0], *lengths * 3):
             own = jnp.asarray(length)
@@ -186,14 +186,14 @@ def measure_masks(population: int, sampled: int, lengths: tuple[int, int] = (2, 
 
 
 def _cpu(call: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
+    """Returns the CPU seconds of a call."""
     start = time.process_time()
     call()
     return time.process_time() - start
 
 
 def table() -> str:
-    """The results that are there, as Markdown."""
+    """Returns the saved results as Markdown tables."""
     lines = []
     path = RESULTS / "landscape.json"
     if path.exists():
@@ -225,16 +225,22 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["landscape", "cost", "masks", "table", *SEARCHES])
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--budget", type=int, default=96)
-    parser.add_argument("--population", type=int, default=None)
-    parser.add_argument("--noise", type=float, default=0.1)
-    parser.add_argument("--drivers", nargs="+", default=LANDSCAPE_DRIVERS)
-    parser.add_argument("--lengths", nargs="+", type=int, default=[2, 20])
-    parser.add_argument("--sampled", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("what", choices=["landscape", "cost", "masks", "table", *SEARCHES], help="the measurement")
+    parser.add_argument("--seeds", type=int, default=10, help="landscapes (default: 10)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first landscape (default: 0)")
+    parser.add_argument("--budget", type=int, default=96, help="evaluations per driver and landscape (default: 96)")
+    parser.add_argument(
+        "--population", type=int, help="networks per generation (default: 8 in landscape, otherwise 16)"
+    )
+    parser.add_argument(
+        "--noise", type=float, default=0.1, help="standard deviation of the scores' noise (default: 0.1)"
+    )
+    parser.add_argument("--drivers", nargs="+", default=LANDSCAPE_DRIVERS, help="drivers; the first is the baseline")
+    parser.add_argument(
+        "--lengths", nargs="+", type=int, default=[2, 20], help="meta-iterations of training in cost (default: 2 20)"
+    )
+    parser.add_argument("--sampled", type=int, default=2, help="networks measured separately (default: 2)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder of the results (default: {RESULTS})")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.what == "table":

@@ -1,11 +1,11 @@
-"""The table of results: trains and evaluates an entry with several seeds, and keeps what it measured.
+"""Trains and evaluates algorithms at their default settings with several seeds, for the table of results.
 
     python benchmarks/tables.py maml-point --seeds 3
-    python benchmarks/tables.py            # every entry, then the table of all results
+    python benchmarks/tables.py            # all entries, then the table of all results
 
-Each entry writes benchmarks/results/NAME.json: the command, versions, device, options, and for each seed the mean
-returns in the same 1,000 held-out tasks after each number of adaptations, with the half-width of their 95 % intervals,
-and those of the gain of the first adaptation, task by task.
+Each entry writes benchmarks/results/NAME.json: command, versions, device, options and, for every seed, the mean return
+in the same 1,000 held-out tasks after each number of adaptation steps and the gain of the first adaptation step, paired
+by task, both with half-widths of 95 % intervals.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def measure(name: str, seed: int, num_tasks: int) -> dict:
 
 
 def summary(evaluation: Evaluation) -> dict:
-    """Means and half-widths of 95 % intervals after each number of adaptations, and of the first one's gain."""
+    """Returns means and 95 % half-widths after each number of adaptation steps, and of the gain of the first one."""
     kept = {}
     for name in ("sampled", "greedy"):
         mean, width = interval(getattr(evaluation, name).mean(-1))
@@ -60,7 +60,7 @@ def summary(evaluation: Evaluation) -> dict:
 
 
 def run(name: str, seeds: int, num_tasks: int) -> None:
-    """Measures an entry and writes its file."""
+    """Measures all seeds of an entry and writes its JSON file."""
     kept = {"entry": name, "num_held_out_tasks": num_tasks, "options": ENTRIES[name][2]} | record.environment()
     kept["seeds"] = []
     for seed in range(seeds):
@@ -70,7 +70,7 @@ def run(name: str, seeds: int, num_tasks: int) -> None:
 
 
 def table() -> str:
-    """All results as Markdown: a row an entry, seeds separated by commas."""
+    """Returns all results as a Markdown table with a row per entry; seeds are separated by commas."""
     lines = ["| entry | seeds | 0 adaptations | 1 | 3 | training, s |", "|---|---|---|---|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         kept = json.loads(path.read_text())
@@ -89,9 +89,9 @@ def table() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("entries", nargs="*", metavar="ENTRY", help="by default all of them")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num-tasks", type=int, default=1000, help="held-out tasks")
+    parser.add_argument("entries", nargs="*", metavar="ENTRY", help=f"entries (default: all): {', '.join(ENTRIES)}")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--num-tasks", type=int, default=1000, help="held-out tasks (default: 1000)")
     arguments = parser.parse_args()
     enable_compilation_cache()
     for entry in arguments.entries or ENTRIES:

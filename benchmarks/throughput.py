@@ -1,11 +1,11 @@
-"""Every memory of RL² in turn, and what is no time: memory of many inner steps, and what an import costs.
+"""Measures the speed of all memories of RL², the memory of many inner steps, and the import time of metajax.
 
     python benchmarks/throughput.py                 # medians of 7 rounds
-    JAX_NUM_CPU_DEVICES=2 python benchmarks/throughput.py --rl2    # the memories alone, shared by two cores
+    JAX_NUM_CPU_DEVICES=2 python benchmarks/throughput.py --rl2    # only the memories, on two cores
     python benchmarks/throughput.py --repeats 15 --out results.json
 
-The memories, in 256 bandit trials of 100 pulls, act, take one gradient over the batch and make a whole update; all
-parts take turns. The reference programs and their parts are timed by `metajax bench`.
+For every memory, the script times acting, one gradient over the batch and a whole update, in 256 bandit trials of 100
+pulls; the parts alternate. `metajax bench` times the reference programs and their parts.
 """
 
 import argparse
@@ -28,8 +28,8 @@ SHOWN = ("collect", "one outer gradient", "update")
 
 
 def of_memories() -> dict[str, timing.CompiledFunction]:
-    """Compiled parts by name: the environment alone, and what each memory does."""
-    parts, over = {}, meshes.mesh(hardware.max_even_devices(64))  # each minibatch has so many trials
+    """Compiles the environment alone and the parts of every memory, by name."""
+    parts, over = {}, meshes.mesh(hardware.max_even_devices(64))  # a minibatch has 64 trials
     for memory in MEMORIES:
         reference = programs.REFERENCES["rl2-gru"]
         reference = reference._replace(options=reference.options | {"memory": memory})
@@ -44,7 +44,7 @@ def of_memories() -> dict[str, timing.CompiledFunction]:
 
 
 def of_a_long_cache(over: Mesh) -> dict[str, timing.CompiledFunction]:
-    """A transformer acting for 50 and 200 steps with the same cache: a cost a step that grew would show."""
+    """Compiles a transformer that acts for 50 and 200 steps with the same cache; the cost per step must not grow."""
     parts = {}
     for horizon in (50, 200):
         reference = programs.REFERENCES["rl2-transformer"]
@@ -55,7 +55,7 @@ def of_a_long_cache(over: Mesh) -> dict[str, timing.CompiledFunction]:
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, timing.Spread]:
-    """Rounds apart, the median of each."""
+    """Returns ratios of times, computed per round, with their spreads over rounds."""
     early, late = (seconds[f"transformer, cache of 200: {horizon} steps"] for horizon in (50, 200))
     return {
         "GRU's gradient over acting": timing.ratio(seconds, ["gru: one outer gradient"], ["gru: collect"]),
@@ -68,7 +68,7 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, timing.Spread]:
 
 
 def memory_ratio() -> float:
-    """Temporary memory of an update through 10 rematerialised inner steps, over that through one, 20 tasks at once."""
+    """Returns the ratio of an update's temporary memory with 10 rematerialised inner steps to that with one."""
     used = []
     for options in ({"inner_steps": 1}, {"inner_steps": 10, "remat": True}):
         built = build("maml", "point", {"outer": "gradient", "micro_batch": 20} | options)
@@ -81,7 +81,7 @@ def memory_ratio() -> float:
 
 
 def import_seconds(repeats: int) -> float:
-    """What importing metajax costs beyond jax, flax and optax."""
+    """Returns the median seconds that `import metajax` takes after jax, flax and optax are imported."""
     code = (
         "import time; import jax, flax, optax; t = time.perf_counter(); import metajax; print(time.perf_counter() - t)"
     )
@@ -92,7 +92,7 @@ def import_seconds(repeats: int) -> float:
 
 
 def table(seconds: dict[str, list[float]]) -> str:
-    """The memories as Markdown, a row each, medians in milliseconds."""
+    """Returns a Markdown table with a row per memory, medians in milliseconds."""
     lines = ["| memory | acting | one gradient | update, 4 epochs |", "|---|---|---|---|"]
     for memory in MEMORIES:
         medians = [1000 * statistics.median(seconds[f"{memory}: {part}"]) for part in SHOWN]
@@ -102,9 +102,9 @@ def table(seconds: dict[str, list[float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 5")
-    parser.add_argument("--rl2", action="store_true", help="the memories of RL² alone")
-    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds, at least 5 (default: 7)")
+    parser.add_argument("--rl2", action="store_true", help="measure only the memories of RL²")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     arguments = parser.parse_args()
     if arguments.repeats < 5:
         parser.error(f"--repeats {arguments.repeats} is too few for a median; use at least 5")

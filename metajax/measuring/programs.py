@@ -1,4 +1,4 @@
-"""The reference programs, whose speed and size are watched, and the parts they are made of."""
+"""The reference programs, whose speed and memory `metajax bench` measures, and their parts."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,7 +19,16 @@ from metajax.running.recipes import Built, build
 
 
 class Reference(NamedTuple):
-    """An algorithm on tasks: options of both, those of its outer loop, and those of one with a single gradient step."""
+    """An algorithm on tasks.
+
+    Attributes:
+        algorithm: name of the algorithm.
+        tasks: name of the tasks.
+        num_tasks: tasks per meta-iteration.
+        options: options of the algorithm, its network and the tasks.
+        outer: options of the outer loop.
+        one_gradient: options of an outer loop that takes a single gradient step over the batch.
+    """
 
     algorithm: str
     tasks: str
@@ -33,12 +42,12 @@ _GRADIENT = {"outer": "gradient"}
 
 
 def _navigation(algorithm: str = "maml", **outer: Any) -> Reference:
-    """20 tasks x 20 episodes x 100 steps of point navigation, one inner step, a network of 64 x 64."""
+    """Point navigation: 20 tasks x 20 episodes x 100 steps, one inner step, two layers of 64."""
     return Reference(algorithm, "point", 20, {"num_rollouts": 20, "horizon": 100}, outer, _GRADIENT)
 
 
 def _rl2(memory: str) -> Reference:
-    """256 trials of 100 pulls of a bandit, a memory of 64 features."""
+    """Bandits: 256 trials of 100 pulls, a memory with 64 features."""
     options = {"num_episodes": 1, "horizon": 100, "memory": memory}
     return Reference("rl2", "bandit", 256, options, {"minibatches": 4}, {"epochs": 1, "minibatches": 1})
 
@@ -57,10 +66,15 @@ DEFAULT = ("maml-trpo", "promp", "rl2-gru")
 
 
 class Job(NamedTuple):
-    """A function and its arguments, to be compiled; `steps` are the environment steps it takes.
+    """A function to compile, and its arguments.
 
-    `while_trips` says how often its `while_loop`s run. The arguments numbered `by_task`, and with `gives_tasks` the
-    result, have the axis [N] of tasks.
+    Attributes:
+        function: the function.
+        arguments: its arguments.
+        steps: environment steps that one call takes.
+        while_trips: how often each of its `while_loop`s runs.
+        by_task: numbers of the arguments that have the task axis [N].
+        gives_tasks: whether the result has the task axis [N].
     """
 
     function: Callable
@@ -71,7 +85,7 @@ class Job(NamedTuple):
     gives_tasks: bool = False
 
     def shared(self, over: Mesh) -> "Job":
-        """This on every device of a mesh, each with its share of the tasks."""
+        """Returns the job for the devices of a mesh, each of which has an equal share of the tasks."""
         split, whole = PartitionSpec(collectives.AXIS), PartitionSpec()
         given = tuple(split if number in self.by_task else whole for number in range(len(self.arguments)))
         result = split if self.gives_tasks else whole
@@ -81,7 +95,7 @@ class Job(NamedTuple):
         return self._replace(function=function, arguments=arguments)
 
     def compiled(self, over: Mesh | None = None) -> timing.CompiledFunction:
-        """This compiled, for JAX's default device or for those of a mesh, which share the tasks."""
+        """Compiles the job for JAX's default device or, given a mesh, for its devices, which share the tasks."""
         job, num_devices = (self, 1) if over is None else (self.shared(over), over.size)
         return timing.compile_function(
             job.function, *job.arguments, while_trips=job.while_trips, num_devices=num_devices
@@ -89,10 +103,19 @@ class Job(NamedTuple):
 
 
 class PreparedReference(NamedTuple):
-    """A reference made ready: its tasks [N], a first state, and how many stages, copies and steps make its trials."""
+    """A reference that is ready to run.
+
+    Attributes:
+        reference: the reference.
+        options: further options.
+        built: its tasks, network and algorithm.
+        batch: the tasks, [N].
+        state: the initial state of the algorithm.
+        sizes: stages, copies and steps of a trial.
+    """
 
     reference: Reference
-    options: Mapping[str, Any]  # besides those of the reference
+    options: Mapping[str, Any]
     built: Built
     batch: PyTree
     state: PyTree
@@ -100,17 +123,17 @@ class PreparedReference(NamedTuple):
 
     @property
     def stage_steps(self) -> int:
-        """Environment steps of one stage in all tasks."""
+        """The environment steps of one stage in all tasks."""
         return leading_axis(self.batch) * self.sizes.num_copies * self.sizes.num_steps
 
     @property
     def trips(self) -> tuple[int, ...]:
-        """How often the loops of an update by trust region run: conjugate gradient and, at the least, line search."""
+        """Trips of the loops of a trust-region update: conjugate gradient, and line search, of which at least one."""
         is_trpo = self.reference.algorithm == "maml" and self.reference.outer.get("outer", "trpo") == "trpo"
         return (10, 1) if is_trpo else ()
 
     def algorithm(self, **outer: Any) -> Algorithm:
-        """The reference's algorithm with other options of its outer loop."""
+        """Returns the reference's algorithm with other options of the outer loop."""
         reference = self.reference
         return build(reference.algorithm, reference.tasks, {**reference.options, **self.options, **outer}).algorithm
 
@@ -118,9 +141,14 @@ class PreparedReference(NamedTuple):
 def prepare(
     reference: Reference, num_tasks: int, options: Mapping[str, Any], num_devices: int = 1
 ) -> PreparedReference:
-    """Draws the tasks and the first state of a reference with `options` besides its own.
+    """Draws the tasks and the initial state of a reference.
 
-    Minibatches are as many as the tasks of each of so many devices can be split into, up to those of the reference.
+    Args:
+        reference: the reference.
+        num_tasks: tasks per meta-iteration.
+        options: further options of the algorithm, its network and the tasks.
+        num_devices: devices that share the tasks. The number of minibatches is lowered, if need be, to a divisor of the
+            tasks of one device.
     """
     if "minibatches" in reference.outer:
         of_each = num_tasks // num_devices
@@ -134,7 +162,7 @@ def prepare(
 
 
 def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[PyTree, dict[str, Array]]]:
-    """`whole(key, state, tasks) -> state, metrics`: a meta-iteration on given tasks."""
+    """Returns `whole(key, state, tasks) -> state, metrics`, a meta-iteration on given tasks."""
 
     def whole(key: Array, state: PyTree, batch: PyTree) -> tuple[PyTree, dict[str, Array]]:
         key_collect, key_update = jax.random.split(key)
@@ -144,14 +172,18 @@ def iteration(algorithm: Algorithm) -> Callable[[Array, PyTree, PyTree], tuple[P
 
 
 def whole(setting: PreparedReference) -> Job:
-    """A meta-iteration."""
+    """Returns the job of a whole meta-iteration."""
     arguments = (jax.random.key(2), setting.state, setting.batch)
     steps = setting.stage_steps * setting.sizes.num_stages
     return Job(iteration(setting.built.algorithm), arguments, steps, setting.trips, by_task=(2,))
 
 
 def ceilings(setting: PreparedReference) -> dict[str, Job]:
-    """What bounds it from above: the environment alone, and one stage's rollout by a random policy and by its own."""
+    """Returns jobs whose speeds are upper bounds: the environment alone, and rollouts of one stage.
+
+    "environment alone" repeats one action without a policy, "random policy" is a rollout with the smallest policy, and
+    "rollout" one with the reference's own policy.
+    """
     (tasks, network, algorithm, _), steps = setting.built, setting.stage_steps
     env, (_, copies, length) = tasks.env, setting.sizes
     blind = mlp(env, hidden=())
@@ -180,7 +212,7 @@ def _act(
     batch: PyTree,
     params_axis: int | None = None,
 ) -> Array:
-    """Rewards [N, B, T] of one stage, of a policy that all tasks share or, with `params_axis` 0, of one for each."""
+    """Returns the rewards [N, B, T] of one stage; tasks share `params` or, with `params_axis` 0, have their own."""
     env, (_, copies, length) = setting.built.tasks.env, setting.sizes
 
     def one(index: Array, task: PyTree, params: PyTree) -> Array:
@@ -191,7 +223,7 @@ def _act(
 
 
 def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, batch: PyTree) -> Array:
-    """Rewards [N, T, B] of the same action at every step, in copies of an environment that are never reset."""
+    """Returns the rewards [N, T, B] of one action, repeated in copies of an environment that are reset only once."""
 
     def one(task: PyTree) -> Array:
         def step(states: PyTree, time: Array) -> tuple[PyTree, Array]:
@@ -206,19 +238,20 @@ def step_only(env: Environment, num_copies: int, num_steps: int, action: Array, 
 
 
 def collecting(setting: PreparedReference) -> Job:
-    """All stages, and the adaptations between them."""
+    """Returns the job of `Algorithm.collect`: all stages and the adaptation steps between them."""
     arguments = (jax.random.key(5), setting.state, setting.batch)
     steps = setting.stage_steps * setting.sizes.num_stages
     return Job(setting.built.algorithm.collect, arguments, steps, by_task=(2,), gives_tasks=True)
 
 
 def learning(setting: PreparedReference, experience: Experience) -> dict[str, Job]:
-    """What is learned from experience [N, K, B, T]: the inner gradient, one outer gradient, and the whole update.
+    """Returns the jobs that learn from experience [N, K, B, T]: inner gradient, one outer gradient, whole update.
 
-    Fisher products are told from updates by trust region of ten and of one of them, without a line search.
+    For trust regions there are also updates with one and with ten Fisher products, both with a single try of the line
+    search; their difference is the time of nine products.
     """
     algorithm, reference, jobs = setting.built.algorithm, setting.reference, {}
-    if reference.algorithm != "rl2":  # which adapts by remembering
+    if reference.algorithm != "rl2":  # it adapts in context, without gradients
         params, memory = algorithm.params(setting.state), setting.built.network.memory()
         given = params, experience
         jobs["inner gradient"] = Job(partial(adapt, algorithm), given, by_task=(1,), gives_tasks=True)
@@ -239,7 +272,7 @@ def learning(setting: PreparedReference, experience: Experience) -> dict[str, Jo
 
 
 def adapt(algorithm: Algorithm, params: PyTree, experience: Experience) -> PyTree:
-    """What the first stage of experience [N, K, B, T] teaches: knowledge [N]."""
+    """Returns the knowledge [N] after adaptation to the first stage of experience [N, K, B, T]."""
     stage = jax.tree.map(lambda leaf: leaf[:, 0], Stage(experience.steps, experience.last))
     knowledge = algorithm.agent.begin(jax.random.key(0), params)
     steps = math.prod(stage.steps.reward.shape[1:])

@@ -1,4 +1,4 @@
-"""What an agent does once it has learned: it is run in held-out tasks, and acts after it has adapted to one."""
+"""Evaluation of a trained agent on held-out tasks, and its actions in a task after adaptation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,16 +20,25 @@ from metajax.simulators.environment import HostEnvironment
 
 
 class CompiledAgent(NamedTuple):
-    """What is compiled once for an agent and an environment, whatever the task and the parameters."""
+    """Compiled functions of an agent in an environment; they serve all tasks and all parameters.
 
-    trial: Callable[..., Trial]  # (key, params, task, sizes)
-    collect: Callable[..., Experience]  # (key, params, tasks, sizes)
-    act: Callable[..., tuple]  # (key, knowledge, memory, percept, greedy) -> memory, percept, action
+    Attributes:
+        trial: `trial(key, params, task, sizes)` returns a Trial in one task.
+        collect: `collect(key, params, tasks, sizes)` returns a trial in each task, Experience [N, K, B, T].
+        act: `act(key, knowledge, memory, percept, greedy)` returns the memory and the percept after one step, and the
+            action in the environment's units.
+    """
+
+    trial: Callable[..., Trial]
+    collect: Callable[..., Experience]
+    act: Callable[..., tuple]
 
 
 def compile_agent(agent: Agent, env: Environment) -> CompiledAgent:
-    """The functions of `CompiledAgent`, each compiled when it is first called."""
+    """Returns the functions of an agent in `env`; each is compiled at its first call.
 
+    In an environment on the host only the agent is compiled.
+    """
     on_host = isinstance(env, HostEnvironment)
 
     def of_sizes(function: Callable) -> Callable:
@@ -56,18 +65,19 @@ def compile_agent(agent: Agent, env: Environment) -> CompiledAgent:
 def compile_evaluation(
     algorithm: Algorithm, tasks: TaskDistribution, over: Mesh | None = None
 ) -> Callable[[PyTree, EvaluationProtocol], Evaluation]:
-    """`run(params, protocol)`: held-out tasks drawn and played under a protocol, compiled once for each protocol.
+    """Returns `run(params, protocol)`, which evaluates an agent on held-out tasks; it is compiled once per protocol.
 
-    The devices that it is spread `over` share the tasks.
+    Args:
+        algorithm: the algorithm whose agent is evaluated.
+        tasks: the distribution that the held-out tasks are drawn from.
+        over: mesh of the devices that share the tasks; None: JAX's default device plays all of them.
     """
-
     on_host = isinstance(tasks.env, HostEnvironment)
 
     def run(params: PyTree, protocol: EvaluationProtocol) -> Evaluation:
         key_tasks, key = jax.random.split(jax.random.key(protocol.seed))
-        num_tasks = -(
-            -protocol.num_tasks // collectives.num_devices()
-        )  # of this device, the last ones perhaps too many
+        # Tasks per device, rounded up; `spread` removes the surplus.
+        num_tasks = -(-protocol.num_tasks // collectives.num_devices())
         batch = tasks.batch(key_tasks, num_tasks, held_out=True, first=collectives.first_task(num_tasks))
         how = {"success": tasks.success, "success_at": protocol.success_at}
         measure = playing.evaluate if on_host else evaluate
@@ -84,10 +94,15 @@ def compile_evaluation(
 
 
 class AdaptedAgent:
-    """An agent that has adapted to one task: call `act` with what it observes.
+    """An agent that has adapted to one task: `act` returns its next action.
 
-    The previous action is remembered; an agent with a memory wants the reward that it brought, and to be told when an
-    episode starts.
+    The agent remembers its previous action. Give an agent with a memory the reward of that action and the starts of
+    episodes.
+
+    Args:
+        step: `CompiledAgent.act`.
+        state: the state from which the agent acts.
+        config: the configuration of its MetaAgent, which `export` writes too.
     """
 
     def __init__(self, step: Callable[..., tuple], state: "ActingState", config: dict[str, Any]):
@@ -95,13 +110,15 @@ class AdaptedAgent:
         self._step, self._config = step, config
 
     def act(self, obs: Any, *, reward: float = 0.0, start: bool = False, greedy: bool = True) -> np.ndarray:
-        """The action, in the environment's units, at the observation `obs`; the first call starts an episode.
+        """Returns the action at an observation, in the environment's units; the first call starts an episode.
+
+        Raises ShapeError if `obs` does not have the shape of the environment's observations.
 
         Args:
-            obs: what the environment shows; of one on the host, what `HostEnvironment.read` makes of it.
-            reward: what the previous action of this agent brought.
-            start: whether this is the first step of another episode.
-            greedy: take the most probable action rather than a sampled one.
+            obs: the observation; for an environment on the host, the result of `HostEnvironment.read`.
+            reward: the reward of the previous action (0).
+            start: whether a new episode starts at this step (False).
+            greedy: whether to take the most probable action instead of sampling (True).
         """
         obs = (
             jax.tree.map(jnp.asarray, obs)
@@ -120,14 +137,21 @@ class AdaptedAgent:
         return np.asarray(action)
 
     def export(self, path: str | Path) -> Path:
-        """Writes what the agent knows and remembers as safetensors; `load_policy` goes on from it."""
+        """Writes the agent's state as safetensors and returns the path; `load_policy` continues from the file."""
         state = ActingState(self.knowledge, self._memory, self._percept, jax.random.key_data(self._key))
         about = {"kind": "adapted policy"} | self._config | {"versions": record.environment()["versions"]}
         return export.write(Path(path), state, about)
 
 
 class ActingState(NamedTuple):
-    """What an adapted agent carries from one action to the next."""
+    """The state that an adapted agent carries from one action to the next.
+
+    Attributes:
+        knowledge: the knowledge after adaptation.
+        memory: the memory after the last step.
+        percept: the last percept, with the last action.
+        key: key of the next actions.
+    """
 
     knowledge: PyTree
     memory: PyTree
@@ -136,7 +160,12 @@ class ActingState(NamedTuple):
 
 
 def acting_state(played: Trial, key: Array) -> ActingState:
-    """The first copy as its last stage began, about to start an episode."""
+    """Returns the state of the first copy at the start of the trial's last stage, before its first step.
+
+    Args:
+        played: a trial in one task, [K, B, T].
+        key: key of the actions to come.
+    """
     knowledge = jax.tree.map(lambda leaf: leaf[-1], played.knowledge)
     memory, percept = jax.tree.map(lambda leaf: leaf[-1, 0], (played.memory, played.percept))
     percept = percept._replace(start=jnp.ones_like(percept.start), time=jnp.zeros_like(percept.time))

@@ -1,4 +1,4 @@
-"""A stateful shell for notebooks and the command line; it holds no learning code."""
+"""A stateful interface for notebooks and the command line; it contains no learning code."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -33,27 +33,43 @@ _EVALUATION_SEED = 2**31 - 1  # no training seed reaches it
 
 
 def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> AdaptedAgent:
-    """The adapted agent that `AdaptedAgent.export` wrote; no options of its training are needed.
+    """Returns the adapted agent that `AdaptedAgent.export` wrote; the file contains its options.
 
-    `tasks` is needed if they had no name. Raises CheckpointError if the file is none of an adapted policy.
+    Raises CheckpointError if the file is not an exported adapted policy.
+
+    Args:
+        path: the file.
+        tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
     """
     about, arrays = export.read_arrays(Path(path))
     if about.get("kind") != "adapted policy":
-        raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}; load_params loads them")
+        raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}, not an adapted policy; use load_params")
     return MetaAgent.from_config(about, tasks)._restored(arrays)
 
 
 class MetaAgent:
-    """Learns a distribution of tasks, and adapts to new ones.
+    """A meta-learning agent: it is trained on a task distribution and adapts to new tasks.
+
+    Raises ConfigError if a name, an option or a value is wrong.
 
     Args:
-        algorithm: a name that `metajax algorithms` lists.
-        tasks: a name that `metajax tasks` lists, or a task distribution of your own.
-        seed: of everything drawn in training, at least 0 and below 2**31 - 1.
-        num_tasks: tasks a meta-iteration; None: what the algorithm's recipe says.
-        num_devices: devices that share the tasks, of training and of evaluation; None: one or, where several processes
-            train together, all. Of a CPU's cores `metajax.devices.make_of_cores` makes devices.
-        **options: those of the algorithm, its network, its outer loop (`outer`) and the tasks.
+        algorithm: a name listed by `metajax algorithms` ("maml").
+        tasks: a name listed by `metajax tasks` ("point"), or your own task distribution.
+        seed: seed of training, from 0 to 2**31 - 2 (0).
+        num_tasks: tasks per meta-iteration; None: the default of the algorithm's recipe.
+        num_devices: devices that share the tasks in training and evaluation; None: one, or all devices if several
+            processes train together. `metajax.devices.make_of_cores` turns the cores of a CPU into devices.
+        **options: options of the algorithm, its network, its outer loop (chosen by `outer`) and the tasks.
+
+    Attributes:
+        tasks: the task distribution.
+        network: the policy network.
+        algorithm: the algorithm, a bundle of pure functions.
+        recipe: the recipe that the algorithm was built from.
+        num_tasks: tasks per meta-iteration.
+        over: mesh of the devices that share the tasks; None: JAX's default device.
+        config: the arguments as JSON values; `from_config` makes an equal agent from it.
+        history: progress so far, one entry per log line, without the learners.
 
     >>> agent = MetaAgent("maml", "point", num_tasks=2, num_rollouts=2, horizon=5)
     >>> adapted = agent.learn(1).adapt(agent.tasks.sample(jax.random.key(0)))
@@ -85,10 +101,13 @@ class MetaAgent:
             "num_tasks": self.num_tasks,
             "options": {name: _plain(value) for name, value in options.items()},
         }
-        self.history: list[Progress] = []  # without the learners
+        self.history: list[Progress] = []
 
     def with_seed(self, seed: int) -> "MetaAgent":
-        """One like it but for its seed, which has not learned; nothing is put together or compiled again."""
+        """Returns an untrained agent with another seed; it shares the compiled programs of this one.
+
+        Raises ConfigError unless `seed` is a whole number from 0 to 2**31 - 2.
+        """
         _check_seed(seed)
         other = copy.copy(self)
         vars(other).pop("learner", None)
@@ -96,23 +115,32 @@ class MetaAgent:
         return other
 
     def share_over(self, num_devices: int | None) -> None:
-        """Lets so many devices share the tasks, as the argument says; what was compiled for others is dropped."""
-        self.over: Mesh | None = None  # JAX's default device has all
+        """Distributes the tasks over devices and drops the programs compiled so far.
+
+        Raises ConfigError if there are fewer devices, or if the environment is simulated on the host.
+
+        Args:
+            num_devices: devices that share the tasks; None: one, or all devices if several processes train together.
+        """
+        self.over: Mesh | None = None
         if num_devices not in (None, 1) or jax.process_count() > 1:
             if isinstance(self.tasks.env, HostEnvironment):
-                raise ConfigError(f"{self.tasks.env.name} is simulated on the host, whose tasks no devices share")
+                name = self.tasks.env.name
+                raise ConfigError(
+                    f"{name} is simulated on the host, and devices cannot share its tasks; use one device"
+                )
             self.over = meshes.mesh(num_devices)
         for name in ("program", "_evaluate"):
             vars(self).pop(name, None)
 
     @cached_property
     def learner(self) -> Learner:
-        """All that training carries on."""
+        """The state of training, initialised from the seed at first use."""
         return jax.jit(partial(new_learner, self.algorithm, tasks=self.tasks))(jax.random.key(self.config["seed"]))
 
     @property
     def iteration(self) -> int:
-        """Meta-iterations done."""
+        """The number of meta-iterations trained so far."""
         return int(self.learner.iteration)
 
     @property
@@ -122,12 +150,12 @@ class MetaAgent:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """What its numbers take in a checkpoint, about."""
+        """The approximate size of a checkpoint in bytes."""
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.learner))
 
     @cached_property
     def program(self) -> Program:
-        """Meta-training, compiled when it is first asked for."""
+        """The compiled meta-training program, compiled at first use."""
         return compile_program(self.algorithm, self.tasks, num_tasks=self.num_tasks, over=self.over)
 
     @cached_property
@@ -140,7 +168,7 @@ class MetaAgent:
 
     @cached_property
     def sizes(self) -> Sizes:
-        """The stages, copies and steps of training."""
+        """The stages, copies and steps of a training trial."""
         key = jax.random.key(0)
         batch = jax.eval_shape(lambda: self.tasks.batch(key, self.num_tasks))
         experience = jax.eval_shape(self.algorithm.collect, key, self.learner.state, batch)
@@ -148,7 +176,7 @@ class MetaAgent:
 
     @property
     def evaluation_sizes(self) -> Sizes:
-        """Those of evaluation, which follows a gradient-based agent for five steps."""
+        """The stages, copies and steps of an evaluation trial; gradient-based agents adapt at least five times."""
         num_stages = max(self.sizes.num_stages, self.recipe.min_eval_stages)
         return self.sizes._replace(num_stages=num_stages)
 
@@ -159,7 +187,15 @@ class MetaAgent:
         log_every: int = 10,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> "MetaAgent":
-        """Learns for `num_iterations` more meta-iterations (by default the recipe's number) and returns itself."""
+        """Trains for further meta-iterations and returns the agent itself.
+
+        Raises ConfigError if a number is less than 1, and NonFiniteError if training diverges.
+
+        Args:
+            num_iterations: further meta-iterations; None: the default of the algorithm's recipe.
+            log_every: meta-iterations between two calls of `on_progress` (10).
+            on_progress: called with the progress of every log line.
+        """
         num_iterations = self.recipe.num_iterations if num_iterations is None else num_iterations
         check_count("num_iterations", num_iterations)
         for progress in self.learning(self.iteration + num_iterations, log_every=log_every):
@@ -167,8 +203,16 @@ class MetaAgent:
         return self
 
     def learning(self, num_iterations: int, *, log_every: int = 10) -> Iterator[Progress]:
-        """Learns up to `num_iterations` in all, yielding every `log_every`; stopped in between, it keeps the last."""
-        # Training consumes what it is given.
+        """Trains up to a total of `num_iterations` meta-iterations and yields the progress of every log line.
+
+        If the iteration is stopped early, the agent keeps the learner of the last log line. Raises NonFiniteError if
+        training diverges.
+
+        Args:
+            num_iterations: total number of meta-iterations, including those trained before.
+            log_every: meta-iterations between two log lines (10).
+        """
+        # The compiled program donates its arguments, so it gets a copy of the learner.
         keep = partial(jax.tree.map, jnp.copy) if self.over is None else meshes.to_first
         learner = jax.tree.map(jnp.copy, self.learner)
         for progress in train(self.program, learner, num_iterations=num_iterations, log_every=log_every):
@@ -177,26 +221,38 @@ class MetaAgent:
             yield progress._replace(learner=self.learner)
 
     def adapt(self, task: PyTree, *, num_stages: int | None = None, seed: int = 0) -> AdaptedAgent:
-        """The agent after as many adaptations to `task` as in training, or `num_stages` of them."""
+        """Returns the agent after adaptation to `task`.
+
+        Raises ConfigError if this agent is not trained, or if the trial is longer than the network's context, and
+        ShapeError if `task` is not a task of this environment.
+
+        Args:
+            task: the environment parameters of one task.
+            num_stages: stages to adapt to; None: as many adaptations as in training.
+            seed: seed of the adaptation and of sampled actions (0).
+        """
         self._check_learned("adapt")
         num_stages = self.sizes.num_stages - 1 if num_stages is None else num_stages
         check_count("num_stages", num_stages, at_least=0)
         check_like("task", jax.eval_shape(self.tasks.sample, jax.random.key(0)), task)
         num_steps, context = (num_stages + 1) * self.sizes.num_steps, self.network.context
         if context is not None and num_steps > context:
-            raise ConfigError(f"num_stages={num_stages} and acting make {num_steps} steps, beyond context={context}")
+            raise ConfigError(
+                f"num_stages={num_stages} and one more stage to act in have {num_steps} steps, more than "
+                f"context={context} of the network; use a smaller num_stages or train with a larger context"
+            )
         key_trial, key_act = jax.random.split(jax.random.key(seed))
         sizes = self.sizes._replace(num_stages=num_stages + 1)
         played = self._compiled.trial(key_trial, self.params, task, sizes)
         return AdaptedAgent(self._compiled.act, acting_state(played, key_act), self.config)
 
     def export(self, path: str | Path) -> Path:
-        """Writes the meta-parameters as safetensors; `load_params` reads them."""
+        """Writes the meta-parameters as safetensors and returns the path; `load_params` reads the file."""
         about = {"kind": "meta-parameters"} | self.config | {"versions": record.environment()["versions"]}
         return export.write(Path(path), self.params, about)
 
     def _restored(self, arrays: dict[str, np.ndarray]) -> AdaptedAgent:
-        """The adapted agent of exported arrays."""
+        """Returns the adapted agent whose state is in exported `arrays`, by path."""
 
         def state(key: Array) -> ActingState:
             key_task, key_init, key_trial, key = jax.random.split(key, 4)
@@ -210,38 +266,63 @@ class MetaAgent:
         return AdaptedAgent(self._compiled.act, found, self.config)
 
     def protocol(self, num_tasks: int | None = None, *, success_at: str = "any") -> EvaluationProtocol:
-        """How `evaluate` measures: the tasks and draws are the same whatever the training seed.
+        """Returns the protocol of `evaluate`; its tasks and random numbers do not depend on the training seed.
 
-        By default in 1,000 tasks, or once in each where there are finitely many to be held out.
+        Raises ConfigError for a wrong argument.
+
+        Args:
+            num_tasks: held-out tasks, at least 2; None: 1,000, or all of them if their number is finite. A finite
+                number must divide it.
+            success_at: when an episode counts as a success, "any" of its steps or its "end".
         """
-        all_there_are = self.tasks.num_held_out
-        num_tasks = (all_there_are or 1000) if num_tasks is None else num_tasks
+        num_held_out = self.tasks.num_held_out
+        num_tasks = (num_held_out or 1000) if num_tasks is None else num_tasks
         check_count("num_tasks", num_tasks, at_least=2)
-        if all_there_are and num_tasks % all_there_are:
-            raise ConfigError(f"num_tasks={num_tasks} must be a multiple of the {all_there_are} held-out tasks")
+        if num_held_out and num_tasks % num_held_out:
+            raise ConfigError(f"num_tasks={num_tasks} must be a multiple of the {num_held_out} held-out tasks")
         check_choice("success_at", success_at, SUCCESS_AT)
         return EvaluationProtocol(num_tasks, *self.evaluation_sizes, success_at, _EVALUATION_SEED)
 
     def evaluate(self, num_tasks: int | None = None, *, success_at: str = "any") -> Evaluation:
-        """Returns and successes [N, K, B] in held-out tasks, as `protocol` says."""
+        """Returns the returns and successes [N, K, B] of episodes in held-out tasks.
+
+        Raises ConfigError if this agent is not trained, or for a wrong argument.
+
+        Args:
+            num_tasks: held-out tasks, as in `protocol`.
+            success_at: when an episode counts as a success, as in `protocol`.
+        """
         self._check_learned("evaluate")
         return jax.device_get(self._evaluate(self.params, self.protocol(num_tasks, success_at=success_at)))
 
     def plot_adaptation(self, num_tasks: int | None = None):
-        """A figure of the return in held-out tasks, by default 200 or all, after each number of adaptations."""
+        """Returns a Matplotlib figure of the mean return in held-out tasks after each number of adaptations.
+
+        Raises ConfigError if this agent is not trained.
+
+        Args:
+            num_tasks: held-out tasks; None: 200, or all of them if their number is finite.
+        """
         from metajax.pictures import plots  # matplotlib is slow to import
 
         num_tasks = num_tasks or self.tasks.num_held_out or 200
         return plots.adaptation_curve(self.evaluate(num_tasks), self.tasks.references, self.title)
 
     def animate(self, path: str | Path, *, num_tasks: int = 5) -> Path:
-        """Writes a GIF of episodes in held-out tasks before and after adaptation; ConfigError if there is no scene."""
+        """Writes a GIF of episodes in held-out tasks, before and after adaptation, and returns its path.
+
+        Raises ConfigError if this agent is not trained, or if its tasks cannot be drawn.
+
+        Args:
+            path: the GIF file.
+            num_tasks: held-out tasks to play (5); at most three are shown where the environment has its own scene.
+        """
         from metajax.pictures import animations, plots
 
         self._check_learned("animate")
         check_count("num_tasks", num_tasks)
         if not self.can_be_drawn:
-            raise ConfigError("these tasks cannot be drawn; give TaskDistribution(plane=…) to draw paths in")
+            raise ConfigError("these tasks cannot be drawn; set TaskDistribution(plane=…) to draw paths in that plane")
         key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
         tasks = self.tasks.batch(key_tasks, num_tasks, held_out=True)
         stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
@@ -258,20 +339,25 @@ class MetaAgent:
 
     @property
     def can_be_drawn(self) -> bool:
-        """Whether `animate` knows how to draw these tasks."""
+        """Whether `animate` can draw these tasks: they have a plane, or their environment has a scene."""
         from metajax.pictures.animations import SCENES  # matplotlib is slow to import
 
         return bool(self.tasks.plane) or self.tasks.env.name in SCENES
 
     @property
     def title(self) -> str:
-        """What the pictures are headed with."""
+        """The title of figures and animations."""
         return f"{self.config['algorithm']} on {self.config['tasks'] or self.tasks.env.name}"
 
     def save(self, folder: str | Path, *, keep: int = 3, keep_every: int = 0) -> Path:
-        """Saves the whole learner and its configuration in a folder, from which `load` goes on.
+        """Saves a checkpoint of the learner and the configuration, and returns the folder; `load` resumes from it.
 
-        The newest `keep` are kept, and those of meta-iterations that `keep_every` divides (0: none).
+        Raises CheckpointError if the folder has a checkpoint of a later meta-iteration.
+
+        Args:
+            folder: the run's folder, which is created if it does not exist.
+            keep: number of newest checkpoints to keep (3).
+            keep_every: also keep the checkpoints of meta-iterations that are multiples of this number; 0: none (0).
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -280,30 +366,45 @@ class MetaAgent:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
-        """An agent that has not learned, of the `config` of another; raises CheckpointError if it is none."""
+        """Returns an untrained agent with the configuration of another.
+
+        Raises CheckpointError if `config` is not a MetaAgent's configuration or its tasks have another version, and
+        ConfigError if it names no tasks and none are given.
+
+        Args:
+            config: `MetaAgent.config`.
+            tasks: the task distribution; None: the one named in `config`.
+            **changed: arguments of MetaAgent that replace those in `config`.
+        """
         try:
             named_tasks, algorithm, version = (config[name] for name in ("tasks", "algorithm", "tasks_version"))
             kept = config["options"] | {name: config[name] for name in ("seed", "num_tasks")}
         except (KeyError, TypeError) as error:
-            raise checkpoint.CheckpointError(f"this is no configuration of a MetaAgent: it lacks {error}") from error
+            message = f"this is not the configuration of a MetaAgent: {error} is missing"
+            raise checkpoint.CheckpointError(message) from error
         tasks = named_tasks if tasks is None else tasks
         if tasks is None:
-            raise ConfigError("these tasks have no name; give them: tasks=…")
-        if not isinstance(tasks, str):  # they have no options of their own
+            raise ConfigError("this agent's tasks have no name; pass the task distribution as tasks=…")
+        if not isinstance(tasks, str):  # a distribution has no options
             kept = {name: value for name, value in kept.items() if name not in task_options(named_tasks)}
         options = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
         agent = cls(algorithm, tasks, **options | changed)
         if agent.tasks.version != version:
             now = agent.tasks.version
-            raise checkpoint.CheckpointError(f"what was saved learned version {version} of these tasks; this is {now}")
+            raise checkpoint.CheckpointError(f"this agent was trained on version {version} of its tasks, now {now}")
         return agent
 
     @classmethod
     def load(cls, folder: str | Path, tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
-        """The agent last saved in a folder, or by a run.
+        """Returns the agent of the newest intact checkpoint in a folder that `save` or a training run wrote.
 
-        `tasks` is needed if they were not named when it was made; `changed` are options to go on with. Raises
-        CheckpointError if there is none whose files are as they were saved, or if it does not fit those options.
+        Raises CheckpointError if there is no intact checkpoint, or if it does not fit the options, and ConfigError if
+        the agent was made with a task distribution and `tasks` is missing.
+
+        Args:
+            folder: the run's folder.
+            tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
+            **changed: arguments of MetaAgent that replace the saved ones.
         """
         saved = checkpoint.newest(Path(folder))
         agent = cls.from_config(saved.config, tasks, **changed)
@@ -323,7 +424,7 @@ def _check_seed(seed: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A number of Python's, or a tuple of them, in place of NumPy's."""
+    """Converts NumPy numbers, also those in tuples and lists, to Python numbers."""
     if isinstance(value, tuple | list):
         return type(value)(map(_plain, value))
     return value.item() if hasattr(value, "item") else value

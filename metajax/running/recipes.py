@@ -1,6 +1,6 @@
-"""Algorithms and tasks by name, put together from flat options: what the command line and MetaAgent share.
+"""Recipes: builds tasks, network and algorithm from names and flat options, for the command line and MetaAgent.
 
-Every option is a keyword of one of the factories a run is made of; nothing is declared twice.
+Every option is a keyword argument of one of the factories; none is declared a second time.
 """
 
 import inspect
@@ -22,10 +22,16 @@ from metajax.tasks import TASKS
 
 
 class Recipe(NamedTuple):
-    """An algorithm's factory, the network it takes, the outer loops to choose from (the first is the default).
+    """How to build an algorithm, and its default sizes.
 
-    `num_tasks` and `num_iterations` are what a run has by default; `min_eval_stages` is how far an evaluation follows
-    adaptation even if training does not.
+    Attributes:
+        algorithm: factory of the algorithm.
+        network: factory of its network.
+        outers: factories of the outer loops to choose from, by name; the first is the default. Empty: the algorithm has
+            its own.
+        num_tasks: default number of tasks per meta-iteration.
+        num_iterations: default number of meta-iterations.
+        min_eval_stages: smallest number of stages in an evaluation, which may be more than in training.
     """
 
     algorithm: Callable[..., Algorithm]
@@ -36,7 +42,7 @@ class Recipe(NamedTuple):
     min_eval_stages: int
 
 
-def _by_gradients(
+def _gradient_recipe(
     factory: Callable[..., Algorithm],
     network: Callable[..., Network] = mlp,
     outers: Mapping[str, Callable[..., Outer]] = OUTERS,
@@ -47,18 +53,20 @@ def _by_gradients(
 
 
 ALGORITHMS = {
-    "maml": _by_gradients(algorithms.maml),
-    "fomaml": _by_gradients(algorithms.fomaml),
-    "reptile": _by_gradients(algorithms.reptile, outers={}),
-    "anil": _by_gradients(algorithms.anil),
-    "cavia": _by_gradients(algorithms.cavia, partial(mlp, context_size=5)),
-    "meta_sgd": _by_gradients(algorithms.meta_sgd),
-    "promp": _by_gradients(algorithms.promp, outers={"ppo": ppo} | OUTERS, num_tasks=40, num_iterations=150),
-    "e_maml": _by_gradients(algorithms.e_maml),
-    "dice_maml": _by_gradients(algorithms.dice_maml),
-    "imaml": _by_gradients(algorithms.imaml),
-    "es_maml": _by_gradients(algorithms.es_maml, partial(mlp, hidden=(32, 32)), {}, num_tasks=100, num_iterations=300),
-    "multi_task": _by_gradients(algorithms.multi_task),
+    "maml": _gradient_recipe(algorithms.maml),
+    "fomaml": _gradient_recipe(algorithms.fomaml),
+    "reptile": _gradient_recipe(algorithms.reptile, outers={}),
+    "anil": _gradient_recipe(algorithms.anil),
+    "cavia": _gradient_recipe(algorithms.cavia, partial(mlp, context_size=5)),
+    "meta_sgd": _gradient_recipe(algorithms.meta_sgd),
+    "promp": _gradient_recipe(algorithms.promp, outers={"ppo": ppo} | OUTERS, num_tasks=40, num_iterations=150),
+    "e_maml": _gradient_recipe(algorithms.e_maml),
+    "dice_maml": _gradient_recipe(algorithms.dice_maml),
+    "imaml": _gradient_recipe(algorithms.imaml),
+    "es_maml": _gradient_recipe(
+        algorithms.es_maml, partial(mlp, hidden=(32, 32)), {}, num_tasks=100, num_iterations=300
+    ),
+    "multi_task": _gradient_recipe(algorithms.multi_task),
     "rl2": Recipe(
         algorithms.rl2,
         memory_policy,
@@ -69,11 +77,17 @@ ALGORITHMS = {
     ),
 }
 
-_DECIDED = {"env", "network", "num_steps", "outer"}  # arguments that the recipe itself fills in
+_FILLED_IN = {"env", "network", "num_steps", "outer"}  # factory arguments that `build` sets
 
 
 class Option(NamedTuple):
-    """One option of a run: its type, default and help, and the factories that take it."""
+    """One option of a run.
+
+    Attributes:
+        annotation: its type.
+        default: its default value.
+        help: its text under `Args:` in the docstring of the factory.
+    """
 
     annotation: Any
     default: Any
@@ -81,6 +95,15 @@ class Option(NamedTuple):
 
 
 class Built(NamedTuple):
+    """The parts of a run, as `build` returns them.
+
+    Attributes:
+        tasks: the task distribution.
+        network: the policy network.
+        algorithm: the algorithm.
+        recipe: the recipe of the algorithm.
+    """
+
     tasks: TaskDistribution
     network: Network
     algorithm: Algorithm
@@ -91,28 +114,36 @@ Tasks = str | TaskDistribution
 
 
 def options(algorithm: str, tasks: Tasks, outer: str | None = None) -> dict[str, Option]:
-    """Every option of a run by name; raises ConfigError for an unknown algorithm, task or outer loop."""
+    """Returns all options of a run by name.
+
+    Raises ConfigError for an unknown algorithm, task or outer loop.
+
+    Args:
+        algorithm: name of the algorithm.
+        tasks: name of the tasks, or a task distribution, which has no options.
+        outer: name of the outer loop; None: the recipe's default.
+    """
     found: dict[str, Option] = {}
     for factory in _factories(algorithm, tasks, outer):
         for name, option in _options_of(factory).items():
             if name in found:
-                raise TypeError(f"two factories of {algorithm} on {tasks} have an option {name}")
+                raise TypeError(f"option {name} belongs to two factories of {algorithm} on {tasks}; rename one")
             found[name] = option
     return found
 
 
 def task_options(tasks: Tasks) -> set[str]:
-    """Names of the options that a task distribution has; none if it is not a name."""
+    """Returns the names of the options of `tasks`; a task distribution, given instead of a name, has none."""
     return set(_options_of(lookup("tasks", tasks, TASKS))) if isinstance(tasks, str) else set()
 
 
 def network_options(algorithm: str) -> set[str]:
-    """Names of the options that an algorithm's network has."""
+    """Returns the names of the options of an algorithm's network."""
     return set(_options_of(lookup("algorithm", algorithm, ALGORITHMS).network))
 
 
 def outer_of(algorithm: str, given: Mapping[str, Any]) -> Outer | None:
-    """The outer loop that `given` options name and make, None where the algorithm has its own."""
+    """Returns the outer loop that the options `given` describe; None if the algorithm has its own."""
     recipe = lookup("algorithm", algorithm, ALGORITHMS)
     if not recipe.outers:
         return None
@@ -127,11 +158,16 @@ def build(
     given: Mapping[str, Any],
     network: Callable[[Environment], Network] | None = None,
 ) -> Built:
-    """The tasks, network and algorithm named, with the options `given`, `outer` among them.
+    """Builds the tasks, the network and the algorithm of a run.
 
-    A task distribution may stand in place of a name, and has no options; a `network` of one's own in place of the
-    recipe's, of whose options none may then be given. Raises ConfigError for an option that this
-    run does not have, naming the nearest ones.
+    Raises ConfigError for an unknown name or option, with the nearest known ones, and for a wrong value.
+
+    Args:
+        algorithm: name of the algorithm.
+        tasks: name of the tasks, or a task distribution, which has no options.
+        given: options by name; `outer` names the outer loop.
+        network: `network(env)` returns a network that replaces the recipe's, whose options are then unknown; None: the
+            recipe's network.
     """
     given = dict(given)
     outer_name = given.pop("outer", None)
@@ -166,7 +202,7 @@ def _factories(algorithm: str, tasks: Tasks, outer: str | None) -> list[Callable
     if recipe.outers:
         factories.append(_outer(recipe, outer))
     elif outer is not None:
-        raise ConfigError(f"{algorithm} has one outer loop; leave out the option outer={outer!r}")
+        raise ConfigError(f"{algorithm} has one outer loop and no option outer; remove outer={outer!r}")
     return factories
 
 
@@ -175,12 +211,12 @@ def _outer(recipe: Recipe, name: str | None) -> Callable[..., Outer]:
 
 
 def _options_of(factory: Callable) -> dict[str, Option]:
-    """The keyword arguments of a factory that can be written down: numbers, words, flags and tuples of them."""
+    """Returns the arguments of a factory that are plain values: numbers, strings, booleans and tuples of these."""
     texts = argument_texts(factory.func if isinstance(factory, partial) else factory)
     return {
         name: Option(parameter.annotation, parameter.default, texts.get(name, ""))
         for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in _DECIDED and _is_plain(parameter.annotation)
+        if name not in _FILLED_IN and _is_plain(parameter.annotation)
     }
 
 

@@ -1,4 +1,4 @@
-"""Many runs in one compiled program: seeds and float hyper-parameters are a vmapped axis [M], one run folder each."""
+"""Sweeps: many runs in one compiled program, with seeds and float hyper-parameters as a vmapped axis [M]."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +30,15 @@ from metajax.running.training import (
 )
 from metajax.simulators.environment import HostEnvironment
 
-_SHAPING = {"fisher_fraction"}  # sets a shape, so it cannot be traced
-_OWN = PartitionSpec("runs")  # not the axis that tasks are shared over, so that nothing is summed over runs
+_SHAPE_OPTIONS = {"fisher_fraction"}  # floats that set a shape, so they cannot be traced
+_RUNS = PartitionSpec("runs")  # a different axis than that of tasks, so that no reduction mixes runs
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
-    """Name and values of `name=0.1,0.3`, of `name=0:1:5` (five, evenly spaced) or of `name=0.01:1:log3`.
+    """Returns the name and the values of a sweep.
+
+    Raises ConfigError if `text` has none of these forms: `name=0.1,0.3` lists the values, `name=0:1:5` means five
+    evenly spaced values from 0 to 1, `name=0.01:1:log3` three logarithmically spaced ones.
 
     >>> parse_sweep("inner_lr=0.01:1:log3")
     ('inner_lr', (0.01, 0.1, 1.0))
@@ -52,58 +55,73 @@ def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
         return name.strip().replace("-", "_"), tuple(float(f"{value:.6g}") for value in found)
     except ValueError as error:
         raise ConfigError(
-            f"sweep={text!r} must read name=0.1,0.3 or name=LOW:HIGH:COUNT or name=LOW:HIGH:logCOUNT"
+            f"sweep={text!r} must read name=0.1,0.3, name=LOW:HIGH:COUNT or name=LOW:HIGH:logCOUNT"
         ) from error
 
 
 def make_agents(
     algorithm: str, tasks: str, *, seed: int, num_seeds: int, sweep: Sequence[str], **given: Any
 ) -> list[MetaAgent]:
-    """An agent for every seed from `seed` on and every combination of swept values.
+    """Returns an untrained agent for every combination of swept values and seeds.
 
-    Raises ConfigError for what is no float hyper-parameter of these factories, or is given besides.
+    Raises ConfigError if a swept name is not a float hyper-parameter, is also among the options or is swept twice, if
+    its values are not distinct, or if there are several runs and the tasks are simulated on the host.
+
+    Args:
+        algorithm: name of the algorithm.
+        tasks: name of the tasks.
+        seed: the first seed.
+        num_seeds: seeds per combination: `seed`, `seed` + 1, …
+        sweep: sweeps as `parse_sweep` reads them; all their combinations are run.
+        **given: further arguments of MetaAgent, the same for all agents.
     """
     check_count("seeds", num_seeds)
     axes = dict(parsed := [parse_sweep(text) for text in sweep])
     known, of_tasks = options(algorithm, tasks, given.get("outer")), task_options(tasks)
     choices = [name for name, option in known.items() if option.annotation is float]
     for name, values in parsed:
-        check_choice("hyper-parameter", name, [choice for choice in choices if choice not in of_tasks | _SHAPING])
+        check_choice("hyper-parameter", name, [choice for choice in choices if choice not in of_tasks | _SHAPE_OPTIONS])
         if name in given or len(parsed) > len(axes):
-            raise ConfigError(f"{name} is given twice")
+            raise ConfigError(f"{name} is given twice; give it once, as an option or in one sweep")
         if len({f"{value:g}" for value in values}) < len(values):
-            raise ConfigError(f"the values of {name} are not different: {values}")
+            raise ConfigError(f"the values of {name} are not different: {values}; give each value once")
     swept = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     firsts = [MetaAgent(algorithm, tasks, seed=seed, **given, **values) for values in swept]
     agents = [first.with_seed(seed + offset) for first in firsts for offset in range(num_seeds)]
     if len(agents) > 1:
         if isinstance(agents[0].tasks.env, HostEnvironment):
-            raise ConfigError(f"{tasks} are simulated on the host: one run after the other, without seeds or sweep")
-        _begin(agents, list(axes))
+            raise ConfigError(
+                f"{tasks} is simulated on the host, so use one seed and no sweep; start several runs separately"
+            )
+        _init_learners(agents, list(axes))
     return agents
 
 
-def _begin(agents: Sequence[MetaAgent], names: Sequence[str]) -> None:
-    """Gives every agent the learner that it would make for itself, all in one program."""
+def _init_learners(agents: Sequence[MetaAgent], names: Sequence[str]) -> None:
+    """Initialises the learners of all agents in one program; each equals the one that its agent would make."""
 
     def one(values: PyTree, seed: jax.Array) -> Learner:
         return new_learner(_algorithm(agents[0], values), jax.random.key(seed), agents[0].tasks)
 
     seeds = jnp.array([agent.config["seed"] for agent in agents])
-    _keep(agents, jax.jit(jax.vmap(one))(_values(agents, names), seeds))
+    _set_learners(agents, jax.jit(jax.vmap(one))(_option_values(agents, names), seeds))
 
 
-def _keep(agents: Sequence[MetaAgent], learners: Learner) -> None:
-    """Gives every agent its own of the learners [M]."""
+def _set_learners(agents: Sequence[MetaAgent], learners: Learner) -> None:
+    """Sets the learner of every agent from `learners` [M]."""
     leaves, structure = jax.tree.flatten(jax.device_put(learners, jax.local_devices()[0]))
-    # Rows of NumPy's cost a hundredth of rows taken on a device.
+    # Indexing NumPy arrays takes a hundredth of the time of indexing arrays on a device.
     rows = [leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf) for leaf in leaves]
     for index, agent in enumerate(agents):
         agent.learner = structure.unflatten([jnp.asarray(leaf[index]) for leaf in rows])
 
 
 def label(agent: MetaAgent, sweep: Sequence[str]) -> str:
-    """What a run of many is called.
+    """Returns the name of one run of a sweep.
+
+    Args:
+        agent: the run's agent.
+        sweep: the sweeps, as `parse_sweep` reads them.
 
     >>> label(MetaAgent(inner_lr=0.5, seed=3), ["inner_lr=0.1,0.5"])
     'inner_lr-0.5-seed-3'
@@ -112,46 +130,58 @@ def label(agent: MetaAgent, sweep: Sequence[str]) -> str:
     return "-".join([*(f"{name}-{agent.config['options'][name]:g}" for name in names), f"seed-{agent.config['seed']}"])
 
 
-class Together(NamedTuple):
-    """Training of agents compiled: `advance(learners, stop) -> learners, metrics`, all with axis [M].
+class JointTraining(NamedTuple):
+    """The compiled training of several agents.
 
-    M is a multiple of the number of devices: beyond the agents the last of them is there again.
+    Attributes:
+        agents: the agents.
+        advance: `advance(learners, stop)` trains up to meta-iteration `stop` and returns the learners and metrics, all
+            with the axis [M]. M is the number of agents, rounded up to a multiple of the devices; the last agent fills
+            the additional rows.
+        memory: bytes that the program needs.
+        num_devices: devices that share the agents.
     """
 
     agents: Sequence[MetaAgent]
     advance: Callable[[Learner, jax.Array], tuple[Learner, dict[str, jax.Array]]]
-    memory: int  # bytes
+    memory: int
     num_devices: int
 
 
-def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int = 1) -> Together:
-    """One program for agents that differ in their seeds and in the options `names` alone; devices share the agents."""
+def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int = 1) -> JointTraining:
+    """Compiles the training of several agents into one program.
+
+    Args:
+        agents: agents that differ only in their seeds and in the options `names`.
+        names: names of the swept options.
+        num_devices: devices that share the agents.
+    """
     tasks, num_tasks = agents[0].tasks, agents[0].num_tasks
 
     def one(values: PyTree, learner: Learner, stop: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
         iterate = meta_iteration(_algorithm(agents[0], values), tasks, num_tasks)
         return run(iterate, max_skipped=MAX_SKIPPED)(learner, stop)
 
-    over, values = _mesh(num_devices), _filled(_values(agents, names), num_devices)
-    singles = [agent.learner for agent in agents]  # made, if they are not yet, before anything is traced
-    learners = jax.eval_shape(lambda: _filled(_stack(singles), num_devices))
+    over, values = _runs_mesh(num_devices), _padded(_option_values(agents, names), num_devices)
+    singles = [agent.learner for agent in agents]  # initialised here, outside of any trace
+    learners = jax.eval_shape(lambda: _padded(_stack_trees(singles), num_devices))
     whole, function = PartitionSpec(), jax.vmap(one, in_axes=(0, 0, None))
-    function = jax.shard_map(function, mesh=over, in_specs=(_OWN, _OWN, whole), out_specs=_OWN, check_vma=False)
+    function = jax.shard_map(function, mesh=over, in_specs=(_RUNS, _RUNS, whole), out_specs=_RUNS, check_vma=False)
     compiled = jax.jit(function, donate_argnums=1).lower(values, learners, jnp.zeros((), int)).compile()
 
     def advance(learners: Learner, stop: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
-        shared = jax.device_put((values, learners), NamedSharding(over, _OWN))
+        shared = jax.device_put((values, learners), NamedSharding(over, _RUNS))
         return compiled(*shared, jax.device_put(stop, NamedSharding(over, whole)))
 
-    return Together(agents, advance, peak_memory(compiled, num_devices), num_devices)
+    return JointTraining(agents, advance, peak_memory(compiled, num_devices), num_devices)
 
 
-def _mesh(num_devices: int) -> Mesh:
-    return Mesh(meshes.mesh(num_devices).devices, tuple(_OWN))
+def _runs_mesh(num_devices: int) -> Mesh:
+    return Mesh(meshes.mesh(num_devices).devices, tuple(_RUNS))
 
 
-def _filled(tree: PyTree, num_devices: int) -> PyTree:
-    """Every leaf [M], the last row there as often as makes M a multiple of the devices."""
+def _padded(tree: PyTree, num_devices: int) -> PyTree:
+    """Pads every leaf [M] with copies of its last row until M is a multiple of the number of devices."""
 
     def fill(leaf: jax.Array) -> jax.Array:
         rows = np.arange(len(leaf) + -len(leaf) % num_devices)
@@ -160,10 +190,15 @@ def _filled(tree: PyTree, num_devices: int) -> PyTree:
     return jax.tree.map(fill, tree)
 
 
-def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int = 1) -> Iterator[Together]:
-    """The agents together or, where that takes more memory than there is, as many at a time as fit.
+def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int = 1) -> Iterator[JointTraining]:
+    """Yields the compiled training of all agents or, if they do not fit into memory, of as many as fit at a time.
 
-    Raises ConfigError if not one does.
+    Raises ConfigError if not even one agent fits.
+
+    Args:
+        agents: agents that differ only in their seeds and in the options `names`.
+        names: names of the swept options.
+        num_devices: devices that share the agents.
     """
     free = hardware.usable_memory()
     first = compile_together(agents, names, num_devices)
@@ -180,20 +215,25 @@ def chunks(agents: Sequence[MetaAgent], names: Sequence[str], num_devices: int =
         yield compile_together(agents[start : start + size], names, num_devices)
 
 
-def learn_together(together: Together, *, num_iterations: int, log_every: int) -> Iterator[list[Progress]]:
-    """Meta-trains up to `num_iterations`, yielding every agent's progress; each agent keeps its learner.
+def learn_together(training: JointTraining, *, num_iterations: int, log_every: int) -> Iterator[list[Progress]]:
+    """Trains agents jointly, updates their learners, and yields the progress of all agents at every log line.
 
-    One whose numbers are not finite stops where it is, and NonFiniteError is raised when the others have ended.
+    An agent whose numbers are not finite stops early; NonFiniteError is raised after the others have finished.
+
+    Args:
+        training: the compiled training, as `compile_together` returns it.
+        num_iterations: total number of meta-iterations, including those trained before.
+        log_every: meta-iterations between two log lines.
     """
-    agents = together.agents
-    learners = _filled(_stack([agent.learner for agent in agents]), together.num_devices)
+    agents = training.agents
+    learners = _padded(_stack_trees([agent.learner for agent in agents]), training.num_devices)
     done, stopped = 0, np.zeros(len(agents), bool)
     while done < num_iterations and not stopped.all():
         done = min(done + log_every, num_iterations)
-        learners, metrics = together.advance(learners, jnp.asarray(done))
+        learners, metrics = training.advance(learners, jnp.asarray(done))
         numbers, progress = jax.device_get(metrics), []
         stopped = np.asarray(has_stopped(learners, MAX_SKIPPED))[: len(agents)]
-        _keep(agents, learners)
+        _set_learners(agents, learners)
         for index, agent in enumerate(agents):
             own = {name: float(values[index]) for name, values in numbers.items()}
             progress.append(Progress(agent.learner, agent.iteration, own, bool(stopped[index])))
@@ -204,32 +244,40 @@ def learn_together(together: Together, *, num_iterations: int, log_every: int) -
             for agent, has_ended in zip(agents, stopped, strict=True)
             if has_ended
         )
-        raise NonFiniteError(f"numbers were not finite in {names}; the parameters are those before it")
+        raise NonFiniteError(f"numbers were not finite in {names}; these agents keep their last finite parameters")
 
 
 def evaluate_together(
     agents: Sequence[MetaAgent], names: Sequence[str], protocol: EvaluationProtocol, num_devices: int = 1
 ) -> list[Evaluation]:
-    """Every agent's evaluation under one protocol in one program; each device has one after the other."""
+    """Evaluates several agents in one program; every device evaluates one agent at a time.
+
+    Args:
+        agents: agents that differ only in their seeds, options `names` and learners.
+        names: names of the swept options.
+        protocol: the protocol of all evaluations.
+        num_devices: devices that share the agents.
+    """
 
     def one(inputs: tuple[PyTree, PyTree]) -> Evaluation:
         values, params = inputs
         return compile_evaluation(_algorithm(agents[0], values), agents[0].tasks)(params, protocol)
 
-    over, inputs = _mesh(num_devices), (_values(agents, names), _stack([agent.params for agent in agents]))
-    of_each = jax.shard_map(partial(jax.lax.map, one), mesh=over, in_specs=(_OWN,), out_specs=_OWN, check_vma=False)
-    found = jax.device_get(jax.jit(of_each)(jax.device_put(_filled(inputs, num_devices), NamedSharding(over, _OWN))))
+    over = _runs_mesh(num_devices)
+    inputs = _option_values(agents, names), _stack_trees([agent.params for agent in agents])
+    of_each = jax.shard_map(partial(jax.lax.map, one), mesh=over, in_specs=(_RUNS,), out_specs=_RUNS, check_vma=False)
+    found = jax.device_get(jax.jit(of_each)(jax.device_put(_padded(inputs, num_devices), NamedSharding(over, _RUNS))))
     return [jax.tree.map(lambda leaf, index=index: leaf[index], found) for index in range(len(agents))]
 
 
 def _algorithm(agent: MetaAgent, values: dict[str, jax.Array]) -> Algorithm:
-    tasks = agent.config["tasks"] or agent.tasks  # a name, whose options are among the others
+    tasks = agent.config["tasks"] or agent.tasks  # the options of named tasks are in the configuration too
     return build(agent.config["algorithm"], tasks, agent.config["options"] | values).algorithm
 
 
-def _values(agents: Sequence[MetaAgent], names: Sequence[str]) -> dict[str, jax.Array]:
+def _option_values(agents: Sequence[MetaAgent], names: Sequence[str]) -> dict[str, jax.Array]:
     return {name: jnp.array([agent.config["options"][name] for agent in agents]) for name in names}
 
 
-def _stack(trees: Sequence[PyTree]) -> PyTree:
+def _stack_trees(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -1,7 +1,7 @@
-"""Trials and evaluation in environments that a simulator on the host steps.
+"""Trials and evaluation in environments that are simulated on the host.
 
-They are those of `metajax.rollouts`, from the same keys: what an agent decides and learns is compiled, and between two
-decisions its actions go to the worker processes, and what came of them comes back.
+The functions follow `metajax.rollouts` and use the same keys. The agent's policy and its adaptation are compiled; at
+every step, actions are sent to the worker processes, which return observations and rewards.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,27 +31,37 @@ from metajax.simulators.environment import HostEnvironment
 
 
 class _Player(NamedTuple):
-    """What is compiled of an agent that plays B copies of each of some tasks [N]."""
+    """The compiled functions of an agent that plays B copies of each task [N].
 
-    begin: Callable  # keys, params -> knowledge, memory, keys of the stages
-    draw: Callable  # keys of the stages, number -> keys of the rollout, keys of the adaptation
-    start: Callable  # keys of a rollout -> keys of its steps, seeds
-    select_action: (
-        Callable  # keys of the steps, time, knowledge, copies, greedy -> choice, actions in the simulator's units
-    )
-    advance: Callable  # copies, choice, outcome -> copies, transition
-    finish: Callable  # knowledge, copies, transitions [N, T, B] -> transitions [N, B, T]
-    adapt: Callable  # keys, knowledge, stage -> knowledge
+    Attributes:
+        begin: keys, params -> knowledge, memory, keys of the stages.
+        stage_keys: keys of the stages, stage number -> keys of the rollout, keys of the adaptation.
+        start: keys of a rollout -> keys of its steps, seeds of the simulators.
+        select_action: keys of the steps, time, knowledge, copies, greedy -> choice, actions in the simulator's units.
+        advance: copies, choice, step result -> copies, transition.
+        finish: knowledge, copies, transitions [N, T, B] -> transitions [N, B, T] with next values.
+        adapt: keys, knowledge, stage -> knowledge.
+    """
+
+    begin: Callable
+    stage_keys: Callable
+    start: Callable
+    select_action: Callable
+    advance: Callable
+    finish: Callable
+    adapt: Callable
 
 
 @lru_cache(maxsize=8)
 def _player(agent: Agent, space: PyTree, num_copies: int) -> _Player:
+    """Returns the compiled functions of an agent whose actions are in `space`."""
+
     def begin(key: Array, params: PyTree) -> tuple[PyTree, PyTree, Array]:
         key_begin, key_stages = jax.random.split(key)
         knowledge = agent.begin(key_begin, params)
         return knowledge, initial_memory(agent, knowledge, num_copies), key_stages
 
-    def draw(key_stages: Array, number: Array) -> tuple[Array, Array]:
+    def stage_keys(key_stages: Array, number: Array) -> tuple[Array, Array]:
         key_rollout, key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))
         return key_rollout, key_adapt
 
@@ -69,7 +79,7 @@ def _player(agent: Agent, space: PyTree, num_copies: int) -> _Player:
 
     return _Player(
         begin=jax.jit(jax.vmap(begin)),
-        draw=jax.jit(jax.vmap(draw, (0, None))),
+        stage_keys=jax.jit(jax.vmap(stage_keys, (0, None))),
         start=jax.jit(jax.vmap(start)),
         select_action=jax.jit(jax.vmap(chosen, (0, None, 0, 0, None)), static_argnums=4),
         advance=jax.jit(jax.vmap(advance)),
@@ -81,16 +91,16 @@ def _player(agent: Agent, space: PyTree, num_copies: int) -> _Player:
 def _rollout(
     play: _Player, keys: Array, knowledge: PyTree, copies: Copies, env: HostEnvironment, num_steps: int, greedy: bool
 ) -> tuple[Copies, Transition]:
-    """One episode in each copy [N, B], begun already: the copies after it, and transitions [N, B, T]."""
+    """Plays an episode that has begun in each copy [N, B]; returns the copies after it and transitions [N, B, T]."""
     transitions: list[Transition] = []
     while len(transitions) < num_steps:
         time = len(transitions)
         choice, action = play.select_action(keys, time, knowledge, copies, greedy)
         obs, reward, terminated, truncated, info = env.play(np.asarray(action))
-        came = StepResult(obs, reward, terminated, truncated | (time == num_steps - 1), info)
-        copies, transition = play.advance(copies, choice, came)
+        result = StepResult(obs, reward, terminated, truncated | (time == num_steps - 1), info)
+        copies, transition = play.advance(copies, choice, result)
         transitions.append(jax.device_get(transition))
-        if not transitions[-1].valid.any():  # all are over, and every further step is as idle as this
+        if not transitions[-1].valid.any():  # all episodes have ended, and all further idle steps are equal
             transitions += transitions[-1:] * (num_steps - len(transitions))
     experience = jax.tree.map(lambda *leaves: np.stack(leaves, 1), *transitions)
     return copies, jax.device_get(play.finish(knowledge, copies, experience))
@@ -99,7 +109,7 @@ def _rollout(
 def _stages(
     keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes, greedy: bool
 ) -> Iterator[Trial]:
-    """The stages of trials in `tasks` [N] by parameters [N], each without the axis K."""
+    """Yields the stages, without the axis K, of trials in `tasks` [N] with parameters [N]."""
     num_stages, num_copies, num_steps = sizes
     play, num_tasks = _player(agent, env.action_space(), num_copies), leading_axis(tasks)
     knowledge, memory, key_stages = play.begin(keys, params)
@@ -107,7 +117,7 @@ def _stages(
     percept = first_percept(env, one, num_copies)
     percept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_tasks, *leaf.shape)), percept)
     for number in range(num_stages):
-        key_rollout, key_adapt = play.draw(key_stages, number)
+        key_rollout, key_adapt = play.stage_keys(key_stages, number)
         key_steps, seeds = play.start(key_rollout)
         copies = begin_episode(memory, percept, env.begin(tasks, np.asarray(seeds)))
         after, steps = _rollout(play, key_steps, knowledge, copies, env, num_steps, greedy)
@@ -118,7 +128,7 @@ def _stages(
 
 
 def _chunks(env: HostEnvironment, num_tasks: int, num_copies: int) -> list[slice]:
-    """Which tasks are played at once, so that all their copies have one of the simulator's."""
+    """Returns slices of tasks; the copies of the tasks in one slice fit into the environment's copies."""
     size = env.fitting(num_tasks, num_copies)
     return [slice(first, first + size) for first in range(0, num_tasks, size)]
 
@@ -134,7 +144,7 @@ def _repeated(params: PyTree, count: int) -> PyTree:
 def trial(
     key: Array, agent: Agent, params: PyTree, env: HostEnvironment, task: PyTree, sizes: Sizes, *, greedy: bool = False
 ) -> Trial:
-    """`rollout.trial` on the host."""
+    """Returns a trial in one task, like `rollouts.trial`."""
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (params, task))
     env.fitting(1, sizes.num_copies)
     stages = [jax.device_get(stage) for stage in _stages(key[None], agent, one[0], env, one[1], sizes, greedy)]
@@ -144,7 +154,7 @@ def trial(
 def collect_trials(
     key: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes
 ) -> Experience:
-    """`rollouts.collect_trials` on the host: experience [N, K, B, T]."""
+    """Returns a trial in each of the tasks [N], Experience [N, K, B, T], like `rollouts.collect_trials`."""
     num_tasks = leading_axis(tasks)
     return _experience(key, agent, _repeated(params, num_tasks), env, tasks, np.arange(num_tasks), sizes)
 
@@ -152,7 +162,7 @@ def collect_trials(
 def collect(
     key: Array, algorithm: Algorithm, state: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes
 ) -> Experience:
-    """`algorithm.collect` on the host; `sizes` are those of the algorithm's trials."""
+    """Returns the experience [N, K, B, T] that `algorithm.collect` returns; `sizes` must be the algorithm's."""
     if algorithm.per_task_params is None:
         return collect_trials(key, algorithm.agent, algorithm.params(state), env, tasks, sizes)
     num_tasks = leading_axis(tasks)
@@ -172,7 +182,7 @@ def _experience(
     index: np.ndarray,
     sizes: Sizes,
 ) -> Experience:
-    """Trials with parameters [N] in tasks [N], and with the keys of the task numbers `index` [N]."""
+    """Returns trials in tasks [N] with parameters [N]; the key of each is made from its task number in `index` [N]."""
     keys, parts = jax.vmap(partial(jax.random.fold_in, key))(index), []
     for chunk in _chunks(env, len(index), sizes.num_copies):
         played = _stages(keys[chunk], agent, _part(params, chunk), env, _part(tasks, chunk), sizes, greedy=False)
@@ -192,7 +202,7 @@ def evaluate(
     success: Callable[[PyTree, Transition], Array] | None = None,
     success_at: str = "any",
 ) -> Evaluation:
-    """`evaluation.evaluate` on the host, with the same draws of the agent."""
+    """Returns what `evaluation.evaluate` returns; the agent draws the same random numbers."""
     num_tasks = leading_axis(tasks)
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(jnp.arange(num_tasks))
     parts = []
@@ -215,7 +225,7 @@ def _by_stage(stages: list[Array | None]) -> np.ndarray | None:
 def _sampled_and_greedy(
     keys: Array, agent: Agent, params: PyTree, env: HostEnvironment, tasks: PyTree, sizes: Sizes
 ) -> Iterator[tuple[Transition, Transition]]:
-    """The steps [N, B, T] of every stage, with sampled and with the most probable actions; `keys` are [N, 2]."""
+    """Yields the steps [N, B, T] of every stage, with sampled and with the most probable actions; `keys` are [N, 2]."""
     stages = _stages(keys[:, 0], agent, params, env, tasks, sizes, greedy=False)
     if agent.in_context:
         sampled = [stage.steps for stage in stages]

@@ -1,4 +1,4 @@
-"""bfloat16 products by option: what stays in float32, how close the results are, and that it still learns."""
+"""Matrix products in bfloat16: what stays in float32, how close the results are, and that training still works."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ def dtypes(tree):
 
 
 def percepts(env):
-    """Percepts [T] with random numbers in them."""
+    """Returns percepts [T] with random rewards."""
     first = first_percept(env, env.default_params, 1)
     row = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (STEPS, *leaf.shape[1:])), first)
     return row._replace(reward=jax.random.normal(jax.random.key(1), (STEPS,)), action=jnp.arange(STEPS) % 3)
@@ -65,7 +65,7 @@ def test_a_memory_in_bfloat16_is_close_to_float32_step_by_step_and_at_once(memor
 
 
 def test_a_meta_iteration_in_bfloat16_keeps_all_it_carries_in_float32():
-    """Both begin with the same parameters and draws."""
+    """Both start from the same parameters and use the same random numbers."""
     small = {"num_rollouts": 4, "horizon": 5, "hidden": (16,), "outer": "gradient"}
     runs = {}
     for dtype in ("float32", "bfloat16"):

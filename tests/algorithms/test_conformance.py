@@ -1,4 +1,4 @@
-"""The battery that every algorithm goes through."""
+"""Tests that every algorithm must pass."""
 
 import os
 import subprocess
@@ -142,7 +142,7 @@ def test_vmapped_seeds_and_hyper_parameters_equal_single_runs(row):
     states = [
         jax.tree.leaves(jax.tree.map(lambda leaf, index=index: leaf[index], together[0].state)) for index in range(3)
     ]
-    for one, other in ((0, 1), (1, 2)):  # another seed, another rate
+    for one, other in ((0, 1), (1, 2)):  # pairs that differ in the seed, and in the rate
         assert not all(np.allclose(a, b, atol=1e-6) for a, b in zip(states[one], states[other], strict=True))
 
 
@@ -171,7 +171,7 @@ def learn(program, learner, num_iterations):
 
 
 def learn_more(folder, num_iterations):
-    """Goes on with the learner of the row that a folder is named after."""
+    """Resumes training of the row after which the folder is named."""
     row = ROWS[folder.name]
     algorithm = row.make()
     learner = checkpoint.restore(checkpoint.newest(folder), new_learner(algorithm, jax.random.key(1)))
@@ -209,7 +209,7 @@ def test_in_another_process_every_learner_goes_on_bit_for_bit(names, tmp_path):
 
 
 def _numbers(tree):
-    """The leaves as numbers, keys too."""
+    """Returns the tree with keys replaced by their numbers."""
 
     def data(leaf):
         return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf

@@ -1,4 +1,4 @@
-"""Small problems whose solution is known, learned for real."""
+"""Training on small problems with known solutions."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from metajax.tasks.point_navigation import PointNavigation
 
 
 def sure_arms(horizon, chance=0.5):
-    """One of two arms always pays, the other never; the first is the one with probability `chance`."""
+    """Bandits in which one of two arms always pays and the other never; it is the first with probability `chance`."""
     env = Bandit(2)
     params = env.default_params.replace(max_steps_in_episode=horizon)
 
@@ -25,14 +25,14 @@ def sure_arms(horizon, chance=0.5):
 
 
 def learned(tasks, num_episodes, num_iterations, **options):
-    """Returns [N, K] of the most probable actions in 400 held-out tasks."""
+    """Trains RL² and returns the returns [N, K] of greedy actions in 400 held-out tasks."""
     options = {"num_tasks": 64, "width": 16, "learning_rate": 1e-2} | options
     agent = MetaAgent("rl2", tasks, num_episodes=num_episodes, **options).learn(num_iterations)
     return agent.evaluate(400).greedy[:, :, 0]
 
 
 def test_rl2_remembers_the_arm_that_one_pull_shows():
-    """The best is 0.5 for the first pull and 1 for each of the other four."""
+    """The optimum is 0.5 for the first pull and 1 for each of the other four."""
     returns = learned(sure_arms(5), 1, 60)[:, 0]
     assert returns.mean() > 4.3
     assert returns.mean() < 4.5 + 4 * returns.std() / 20
@@ -40,7 +40,7 @@ def test_rl2_remembers_the_arm_that_one_pull_shows():
 
 @pytest.mark.slow
 def test_the_last_reward_of_an_episode_is_seen_in_the_next():
-    """An episode is one pull; what it paid is perceived in the next episode alone."""
+    """An episode is one pull, so its reward is perceived only in the next episode."""
     first, second = learned(sure_arms(1), 2, 60).T
     assert abs(first.mean() - 0.5) < 0.1
     assert second.mean() > 0.97
@@ -48,7 +48,7 @@ def test_the_last_reward_of_an_episode_is_seen_in_the_next():
 
 @pytest.mark.slow
 def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
-    """Of the arms to the likelier one throughout; of a T-maze to the corridor walked and the arm guessed."""
+    """For the bandit, the optimum is always the likelier arm; for the T-maze, walking the corridor and guessing."""
     blind = learned(sure_arms(5, chance=0.75), 1, 40, memory_reset="step", show=())[:, 0]
     assert abs(blind.mean() - 3.75) < 4 * blind.std() / 20
     maze = t_maze(length=3)

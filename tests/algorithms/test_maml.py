@@ -1,4 +1,4 @@
-"""The meta-gradient: against finite differences in float64, and what must not reach it."""
+"""The meta-gradient: finite differences in float64, and terms that must not contribute to it."""
 
 from functools import partial
 
@@ -22,17 +22,17 @@ SIZES = {"num_steps": 5, "num_rollouts": 3}
 
 
 def setting(**options):
-    """An algorithm on tiny point tasks, its state, and experience in two tasks."""
+    """Returns an algorithm on small point tasks, its state, and experience in two tasks."""
     tasks = point(horizon=5)
     algorithm = maml(tasks.env, mlp(tasks.env, hidden=(4,)), **SIZES, **options)
     state = jax.jit(algorithm.init)(jax.random.key(0))
-    state = jax.tree.map(lambda leaf: leaf.astype(float), state)  # double precision where it is on
+    state = jax.tree.map(lambda leaf: leaf.astype(float), state)  # float64 if x64 is enabled
     experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 2))
     return algorithm, state, experience
 
 
 def surrogate(algorithm, experience):
-    """Mean importance-weighted reward of the last stage as a function of the meta-parameters."""
+    """Returns the mean importance-weighted reward of the last stage as a function of the meta-parameters."""
 
     def of(params):
         decisions = jax.vmap(partial(replay, algorithm.agent, params, last_only=True))(experience)
@@ -72,7 +72,7 @@ def test_meta_gradient_equals_finite_differences(options):
         gradient = jax.grad(objective)(state.params)
         flat, unravel = jax.flatten_util.ravel_pytree(state.params)
         slopes = jax.flatten_util.ravel_pytree(gradient)[0]
-        # A solver ends near the optimum, not in it, so differences over less than that tell nothing.
+        # The inner solver stops near the optimum, so the finite differences need steps larger than its error.
         width, rtol = (1e-3, 1e-3) if options.get("order") == "implicit" else (1e-5, 1e-6)
         for seed in range(5):
             direction = jax.random.normal(jax.random.key(seed), flat.shape)
@@ -99,7 +99,7 @@ def test_first_order_leaves_out_the_inner_derivative(estimator):
 
 
 def adapt_once(algorithm, params, experience):
-    """Adapted parameters of every task [N]."""
+    """Returns the adapted parameters of every task [N]."""
 
     def one(stages):
         knowledge = algorithm.agent.begin(jax.random.key(0), params)
@@ -109,7 +109,7 @@ def adapt_once(algorithm, params, experience):
 
 
 def surrogate_after(algorithm, adapted, experience):
-    """The surrogate as a function of parameters that have adapted already, one set a task."""
+    """Returns the surrogate as a function of adapted parameters [N]."""
     still = maml(point().env, mlp(point().env, hidden=(4,)), **SIZES, inner_steps=0)
     steps, seen = jax.tree.map(lambda leaf: leaf[:, -1:], (experience.steps, experience.last))
     last = experience._replace(steps=steps, last=seen)

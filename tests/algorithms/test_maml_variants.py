@@ -1,4 +1,4 @@
-"""The family of MAML: who is whom at which setting, and what does not go together."""
+"""Variants of MAML: settings at which two of them are equal, hand-computed updates, and invalid combinations."""
 
 import sys
 
@@ -38,7 +38,7 @@ PLAIN = policy_gradient(learning_rate=1.0, optimizer=optax.sgd)
 
 
 def learned(algorithm, reward=None):
-    """The change of the parameters by one meta-iteration, flat, and the experience it comes from."""
+    """Returns the change of the parameters in one meta-iteration, and the experience it was computed from."""
     state = algorithm.init(jax.random.key(0))
     experience = jax.jit(algorithm.collect)(jax.random.key(1), state, TASKS.batch(jax.random.key(2), 4))
     if reward is not None:
@@ -103,7 +103,7 @@ def test_meta_sgd_with_equal_rates_that_stay_is_maml():
     expected, same = learned(maml(TASKS.env, network, **SIZES, outer=PLAIN))
     np.testing.assert_allclose(experience.steps.reward, same.reward, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ravel_pytree(change["initial"])[0], ravel_pytree(expected)[0], rtol=1e-4, atol=1e-6)
-    assert jnp.linalg.norm(ravel_pytree(change["step_sizes"])[0]) > 1e-3  # but learn where they may
+    assert jnp.linalg.norm(ravel_pytree(change["step_sizes"])[0]) > 1e-3  # step sizes do change if they are learned
 
 
 def test_multi_task_is_maml_that_does_not_adapt_and_fine_tunes_at_full_length():
@@ -130,7 +130,7 @@ def test_implicit_steps_with_a_tiny_step_size_are_first_order_steps():
 
 
 def test_exploration_is_credited_with_the_return_that_it_leads_to():
-    """By hand: the score of the first stage, weighted with the last stage's mean return, normalised over tasks."""
+    """The hand-computed term is the first stage's score times the last stage's mean return, normalised over tasks."""
     network = mlp(TASKS.env, hidden=(4,))
     plain, experience = learned(maml(TASKS.env, network, **SIZES, outer=PLAIN))
     credited, _ = learned(e_maml(TASKS.env, network, **SIZES, exploration_credit=0.5, outer=PLAIN))
@@ -197,7 +197,7 @@ def test_reptile_moves_towards_what_the_parameters_adapt_to():
 
 
 def constant_policy() -> Network:
-    """One Gaussian for every observation: parameters `mean` [A] and `log_std` [A]."""
+    """Returns a policy with the same Gaussian for every observation: parameters `mean` [A] and `log_std` [A]."""
 
     def init(key):
         del key
@@ -210,7 +210,7 @@ def constant_policy() -> Network:
 
 
 def test_the_mean_step_of_evolution_is_the_gradient_of_the_smoothed_return():
-    """One step with reward -|mean + noise - goal|^2: J = -|mean - goal|^2 - sum exp(2 log_std), smoothed exactly."""
+    """One step has reward -|mean + noise - goal|^2, so J = -|mean - goal|^2 - sum exp(2 log_std), smoothed exactly."""
     goal, sigma = jnp.array([0.1, 0.3]), 0.1
     tasks = point(horizon=1, reward="squared", action_scale=1.0, max_step=100.0, goal_radius=0.0)
     algorithm = es_maml(

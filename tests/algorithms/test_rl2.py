@@ -1,4 +1,4 @@
-"""RL²'s options: credit, baselines, how far gradients go back, both outer loops, and what does not fit."""
+"""RL²: credit, baselines, truncated backpropagation, both outer loops, and invalid options."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def tasks():
 
 
 def seen_by_the_outer_loop(tasks, network=None, *, num_tasks=4, **options):
-    """The batch that an outer loop is given, and the experience it comes from."""
+    """Returns the batch that the outer loop receives, and the experience it was made from."""
     batches = []
 
     def step(key, params, state, replay, batch):
@@ -62,9 +62,9 @@ def test_gae_over_a_trial_by_hand():
 
 @pytest.mark.parametrize("tasks", [cartpole(horizon=12)], ids=["cartpole"])
 def test_credit_ends_with_the_trial_or_with_the_episode(tasks):
-    """With lambda 1 the target is the return of the trial to come, or of the episode and the value after a cut.
+    """With lambda 1, targets are returns to the end of the trial, or of the episode plus the value after truncation.
 
-    Targets are shares of the 3 x 12 that a reward of 1 at every step would bring.
+    Targets are divided by 3 x 12, the return of a reward of 1 at every step.
     """
     for credit in ("trial", "episode"):
         batch, experience = seen_by_the_outer_loop(tasks, credit=credit, discount=1.0, lambda_=1.0)
@@ -96,7 +96,7 @@ def test_the_baseline_is_learned_where_the_outer_loop_trains_a_value(tasks):
 
 
 def test_the_linear_baseline_explains_what_time_explains(tasks):
-    """Every pull pays 1: the return to come is a function of the time in the trial, so nothing is an advantage."""
+    """Every pull pays 1, so the reward-to-go is a function of time and all advantages are zero."""
     sure = tasks._replace(sample=lambda key: tasks.sample(key).replace(means=jnp.ones(3)))
     experience = seen_by_the_outer_loop(sure)[1]
     linear, learned = (_over_trials(experience.steps, name, 1.0, 1.0) for name in ("linear", "learned"))
@@ -106,7 +106,7 @@ def test_the_linear_baseline_explains_what_time_explains(tasks):
 
 @pytest.mark.parametrize("tasks", [cartpole(horizon=40)], ids=["cartpole"])
 def test_the_linear_baseline_leaves_an_action_the_credit_for_what_comes_later(tasks):
-    """It is fitted to all trials at once, and what it is fitted to passes over idle steps as the advantage does."""
+    """The baseline is fitted to all trials at once; its targets skip idle steps, as the advantages do."""
     experience = seen_by_the_outer_loop(tasks, num_tasks=32)[1]
     valid = np.asarray(experience.steps.valid)[0, :, 0]
     assert not valid.all()
@@ -130,7 +130,7 @@ def test_truncated_gradients_decide_the_same_and_go_back_no_further(tasks, memor
     experience = jax.tree.map(lambda leaf: leaf[0], jax.jit(whole.collect)(key(1), state, tasks.batch(key(2), 1)))
 
     def last_decision(algorithm, rewards):
-        """The logits at the last step, as a function of the rewards that were perceived."""
+        """Returns the logits at the last step as a function of the perceived rewards."""
         steps = experience.steps._replace(percept=experience.steps.percept._replace(reward=rewards))
         return replay(algorithm.agent, state.params, experience._replace(steps=steps)).distribution.logits[-1, 0, -1, 0]
 

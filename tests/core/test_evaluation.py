@@ -1,4 +1,4 @@
-"""Evaluation: which actions are whose, and the score with its error and its warning."""
+"""Evaluation: sampled and greedy actions, successes, and the score with its standard error and leak warning."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ from metajax.tasks import bandit, grid, point
 
 
 def first_arm_first(in_context):
-    """Prefers arm 0, and once it has pulled arm 1 always pulls that again."""
+    """An agent that prefers arm 0 until it has pulled arm 1, which it then always pulls."""
 
     def policy(knowledge, memory, percept):
         memory = memory | (percept.action == 1)
@@ -31,7 +31,7 @@ def first_arm_first(in_context):
 
 
 def test_most_probable_actions_are_remembered_by_those_who_adapt_by_remembering():
-    """Only arm 1 pays. Sampled actions find it; with the most probable ones throughout it is never found."""
+    """Only arm 1 pays. Sampled actions find it; the most probable actions alone never do."""
     tasks = bandit(num_arms=2, horizon=8)
     task = jax.tree.map(lambda leaf: jnp.stack([leaf] * 50), tasks.sample(jax.random.key(0)))
     task = task.replace(means=jnp.tile(jnp.array([0.0, 1.0]), (50, 1)))
@@ -56,7 +56,7 @@ def test_greedy_trials_of_rl2_are_the_modes():
     sure = batch.replace(means=jnp.round(batch.means))
     again = evaluate(jax.random.key(2), algorithm.agent, params, tasks.env, sure, sizes).greedy
     assert again.shape == (3, 2, 4)
-    np.testing.assert_array_equal(again, np.repeat(again[:, :, :1], 4, axis=2))  # nothing is left to chance
+    np.testing.assert_array_equal(again, np.repeat(again[:, :, :1], 4, axis=2))  # greedy trials are deterministic
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -140,7 +140,7 @@ def test_an_end_is_the_last_step_before_the_idle_ones():
 
 
 def scripted(actions):
-    """Takes these actions in every episode."""
+    """An agent that takes the given actions in every episode."""
 
     def policy(knowledge, memory, percept):
         logits = 50.0 * jax.nn.one_hot(jnp.array(actions)[percept.time], 5)

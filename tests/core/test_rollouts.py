@@ -106,7 +106,7 @@ def test_the_next_value_is_the_value_of_the_next_state():
 
 
 def counting_agent():
-    """Remembers how often it acted; what its task taught is the number of stages."""
+    """An agent whose memory counts its actions and whose knowledge counts its adaptation steps."""
 
     def policy(knowledge, memory, percept):
         mean = jnp.full(2, 100.0 * knowledge + memory)
@@ -157,7 +157,7 @@ def assert_replays(algorithm, tasks):
 
 
 def drawing_agent():
-    """Draws an offset of its mean action at the start of a task, and another one after every stage."""
+    """An agent that draws an offset of its mean action at the start of a task and after every stage."""
 
     def policy(offset, memory, percept):
         decision = Decision(Normal(offset + percept.obs, jnp.zeros(2)), jnp.zeros(()), aux={"offset": offset})
@@ -172,7 +172,7 @@ def drawing_agent():
 
 
 def test_replay_repeats_the_draws_of_an_agent_and_what_it_computes_besides(point_tasks):
-    """The likelihood ratio at the parameters that collected is 1 in every stage of every task."""
+    """The likelihood ratio at the collecting parameters is 1 in every stage of every task."""
     agent, batch = drawing_agent(), point_tasks.batch(key(7), 3)
     experience = collect_trials(key(1), agent, jnp.zeros(2), point_tasks.env, batch, Sizes(3, 2, 6))
     decisions = jax.vmap(lambda task: replay(agent, jnp.zeros(2), task))(experience)
@@ -183,11 +183,11 @@ def test_replay_repeats_the_draws_of_an_agent_and_what_it_computes_besides(point
     np.testing.assert_allclose(log_ratio, 0.0, atol=1e-5)
     np.testing.assert_allclose(decisions.aux["offset"], recorded.aux["offset"], rtol=1e-5, atol=1e-6)
     offsets = np.asarray(recorded.aux["offset"])[:, :, 0, 0, 0]
-    assert len(np.unique(offsets)) == offsets.size  # one draw a stage of each task
+    assert len(np.unique(offsets)) == offsets.size  # one draw per stage and task
 
 
 def test_experience_has_the_tasks_and_what_was_seen_last(point_tasks):
-    """The last percept is the first thing that the environment shows after the last recorded step."""
+    """The last percept has the observation after the last recorded step."""
     batch = point_tasks.batch(key(7), 3)
     played = collect_trials(key(1), counting_agent(), jnp.zeros(()), point_tasks.env, batch, Sizes(2, 2, 6))
     np.testing.assert_array_equal(played.task.goal, batch.goal)

@@ -1,4 +1,4 @@
-"""The shell for notebooks, and what it saves."""
+"""MetaAgent: training, adaptation, evaluation, checkpoints and exports."""
 
 import pickle
 
@@ -63,14 +63,14 @@ def test_a_foreign_folder_is_no_run(learned, tmp_path):
     with pytest.raises(CheckpointError, match="is not a metajax run: it has no checkpoints folder"):
         MetaAgent.load(tmp_path)
     checkpoint.save(tmp_path, learned.learner, {"name": "someone else's"})
-    with pytest.raises(CheckpointError, match="no configuration of a MetaAgent: it lacks 'tasks'"):
+    with pytest.raises(CheckpointError, match="not the configuration of a MetaAgent: 'tasks' is missing"):
         MetaAgent.load(tmp_path)
 
 
 def test_tasks_of_another_version_are_refused(learned, tmp_path):
     learned.save(tmp_path)
     newer = point(horizon=4)._replace(version=2)
-    with pytest.raises(CheckpointError, match="learned version 1 of these tasks; this is 2"):
+    with pytest.raises(CheckpointError, match="was trained on version 1 of its tasks, now 2"):
         MetaAgent.load(tmp_path, tasks=newer)
 
 
@@ -174,7 +174,7 @@ def test_tasks_of_ones_own_learn_and_load_when_given_again(tmp_path):
     tasks = TaskDistribution(env, lambda key: params.replace(goal=jax.random.normal(key, (2,))))
     agent = MetaAgent("maml", tasks, num_tasks=2, num_rollouts=2, outer="gradient").learn(1)
     folder = agent.save(tmp_path / "run")
-    with pytest.raises(ConfigError, match="these tasks have no name; give them"):
+    with pytest.raises(ConfigError, match="tasks have no name; pass the task distribution as tasks="):
         MetaAgent.load(folder)
     assert MetaAgent.load(folder, tasks=tasks).iteration == 1
     with pytest.raises(ConfigError, match="these tasks cannot be drawn"):
@@ -213,7 +213,7 @@ def test_exported_parameters_are_nested_dictionaries(learned, tmp_path):
     assert jax.tree.structure(params) == jax.tree.structure(learned.params)
     for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(learned.params), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(CheckpointError, match="holds meta-parameters; load_params loads them"):
+    with pytest.raises(CheckpointError, match="holds meta-parameters, not an adapted policy; use load_params"):
         load_policy(path)
 
 

@@ -1,4 +1,4 @@
-"""The driver: what happens when numbers are not finite, what stays on the device, what is donated."""
+"""Training: progress, non-finite numbers, host transfers, donation, memory and argument checks."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def small(tasks=TASKS):
 
 
 def assert_stops(progress, message):
-    """Training stops with `message`, and the last learner it yielded is finite."""
+    """Asserts that training stops with `message` and that all learners yielded before are finite."""
     kept = []
     with pytest.raises(NonFiniteError, match=message):
         kept.extend(p.learner.state for p in progress)
@@ -70,7 +70,7 @@ def test_the_learner_is_donated(program):
 
 
 class Cracked(PointNavigation):
-    """Gives a reward that is not a number, in tasks whose goal lies far right, at the third step."""
+    """A point environment whose reward is NaN at the third step if the goal is far to the right."""
 
     def step_env(self, key, state, action, params):
         obs, state, reward, terminated, info = super().step_env(key, state, action, params)
@@ -95,7 +95,7 @@ def test_a_reward_that_is_not_a_number_stops_and_names_its_task():
 
 
 def failing(every):
-    """An algorithm whose update is not finite at every meta-iteration that `every(number)` says."""
+    """Returns an algorithm whose update is not finite in meta-iterations with `every(number)`."""
     algorithm = small()
 
     def update(key, state, experience):
@@ -185,7 +185,7 @@ def now(field):
 how = {"outer": "gradient", "accumulate": accumulate, "num_devices": num_devices}
 agent = MetaAgent("maml", "point", num_tasks=40, micro_batch=40, **how)
 agent.learner, agent.program
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+open("/proc/self/clear_refs", "w").write("5")  # resets the peak
 before = now("VmRSS")
 agent.learn(2, log_every=2)
 print(agent.program.memory, now("VmHWM") - before)

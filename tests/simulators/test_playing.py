@@ -1,4 +1,4 @@
-"""Simulators on the host: the same experience as compiled environments give, and workers that do not answer."""
+"""Simulators on the host: same experience as from compiled environments, and errors of workers."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def assert_alike(found, wanted):
 
 @pytest.mark.parametrize("factory", [rl2, *(pytest.param(one, marks=pytest.mark.slow) for one in (maml, es_maml))])
 def test_experience_is_that_of_the_compiled_environment(point_env, factory):
-    """The same point, goals and keys; three tasks, of which two are played at once."""
+    """Both play the same point with the same goals and keys, in three tasks, at most two at a time."""
     tasks = point(horizon=5).batch(jax.random.key(1), 3)
     make = memory_policy if factory is rl2 else mlp
     sizes = {"num_episodes": 2} if factory is rl2 else {"num_rollouts": 2, "inner_steps": 1}
@@ -94,7 +94,7 @@ def test_evaluation_and_trials_are_those_of_the_compiled_environment(point_env):
 
 
 def test_episodes_end_and_idle(corridor_env):
-    """Lengths 2 and 4 of at most 6 steps, in three copies each: their rewards are drawn at the reset, from the key."""
+    """Episodes have 2 and 4 of at most 6 steps, in three copies each; the key determines the rewards at the reset."""
     sizes = SIZES._replace(num_copies=3, num_steps=6)
     tasks = jnp.array([2, 4])
     played, again = (
@@ -236,7 +236,7 @@ def test_training_improves_on_the_host_and_goes_on_after_a_lost_worker(point_env
 
 
 def goals_of_point():
-    """`goals` in the compiled environment."""
+    """Returns the tasks of `goals` for the compiled environment."""
     tasks = point(horizon=10)
 
     def sample(key):
@@ -247,7 +247,7 @@ def goals_of_point():
 
 @pytest.mark.slow
 def test_rl2_learns_from_the_policy_before_the_last_update(point_env):
-    """With a lag the second experience is that of the first parameters; after a line of progress there is none."""
+    """With a lag, the second experience is collected by the first parameters; each log line ends the lag."""
     agents = [
         MetaAgent("rl2", goals(point_env, horizon=4), num_tasks=4, num_episodes=2, width=8, outer=outer)
         for outer in ("ppo", "trpo")
@@ -287,7 +287,7 @@ def test_seeds_in_one_program_are_refused(point_env, monkeypatch, capsys, tmp_pa
     monkeypatch.chdir(tmp_path)
 
     def point_on_host():
-        """The point in worker processes."""
+        """The point environment in worker processes."""
         return goals(point_env, horizon=4)
 
     monkeypatch.setitem(TASKS, "point-on-host", point_on_host)
