@@ -42,6 +42,7 @@ from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
 from metajax.evaluation import Evaluation, EvaluationProtocol, Score, evaluate, interval, score
 from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
 from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
+from metajax.learning.inner import Inner, Meta, inner_updates
 from metajax.learning.outer import Batch, Outer, policy_gradient, ppo, trust_region
 from metajax.learning.returns import gae, reward_to_go
 from metajax.learning.store import trial_store
@@ -79,7 +80,9 @@ __all__ = [
     "EvaluationProtocol",
     "Experience",
     "HostEnvironment",
+    "Inner",
     "Learner",
+    "Meta",
     "MetaAgent",
     "Network",
     "NonFiniteError",
@@ -111,6 +114,7 @@ __all__ = [
     "fomaml",
     "gae",
     "imaml",
+    "inner_updates",
     "interval",
     "learned_baseline",
     "linear_baseline",

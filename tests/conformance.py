@@ -88,7 +88,7 @@ SETTINGS_OF_MAML = {
     "fomaml": by_gradients(fomaml, outer=GRADIENT),
     "anil": by_gradients(anil, outer=GRADIENT, inner_optimizer="momentum", inner_steps=2, stages=3),
     "cavia": by_gradients(cavia, ("context", "head", "policy_0"), WITH_CONTEXT, outer=GRADIENT),
-    "meta_sgd": by_gradients(meta_sgd, ("initial", "step_sizes"), outer=GRADIENT)._replace(own_code=True),
+    "meta_sgd": by_gradients(meta_sgd, outer=GRADIENT)._replace(own_code=True),
     "e_maml": by_gradients(e_maml, outer=GRADIENT)._replace(rate="exploration_credit", own_code=True),
     "dice_maml": by_gradients(dice_maml, outer=GRADIENT, estimator="loaded-dice", inner_optimizer="adam"),
     "imaml": by_gradients(imaml, outer=GRADIENT)._replace(own_code=True),

@@ -64,7 +64,8 @@ def es_maml(
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
     >>> algorithm = es_maml(point().env, mlp(point().env, hidden=(16,)), num_rollouts=5)
-    >>> jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))["head"]["log_std"].shape
+    >>> meta = jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))
+    >>> meta.initial["head"]["log_std"].shape
     (2,)
     """
     check_number("sigma", sigma, above=0)

@@ -74,7 +74,7 @@ def maml(
 ) -> Algorithm:
     """MAML (Finn et al. 2017, arXiv:1703.03400) for `env` with the policy `network`.
 
-    Where step sizes are learned the meta-parameters are a dictionary of `initial` parameters and `step_sizes`.
+    The meta-parameters are a `Meta(initial, step_sizes)`.
 
     Args:
         env: the environment; its parameters are the task.

@@ -62,8 +62,8 @@ def meta_sgd(env: Environment, network: Network, **options: Any) -> Algorithm:
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
     >>> algorithm = meta_sgd(point().env, mlp(point().env))
-    >>> sorted(jax.eval_shape(algorithm.init, jax.random.key(0)).params)
-    ['initial', 'step_sizes']
+    >>> sorted(jax.eval_shape(algorithm.init, jax.random.key(0)).params.step_sizes)[:2]
+    ['head/Dense_0/bias', 'head/Dense_0/kernel']
     """
     return maml(env, network, **options)
 

@@ -23,6 +23,7 @@ from metajax.chunking import vmap_in_chunks
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_count, check_number
 from metajax.factories import options_of
+from metajax.learning.inner import Meta
 from metajax.rollouts import stage_returns
 
 
@@ -56,7 +57,7 @@ def reptile(
     >>> from metajax.networks import mlp
     >>> from metajax.tasks import point
     >>> algorithm = reptile(point().env, mlp(point().env), num_rollouts=10)
-    >>> jax.eval_shape(algorithm.init, jax.random.key(0)).params["head"]["log_std"].shape
+    >>> jax.eval_shape(algorithm.init, jax.random.key(0)).params.initial["head"]["log_std"].shape
     (2,)
     """
     check_count("inner_steps", inner_steps)
@@ -67,14 +68,14 @@ def reptile(
     transform = optimizer(learning_rate)
 
     def init(key: Array) -> ReptileState:
-        params = network.init(key)
+        params = Meta(network.init(key))
         return ReptileState(params, transform.init(params))
 
     def update(key: Array, state: ReptileState, experience: Experience) -> tuple[ReptileState, dict[str, Array]]:
         earlier = jax.tree.map(lambda leaf: leaf[:, :-1], Stage(experience.steps, experience.last))
         num_steps = math.prod(earlier.steps.reward.shape[1:])
         adapted = vmap_in_chunks(lambda stages: adapt(key, state.params, stages), num_steps, earlier)
-        mean = collectives.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted))
+        mean = Meta(collectives.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted)))
         away = jax.tree.map(jnp.subtract, state.params, mean)
         updates, moments = transform.update(away, state.optimizer, state.params)
         metrics = stage_returns(experience) | {"distance": optax.tree.norm(away)}

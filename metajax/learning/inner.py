@@ -27,6 +27,18 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 Leaves = dict[str, Array]  # parameters by their path, such as "policy_0/kernel"
 
 
+class Meta(NamedTuple):
+    """Meta-parameters of an inner loop.
+
+    Attributes:
+        initial: the initial parameters of the policy.
+        step_sizes: the learned step sizes, one scalar, one per layer or one per parameter; `()` if they are fixed.
+    """
+
+    initial: PyTree
+    step_sizes: PyTree = ()
+
+
 class Adapted(NamedTuple):
     """Parameters of a policy after `num_steps` inner steps, and the state that the next step needs."""
 
@@ -39,13 +51,14 @@ class Adapted(NamedTuple):
 class Inner(NamedTuple):
     """An inner loop as three pure functions.
 
-    `init(params) -> meta-parameters`: the initial parameters, with the step sizes if these are learned.
-    `begin(meta-parameters) -> Adapted`: the state before the first inner step in a task.
-    `step(loss, Adapted) -> Adapted`: one inner step on `loss(params) -> scalar`.
+    Attributes:
+        init: `init(params)` returns the meta-parameters that start from the parameters of a policy.
+        begin: `begin(meta)` returns the state before the first inner step in a task.
+        step: `step(loss, adapted)` returns the state after one inner step on `loss(params)`, a scalar.
     """
 
-    init: Callable[[PyTree], PyTree]
-    begin: Callable[[PyTree], Adapted]
+    init: Callable[[PyTree], Meta]
+    begin: Callable[[Meta], Adapted]
     step: Callable[[Callable[[PyTree], Array], Adapted], Adapted]
 
 
@@ -77,7 +90,7 @@ def inner_updates(
         solver_cg_steps: conjugate-gradient steps of its derivative, with order=implicit only; None: 5.
 
     >>> inner = inner_updates(inner_steps=1, inner_lr=0.25)
-    >>> inner.step(lambda params: params["x"] ** 2, inner.begin({"x": jnp.array(1.0)})).params["x"].item()
+    >>> inner.step(lambda params: params["x"] ** 2, inner.begin(Meta({"x": jnp.array(1.0)}))).params["x"].item()
     0.5
     """
     check_count("inner_steps", inner_steps, at_least=0)
@@ -97,15 +110,15 @@ def inner_updates(
     optimizer = OPTIMIZERS[inner_optimizer]()
     solver = {"num_steps": solver_steps or 5, "cg_steps": solver_cg_steps or 5}
 
-    def init(params: PyTree) -> PyTree:
+    def init(params: PyTree) -> Meta:
         if step_size == "fixed":
-            return params
+            return Meta(params)
         moving, _ = select_adapted(params, adapts)
-        return {"initial": params, "step_sizes": initial_step_sizes(step_size, inner_lr, moving)}
+        return Meta(params, initial_step_sizes(step_size, inner_lr, moving))
 
-    def begin(meta: PyTree) -> Adapted:
-        params, sizes = (meta, ()) if step_size == "fixed" else (meta["initial"], meta["step_sizes"])
-        return Adapted(params, jnp.zeros((), int), sizes, optimizer.init(select_adapted(params, adapts)[0]))
+    def begin(meta: Meta) -> Adapted:
+        moments = optimizer.init(select_adapted(meta.initial, adapts)[0])
+        return Adapted(meta.initial, jnp.zeros((), int), meta.step_sizes, moments)
 
     def step(loss: Callable[[PyTree], Array], adapted: Adapted) -> Adapted:
         moving, merge = select_adapted(adapted.params, adapts)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Network, Percept, PyTree
 from metajax.errors import ConfigError, NonFiniteError, check_count
+from metajax.learning.inner import Meta
 from metajax.running.training import has_stopped, meta_iteration, new_learner, run
 from metajax.search.parts import Weights
 from metajax.search.problem import Problem
@@ -108,7 +109,7 @@ def _trained(problem: Problem, memory: str) -> Callable[[Array, Array], tuple[We
     def train(seed: Array, stop: Array) -> tuple[Weights, Array]:
         learner, _ = advance(new_learner(algorithm, jax.random.key(seed), problem.tasks), stop)
         params = algorithm.params(learner.state)
-        params = params.get("initial", params)  # if step sizes are learned too
+        params = params.initial if isinstance(params, Meta) else params
         finite = ~has_stopped(learner, _MAX_SKIPPED)
         return params["architecture"], finite
 

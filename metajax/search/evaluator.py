@@ -19,6 +19,7 @@ from metajax.base import Algorithm, Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import hardware
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.evaluation import evaluate
+from metajax.learning.inner import Meta
 from metajax.running.training import MAX_SKIPPED, has_stopped, meta_iteration, new_learner, peak_memory, run
 from metajax.search.problem import Problem
 from metajax.search.space import Genome, check_genome, groups, values_of
@@ -252,9 +253,9 @@ def _sizes(problem: Problem, algorithm: Algorithm) -> Sizes:
 def leak(params: PyTree, masks: PyTree) -> Array:
     """The greatest absolute value of a masked parameter; only parameters of the network are masked."""
     if jax.tree.structure(params) != jax.tree.structure(masks):
-        if not isinstance(params, dict) or "initial" not in params:
+        if not isinstance(params, Meta):
             return jnp.zeros(())
-        params = params["initial"]
+        params = params.initial
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True)
     return jnp.max(jnp.stack([jnp.abs(leaf * (1 - mask)).max() for leaf, mask in leaves]))
 

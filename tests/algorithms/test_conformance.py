@@ -15,6 +15,7 @@ import metajax.agents
 import metajax.algorithms
 from metajax.base import Agent, Sizes
 from metajax.evaluation import evaluate
+from metajax.learning.inner import Meta
 from metajax.learning.outer import policy_gradient, ppo
 from metajax.rollouts import trial
 from metajax.running import checkpoint
@@ -106,7 +107,8 @@ def test_state_keeps_its_structure_shapes_and_dtypes(row):
 def test_parameters_have_the_names_declared(row):
     algorithm = row.make()
     params = jax.eval_shape(lambda key: algorithm.params(algorithm.init(key)), jax.random.key(0))
-    assert tuple(sorted(params)) == row.params
+    named = params.initial if isinstance(params, Meta) else params
+    assert tuple(sorted(named)) == row.params
 
 
 @pytest.mark.slow

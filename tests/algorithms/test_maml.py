@@ -12,6 +12,7 @@ from metajax.algorithms import maml, promp
 from metajax.base import Stage
 from metajax.errors import ConfigError
 from metajax.learning.baselines import advantages, linear_baseline
+from metajax.learning.inner import Meta
 from metajax.learning.losses import ESTIMATORS
 from metajax.learning.outer import policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
@@ -115,7 +116,7 @@ def surrogate_after(algorithm, adapted, experience):
     last = experience._replace(steps=steps, last=seen)
     values = [
         surrogate(still, jax.tree.map(lambda leaf, task=task: leaf[task : task + 1], last))(
-            jax.tree.map(lambda leaf, task=task: leaf[task], adapted)
+            Meta(jax.tree.map(lambda leaf, task=task: leaf[task], adapted))
         )
         for task in range(2)
     ]
@@ -145,7 +146,8 @@ def test_without_inner_steps_it_is_multi_task_policy_gradient():
     algorithm, state, experience = setting(inner_steps=0, outer=policy_gradient(learning_rate=0.1, optimizer=optax.sgd))
     after, _ = jax.jit(algorithm.update)(jax.random.key(4), state, experience)
 
-    def loss(params):
+    def loss(meta):
+        params = meta.initial
         network = mlp(point().env, hidden=(4,))
         decide = jax.vmap(jax.vmap(jax.vmap(lambda percept: network.apply(params, (), percept)[1])))
         stage = jax.tree.map(lambda leaf: leaf[:, 0], experience.steps)
@@ -205,7 +207,7 @@ def test_promp_penalises_what_the_first_policy_does():
         experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 4))
         after, _ = jax.jit(algorithm.update)(jax.random.key(3), state, experience)
         first = jax.tree.map(lambda leaf: leaf[:, 0], experience.steps)
-        decide = jax.vmap(jax.vmap(jax.vmap(lambda p, s=after: network.apply(s.params, (), p)[1])))
+        decide = jax.vmap(jax.vmap(jax.vmap(lambda p, s=after: network.apply(s.params.initial, (), p)[1])))
         moved[inner_kl] = first.decision.distribution.kl(decide(first.percept).distribution).mean()
     assert moved[100.0] < 0.7 * moved[0.0]
 

@@ -8,10 +8,11 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
 from metajax.errors import ConfigError
-from metajax.learning.inner import OPTIMIZERS, inner_updates, proximal_optimum, select_adapted
+from metajax.learning.inner import OPTIMIZERS, Meta, inner_updates, proximal_optimum, select_adapted
 
 PARAMS = {"head": {"bias": jnp.array([1.0, -2.0]), "kernel": jnp.array([[0.5, 3.0]])}, "trunk": jnp.array([2.0])}
 CURVATURE = jnp.array([0.5, 2.0, 1.0, 3.0, 1.5])
+META = Meta(PARAMS)
 
 
 def loss(params):
@@ -19,7 +20,7 @@ def loss(params):
     return jnp.sum(CURVATURE * jnp.sin(flat)) + flat[0] * flat[3]
 
 
-def after(num_steps, meta=PARAMS, **options):
+def after(num_steps, meta=META, **options):
     """The parameters after some steps from meta-parameters."""
     inner = inner_updates(inner_steps=num_steps, **{"inner_lr": 0.1} | options)
     adapted = inner.begin(meta)
@@ -61,12 +62,12 @@ def test_learned_step_sizes_start_as_the_fixed_one_and_have_a_gradient(step_size
     for one, other in zip(jax.tree.leaves(after(1, meta, step_size=step_size)), jax.tree.leaves(after(1)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     gradient = jax.grad(lambda meta: loss(after(1, meta, step_size=step_size)))(meta)
-    plain = jax.grad(lambda meta: loss(after(1, meta)))(PARAMS)
-    np.testing.assert_allclose(ravel_pytree(gradient["initial"])[0], ravel_pytree(plain)[0], rtol=1e-5)
+    plain = jax.grad(lambda meta: loss(after(1, meta)))(Meta(PARAMS))
+    np.testing.assert_allclose(ravel_pytree(gradient.initial)[0], ravel_pytree(plain)[0], rtol=1e-5)
     first_order = jax.grad(lambda meta: loss(after(1, meta, step_size=step_size, order="first")))(meta)
-    for one, other in zip(*(jax.tree.leaves(one["step_sizes"]) for one in (gradient, first_order)), strict=True):
+    for one, other in zip(*(jax.tree.leaves(one.step_sizes) for one in (gradient, first_order)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
-    slopes = ravel_pytree(gradient["step_sizes"])[0]
+    slopes = ravel_pytree(gradient.step_sizes)[0]
     assert slopes.shape == {"scalar": (1,), "layer": (2,), "parameter": (5,)}[step_size]
     first, last = ravel_pytree(jax.grad(loss)(PARAMS))[0], ravel_pytree(jax.grad(loss)(after(1)))[0]
     by_hand = -first * last
@@ -81,7 +82,7 @@ def test_learned_step_sizes_start_as_the_fixed_one_and_have_a_gradient(step_size
 def test_later_steps_are_shorter():
     first = ravel_pytree(jax.tree.map(jnp.subtract, after(1), PARAMS))[0]
     inner = inner_updates(inner_steps=0, inner_lr=0.1, extra_lr_scale=0.25)
-    later = inner.step(loss, inner.begin(PARAMS)).params
+    later = inner.step(loss, inner.begin(Meta(PARAMS))).params
     np.testing.assert_allclose(ravel_pytree(jax.tree.map(jnp.subtract, later, PARAMS))[0], 0.25 * first, rtol=1e-4)
 
 
@@ -105,14 +106,14 @@ def test_momentum_and_adam_by_hand():
 
 @pytest.mark.parametrize("step_size", ["scalar", "layer", "parameter"])
 def test_step_sizes_that_start_from_a_whole_number_are_learned_too(step_size):
-    sizes = inner_updates(inner_steps=1, inner_lr=1, step_size=step_size).init(PARAMS)["step_sizes"]
+    sizes = inner_updates(inner_steps=1, inner_lr=1, step_size=step_size).init(PARAMS).step_sizes
     assert {leaf.dtype for leaf in jax.tree.leaves(sizes)} == {jnp.zeros(()).dtype}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_derivatives_through_every_optimiser_are_those_of_finite_differences(optimizer):
     with jax.enable_x64(True):
-        meta = jax.tree.map(lambda leaf: leaf.astype(float), PARAMS)
+        meta = jax.tree.map(lambda leaf: leaf.astype(float), META)
         check_grads(
             lambda meta: loss(after(3, meta, inner_optimizer=optimizer)), (meta,), order=1, modes=["fwd", "rev"]
         )
@@ -123,7 +124,7 @@ def test_derivatives_at_a_zero_gradient_are_finite(optimizer):
     inner = inner_updates(inner_steps=2, inner_lr=0.1, inner_optimizer=optimizer)
 
     def end(params):
-        adapted = inner.begin(params)
+        adapted = inner.begin(Meta(params))
         for _ in range(2):
             adapted = inner.step(lambda params: 0.0 * loss(params), adapted)
         return loss(adapted.params)
@@ -174,7 +175,7 @@ def test_implicit_derivatives_reach_what_does_not_adapt():
         inner = inner_updates(
             inner_steps=1, inner_lr=0.3, adapts="x", order="implicit", solver_steps=60, solver_cg_steps=20
         )
-        return inner.step(lambda p: p["scale"] * jnp.sum((p["x"] - 2.0) ** 2), inner.begin(start)).params["x"][0]
+        return inner.step(lambda p: p["scale"] * jnp.sum((p["x"] - 2.0) ** 2), inner.begin(Meta(start))).params["x"][0]
 
     slope = jax.grad(end)({"x": jnp.array([1.0]), "scale": jnp.array(0.7)})
     # x = (start + 2 k) / (1 + k) with k = 2 inner_lr scale

@@ -148,7 +148,7 @@ def test_the_sizes_of_an_axis_reach_the_program():
     sizes = {"tasks": 3, "inner steps": 2, "horizon": 5, "width": 7, "devices": 1}
     job = scaling.job_of(sizes)
     assert job.steps == 3 * 3 * 10 * 5
-    assert job.arguments[1].params["policy_0"]["kernel"].shape == (2, 7)
+    assert job.arguments[1].params.initial["policy_0"]["kernel"].shape == (2, 7)
     shared = scaling.job_of(sizes | {"devices": 3})
     whole, parted = (jax.jit(one.function)(*one.arguments)[0].params for one in (job, shared))
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), whole, parted)

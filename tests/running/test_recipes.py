@@ -40,7 +40,7 @@ def test_algorithms_choose_the_actions_of_tasks_of_every_kind(algorithm, tasks):
 def test_options_reach_their_factories():
     built = build("maml", "point", {"horizon": 7, "hidden": (3,), "num_rollouts": 2, "outer": "ppo", "epochs": 1})
     state = jax.eval_shape(built.algorithm.init, jax.random.key(0))
-    assert state.params["policy_0"]["kernel"].shape == (2, 3)
+    assert state.params.initial["policy_0"]["kernel"].shape == (2, 3)
     tasks = jax.eval_shape(lambda: built.tasks.batch(jax.random.key(0), 4))
     experience = jax.eval_shape(built.algorithm.collect, jax.random.key(0), state, tasks)
     assert experience.steps.reward.shape == (4, 2, 2, 7)

@@ -8,6 +8,7 @@ from small_searches import MAML, REMEMBERING, SPACE
 
 from metajax.base import Stage
 from metajax.errors import ConfigError
+from metajax.learning.inner import Meta
 from metajax.rollouts import first_percept
 from metajax.search import differentiable, problem
 from metajax.search.problem import make_problem
@@ -29,7 +30,7 @@ def test_the_outer_loop_learns_the_architecture(maml):
     network = differentiable.mixture(plain.space, plain.nets(""))
     algorithm = plain.make(network, differentiable._adapting_weights(plain.default))
     params = network.init(jax.random.key(0))
-    knowledge = algorithm.agent.begin(jax.random.key(2), params)
+    knowledge = algorithm.agent.begin(jax.random.key(2), Meta(params))
     batch = plain.tasks.batch(jax.random.key(1), 1)
     experience = jax.jit(algorithm.collect)(jax.random.key(3), algorithm.init(jax.random.key(0)), batch)
     stage = jax.tree.map(lambda leaf: leaf[0, 0], Stage(experience.steps, experience.last))

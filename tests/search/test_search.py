@@ -10,6 +10,7 @@ from metajax import collect_trials
 from metajax.base import Agent, Algorithm, Sizes
 from metajax.errors import ConfigError
 from metajax.evaluation import Evaluation
+from metajax.learning.inner import Meta
 from metajax.networks import mlp
 from metajax.search import archive, evaluator, problem, protocol, searching, studies
 from metajax.search.drivers import genetic, successive_halving
@@ -188,7 +189,7 @@ def test_a_leak_is_the_greatest_of_what_is_masked():
     assert evaluator.leak(params, masks) == 0
     leaking = params | {"kernel": jnp.array([[5.0, -6.0], [0.25, -0.5]])}
     assert evaluator.leak(leaking, masks) == 0.5
-    assert evaluator.leak({"initial": leaking, "step_sizes": params}, masks) == 0.5
+    assert evaluator.leak(Meta(leaking, params), masks) == 0.5
     assert evaluator.leak({"step_sizes": leaking}, masks) == 0
 
 
