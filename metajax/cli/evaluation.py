@@ -10,7 +10,7 @@ from metajax.cli.options import EvaluationOptions
 from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running import processes, report, run_folder, sweep
 from metajax.running.meta_agent import MetaAgent
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import is_on_host
 
 _MAX_DRAWN = 8  # runs with pictures, which take seconds each
 
@@ -50,8 +50,7 @@ def _evaluate(
         return sweep.evaluate_together(agents, swept, protocol, shared)
     agent = agents[0]
     if not processes.joined():  # evaluation treats tasks one by one, so that any number of devices divides them
-        on_host = isinstance(agent.tasks.env, HostEnvironment)
-        agent.share_over(num_devices if on_host else launch.usable_devices(num_devices))
+        agent.share_over(num_devices if is_on_host(agent.tasks.env) else launch.usable_devices(num_devices))
     return [agent.evaluate(protocol.num_tasks, success_at=protocol.success_at)]
 
 

@@ -10,7 +10,7 @@ from metajax.devices import hardware, meshes
 from metajax.running import processes
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.training import num_groups
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import is_on_host
 
 
 def prepare(device: str) -> None:
@@ -54,7 +54,7 @@ def advice_on_cores(agent: MetaAgent, num_devices: int) -> str:
     """The number of tasks that would use all CPU cores, if `num_devices` leaves some idle; else an empty text."""
     usable = hardware.usable_devices()
     group = usable * (agent.algorithm.task_group or 0)
-    if num_devices >= usable or group == 0 or isinstance(agent.tasks.env, HostEnvironment):
+    if num_devices >= usable or group == 0 or is_on_host(agent.tasks.env):
         return ""
     fitting = max(1, round(agent.num_tasks / group)) * group
     return f"{num_devices} of {usable} cores share the tasks; --num-tasks {fitting} would use all of them"

@@ -13,7 +13,7 @@ from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from metajax.base import PyTree, TaskDistribution
 from metajax.errors import ConfigError
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import check_compiled
 
 
 class GymnasiumTask(gymnasium.Env):
@@ -23,8 +23,7 @@ class GymnasiumTask(gymnasium.Env):
 
     def __init__(self, tasks: TaskDistribution, task: PyTree):
         env = tasks.env
-        if isinstance(env, HostEnvironment):
-            raise ConfigError(f"{env.name} is simulated on the host; use the environment that its `make` returns")
+        check_compiled(env, "; use the environment that its `make` returns")
         self.task, self.num_steps = task, tasks.num_steps
         try:
             self.observation_space = gymnax_space_to_gym_space(env.observation_space(env.default_params))

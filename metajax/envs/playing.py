@@ -12,7 +12,7 @@ import numpy as np
 from metajax.base import Array, Environment, PyTree
 from metajax.errors import ConfigError, first_line
 from metajax.rollouts import is_continuous, to_space
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import check_compiled
 
 LIMIT = "max_steps_in_episode"
 _NUM_STEPS = 8
@@ -35,10 +35,7 @@ def check_play(env: Environment, tasks: PyTree, varied: Collection[str]) -> None
     The environment must store nothing between two calls, depend on the `varied` leaves of a task, be reproducible, also
     under `jax.vmap`, return finite numbers inside its spaces, and end an episode at max_steps_in_episode.
     """
-    if isinstance(env, HostEnvironment):
-        raise ConfigError(
-            f"{env.name} is simulated on the host; check the environment that it makes by gymnasium.utils.env_checker"
-        )
+    check_compiled(env, "; check the environment that it makes by gymnasium.utils.env_checker")
     limited = _limited(tasks)
     one = jax.tree.map(lambda leaf: leaf[0], limited)
     _check_nothing_kept(env, one)

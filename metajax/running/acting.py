@@ -12,11 +12,10 @@ from jax.sharding import Mesh
 
 from metajax.base import Agent, Algorithm, Array, Environment, Experience, Percept, PyTree, Sizes, TaskDistribution
 from metajax.devices import collectives, meshes
-from metajax.evaluation import Evaluation, EvaluationProtocol, evaluate
-from metajax.rollouts import Trial, check_like, collect_trials, to_space, trial
+from metajax.evaluation import Evaluation, EvaluationProtocol
+from metajax.rollouts import Trial, check_like, to_space
 from metajax.running import export, record
 from metajax.simulators import playing
-from metajax.simulators.environment import HostEnvironment
 
 
 class CompiledAgent(NamedTuple):
@@ -39,13 +38,13 @@ def compile_agent(agent: Agent, env: Environment) -> CompiledAgent:
 
     In an environment on the host only the agent is compiled.
     """
-    on_host = isinstance(env, HostEnvironment)
+    play = playing.functions_of(env)
 
     def of_sizes(function: Callable) -> Callable:
         def run(key: Array, params: PyTree, tasks: PyTree, sizes: Sizes) -> PyTree:
             return function(key, agent, params, env, tasks, sizes)
 
-        return run if on_host else jax.jit(run, static_argnums=3)
+        return play.jit(run, static_argnums=3)
 
     def act(key: Array, knowledge: PyTree, memory: PyTree, percept: Percept, greedy: bool) -> tuple:
         memory, decision = agent.policy(knowledge, memory, percept)
@@ -58,8 +57,7 @@ def compile_agent(agent: Agent, env: Environment) -> CompiledAgent:
         )
         return memory, percept, to_space(env.action_space(env.default_params), action)
 
-    plays = (playing.trial, playing.collect_trials) if on_host else (trial, collect_trials)
-    return CompiledAgent(*map(of_sizes, plays), jax.jit(act, static_argnums=4))
+    return CompiledAgent(of_sizes(play.trial), of_sizes(play.collect_trials), jax.jit(act, static_argnums=4))
 
 
 def compile_evaluation(
@@ -72,7 +70,7 @@ def compile_evaluation(
         tasks: the distribution that the held-out tasks are drawn from.
         over: mesh of the devices that share the tasks; None: JAX's default device plays all of them.
     """
-    on_host = isinstance(tasks.env, HostEnvironment)
+    play = playing.functions_of(tasks.env)
 
     def run(params: PyTree, protocol: EvaluationProtocol) -> Evaluation:
         key_tasks, key = jax.random.split(jax.random.key(protocol.seed))
@@ -80,8 +78,7 @@ def compile_evaluation(
         num_tasks = -(-protocol.num_tasks // collectives.num_devices())
         batch = tasks.batch(key_tasks, num_tasks, held_out=True, first=collectives.first_task(num_tasks))
         how = {"success": tasks.success, "success_at": protocol.success_at}
-        measure = playing.evaluate if on_host else evaluate
-        return measure(key, algorithm.agent, params, tasks.env, batch, protocol.sizes, **how)
+        return play.evaluate(key, algorithm.agent, params, tasks.env, batch, protocol.sizes, **how)
 
     @partial(jax.jit, static_argnums=1)
     def spread(params: PyTree, protocol: EvaluationProtocol) -> Evaluation:
@@ -90,7 +87,7 @@ def compile_evaluation(
 
     if over is not None:
         return lambda params, protocol: spread(meshes.to_each(params, over), protocol)
-    return run if on_host else jax.jit(run, static_argnums=1)
+    return play.jit(run, static_argnums=1)
 
 
 class AdaptedAgent:

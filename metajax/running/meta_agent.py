@@ -27,7 +27,7 @@ from metajax.running.acting import (
 )
 from metajax.running.recipes import build, task_options
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import NO_SHARING, check_compiled
 
 _EVALUATION_SEED = 2**31 - 1  # no training seed reaches it
 
@@ -124,11 +124,7 @@ class MetaAgent:
         """
         self.over: Mesh | None = None
         if num_devices not in (None, 1) or jax.process_count() > 1:
-            if isinstance(self.tasks.env, HostEnvironment):
-                name = self.tasks.env.name
-                raise ConfigError(
-                    f"{name} is simulated on the host, and devices cannot share its tasks; use one device"
-                )
+            check_compiled(self.tasks.env, NO_SHARING)
             self.over = meshes.mesh(num_devices)
         for name in ("program", "_evaluate"):
             vars(self).pop(name, None)

@@ -28,7 +28,7 @@ from metajax.running.training import (
     peak_memory,
     run,
 )
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import check_compiled
 
 _SHAPE_OPTIONS = {"fisher_fraction"}  # floats that set a shape, so they cannot be traced
 _RUNS = PartitionSpec("runs")  # a different axis than that of tasks, so that no reduction mixes runs
@@ -89,10 +89,7 @@ def make_agents(
     firsts = [MetaAgent(algorithm, tasks, seed=seed, **given, **values) for values in swept]
     agents = [first.with_seed(seed + offset) for first in firsts for offset in range(num_seeds)]
     if len(agents) > 1:
-        if isinstance(agents[0].tasks.env, HostEnvironment):
-            raise ConfigError(
-                f"{tasks} is simulated on the host, so use one seed and no sweep; start several runs separately"
-            )
+        check_compiled(agents[0].tasks.env, ", so use one seed and no sweep; start several runs separately")
         _init_learners(agents, list(axes))
     return agents
 

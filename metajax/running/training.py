@@ -16,7 +16,7 @@ from metajax.devices import collectives, hardware, meshes
 from metajax.envs.contract import abstract_call, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, check_count
 from metajax.simulators import playing
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import NO_SHARING, check_compiled, is_on_host
 
 MAX_SKIPPED = 10  # updates skipped in a row after which training stops, by default
 
@@ -229,7 +229,7 @@ def compile_program(
     if shape[0] % num_tasks:
         raise ShapeError(f"collect must return [M N, …] for N={num_tasks} tasks, not {shape}")
     _check_num_steps(shape[-1], tasks)
-    if isinstance(tasks.env, HostEnvironment):
+    if is_on_host(tasks.env):
         return _host_program(algorithm, tasks, num_tasks, max_skipped, learner, experience)
     of_each = num_tasks if over is None else num_tasks // over.size
     iterate = jax.jit(meta_iteration(algorithm, tasks, of_each), inline=True)  # traced once for all that look at it
@@ -258,17 +258,14 @@ def _check_num_steps(num_steps: int, tasks: TaskDistribution) -> None:
 
 def num_groups(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int) -> int:
     """The number of groups of tasks that devices may share; 1 if one device must have all tasks."""
-    if isinstance(tasks.env, HostEnvironment) or not algorithm.task_group or num_tasks % algorithm.task_group:
+    if is_on_host(tasks.env) or not algorithm.task_group or num_tasks % algorithm.task_group:
         return 1
     return num_tasks // algorithm.task_group
 
 
 def _check_shares(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int, over: Mesh) -> None:
     """Raises ConfigError unless the devices can share the tasks."""
-    if isinstance(tasks.env, HostEnvironment):
-        raise ConfigError(
-            f"{tasks.env.name} is simulated on the host, and devices cannot share its tasks; use one device"
-        )
+    check_compiled(tasks.env, NO_SHARING)
     if not algorithm.task_group:
         raise ConfigError(
             "this algorithm's update does not sum over devices (Algorithm.task_group is None); leave out the devices"
@@ -381,8 +378,7 @@ def debug(
         NonFiniteError: a check failed; the message names the operation.
         ConfigError: a simulator on the host plays.
     """
-    if isinstance(tasks.env, HostEnvironment):
-        raise ConfigError(f"{tasks.env.name} is simulated on the host, where numbers cannot be checked")
+    check_compiled(tasks.env, ", where numbers cannot be checked")
     iterate, learner = meta_iteration(algorithm, tasks, num_tasks), new_learner(algorithm, jax.random.key(seed), tasks)
     kinds = {"numbers": checkify.nan_checks, "divisions": checkify.div_checks, "indices": checkify.index_checks}
     try:

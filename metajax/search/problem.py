@@ -14,7 +14,7 @@ from metajax.running.recipes import ALGORITHMS, build, network_options, options,
 from metajax.search.masking import check_outer
 from metajax.search.space import Genome, Space, architecture_space, genome_of, values_of
 from metajax.search.supernets import Supernet, supernet
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import check_compiled
 
 SEARCHED = ("hidden", "activation", "skip", "norm", "memory", "width", "layers", "heads", "context")
 _SHAPING = {"fisher_fraction"}  # determines a shape, so it cannot be traced
@@ -81,11 +81,8 @@ def make_problem(
     of_tasks = task_options(tasks)
     _check_ranges(space, known, of_tasks | of_network, rest)
     built = build(algorithm, tasks, given)
-    if isinstance(built.tasks.env, HostEnvironment):
-        raise ConfigError(
-            f"{built.tasks.env.name} is simulated on the host, but a population trains in one compiled program; "
-            "use tasks whose environment is written in JAX"
-        )
+    reason = ", but a population trains in one compiled program; use tasks whose environment is written in JAX"
+    check_compiled(built.tasks.env, reason)
     num_tasks = recipe.num_tasks if num_tasks is None else num_tasks
     num_iterations = recipe.num_iterations if num_iterations is None else num_iterations
     check_count("num_tasks", num_tasks)

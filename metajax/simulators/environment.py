@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import Array, PyTree
+from metajax.base import Array, Environment, PyTree
 from metajax.devices.hardware import cores
 from metajax.errors import ConfigError, check_count, check_number
 from metajax.simulators.workers import Simulator, Workers
+
+NO_SHARING = ", and devices cannot share its tasks; use one device"
 
 
 class HostEnvironment:
@@ -190,3 +192,14 @@ def _zeros(space: Any) -> PyTree:
     if hasattr(space, "spaces"):
         return {key: _zeros(part) for key, part in space.spaces.items()}
     return jnp.zeros(space.shape)
+
+
+def is_on_host(env: Environment) -> bool:
+    """Whether a simulator on the host steps the environment, so that it cannot be compiled."""
+    return isinstance(env, HostEnvironment)
+
+
+def check_compiled(env: Environment, reason: str) -> None:
+    """Raises ConfigError with the reason, which includes the fix, if a simulator on the host steps the environment."""
+    if is_on_host(env):
+        raise ConfigError(f"{env.name} is simulated on the host{reason}")

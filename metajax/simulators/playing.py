@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.base import Agent, Algorithm, Array, Experience, PyTree, Sizes, Stage, Transition
+from metajax import evaluation, rollouts
+from metajax.base import Agent, Algorithm, Array, Environment, Experience, PyTree, Sizes, Stage, Transition
 from metajax.chunking import leading_axis
 from metajax.evaluation import Evaluation, outcome
 from metajax.rollouts import (
@@ -27,7 +28,7 @@ from metajax.rollouts import (
     to_space,
     with_next_values,
 )
-from metajax.simulators.environment import HostEnvironment
+from metajax.simulators.environment import HostEnvironment, is_on_host
 
 
 class _Player(NamedTuple):
@@ -241,3 +242,26 @@ def _sampled_and_greedy(
             stage.steps,
             _rollout(play, key_steps, stage.knowledge, copies, env, sizes.num_steps, greedy=True)[1],
         )
+
+
+class Functions(NamedTuple):
+    """What plays an agent in an environment, and how a function of it is compiled.
+
+    Attributes:
+        trial: as `rollouts.trial`.
+        collect_trials: as `rollouts.collect_trials`.
+        evaluate: as `evaluation.evaluate`.
+        jit: `jax.jit`, or the identity where a simulator on the host steps the environment.
+    """
+
+    trial: Callable[..., Trial]
+    collect_trials: Callable[..., Experience]
+    evaluate: Callable[..., Evaluation]
+    jit: Callable[..., Callable]
+
+
+def functions_of(env: Environment) -> Functions:
+    """The functions that play `env`, compiled or on the host."""
+    if is_on_host(env):
+        return Functions(trial, collect_trials, evaluate, lambda function, **_: function)
+    return Functions(rollouts.trial, rollouts.collect_trials, evaluation.evaluate, jax.jit)
