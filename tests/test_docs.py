@@ -152,7 +152,7 @@ def test_the_figures_of_readme_are_measured():
 
 def test_every_algorithm_memory_module_and_command_is_named():
     assert all(f"`{name}`" in README for name in [*ALGORITHMS, *MEMORIES])
-    assert all(re.search(rf"^  {name}\b", commands.USAGE, re.M) for name in commands.COMMANDS)
+    assert all(re.search(rf"^  {name}\b", commands.usage(), re.M) for name in commands.COMMANDS)
     modules = {str(path.relative_to(ROOT / "metajax")) for path in (ROOT / "metajax").rglob("[!_]*.py")}
     modules |= {f"algorithms/{path.name}" for path in (ROOT / "metajax/algorithms").glob("_[!_]*.py")}
     named = {

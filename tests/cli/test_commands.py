@@ -174,7 +174,7 @@ def test_memory_that_runs_out_is_one_message(monkeypatch, capsys):
 
     monkeypatch.setattr(training, "train_and_evaluate", runs_out)
     assert main(["train", *TINY]) == 2
-    said = "error: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes; fewer --num-tasks"
+    said = "error: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes; reduce --num-tasks"
     assert capsys.readouterr().err.startswith(said)
 
 
@@ -313,6 +313,7 @@ def test_tasks_are_listed_in_80_columns_and_described_one_by_one(capsys, monkeyp
     assert "goal known -0.506, goal unknown -38.26" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_ends_the_command_silently():
     for command in ("--help", "algorithms", "train --help"):
         shell = f"{sys.executable} -m metajax {command} | true; exit ${{PIPESTATUS[0]}}"

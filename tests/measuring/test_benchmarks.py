@@ -34,6 +34,7 @@ def tables(tmp_path, monkeypatch):
     return rl2_tables
 
 
+@pytest.mark.slow
 def test_a_row_is_trained_kept_and_shown(tables):
     kept = tables.train_row("t-maze-10", "gru", seeds=2, num_tasks=40, num_iterations=2)
     assert [point["iteration"] for point in kept["curve"]] == [1, 2]

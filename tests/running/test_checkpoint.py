@@ -181,7 +181,8 @@ def test_another_format_is_named(folder):
 
 def test_another_architecture_is_named_at_its_first_leaf(folder):
     with pytest.raises(
-        CheckpointError, match=r"has float32\[4, 2\] at state/params/head/Dense_0/kernel, but .* float32\[8, 2\]"
+        CheckpointError,
+        match=r"has float32\[4, 2\] at state/params/initial/head/Dense_0/kernel, but .* float32\[8, 2\]",
     ):
         checkpoint.restore(checkpoint.newest(folder), learner(0, hidden=8))
 

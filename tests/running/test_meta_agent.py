@@ -53,7 +53,7 @@ def test_what_was_saved_is_loaded_and_goes_on(learned, tmp_path):
 
 def test_options_that_do_not_fit_the_checkpoint_name_the_first_difference(learned, tmp_path):
     folder = learned.save(tmp_path / "run")
-    message = r"float32\[4, 2\] at state/params/head/Dense_0/kernel, but this run's learner float32\[5, 2\]"
+    message = r"float32\[4, 2\] at state/params/initial/head/Dense_0/kernel, but this run's learner has float32\[5, 2\]"
     with pytest.raises(CheckpointError, match=message):
         MetaAgent.load(folder, hidden=(5,))
     assert MetaAgent.load(folder, inner_lr=0.3).config["options"]["inner_lr"] == 0.3

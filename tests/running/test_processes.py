@@ -175,7 +175,7 @@ def test_a_process_that_hangs_is_noticed_by_the_watchdog(tmp_path):
 
 def test_the_watchdog_lets_live_what_goes_on_and_says_where_it_ends():
     code = (
-        "import time; from metajax import hosts\n"
+        "import time; from metajax.running import processes\n"
         "with processes.watchdog(0.5) as alive:\n"
         "    for _ in range(4): time.sleep(0.25); alive()\n"
         "print('alive', flush=True)\n"

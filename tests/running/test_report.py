@@ -62,6 +62,7 @@ def test_a_run_that_was_not_evaluated_has_no_report(tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 @pytest.mark.parametrize("width", [1280, 500])  # headless Chromium makes no narrower window
+@pytest.mark.slow
 def test_a_browser_shows_the_report_offline_without_errors(folder, tmp_path, width):
     picture = tmp_path / "report.png"
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
@@ -85,7 +86,7 @@ def test_the_histogram_counts_every_task():
     axes = task_histogram(evaluation, "title").axes[0]
     heights = [patch.get_height() for patch in axes.patches]
     assert sum(heights) == 14
-    assert axes.get_legend_handles_labels()[1] == ["adaptations: 0", "adaptations: 5"]
+    assert axes.get_legend_handles_labels()[1] == ["adaptation steps: 0", "adaptation steps: 5"]
 
 
 DRAWN = {TASKS[name]().env.name: name for name in OWN}

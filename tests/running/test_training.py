@@ -90,7 +90,7 @@ def test_a_reward_that_is_not_a_number_stops_and_names_its_task():
 
     first = next(iteration for iteration in range(100) if len(broken_tasks(iteration)))
 
-    message = rf"reward of task {broken_tasks(first)[0]} of meta-iteration {first + 1} is not finite"
+    message = rf"reward of task {broken_tasks(first)[0]} in meta-iteration {first + 1} is not finite"
     assert_stops(train(program, learner, num_iterations=100, log_every=50), message)
 
 

@@ -93,6 +93,7 @@ def test_masked_and_dense_measure_the_same(maml, masked, genomes):
     assert dense.costs() == {}
 
 
+@pytest.mark.slow
 def test_hyper_parameters_in_the_genome_reach_the_algorithm(masked):
     slow, fast = (genome_of(SPACE, inner_lr=rate) for rate in (0.05, 0.5))
     returns = masked.measure(stacked([slow, fast, slow]), np.arange(2), "search", 3).returns

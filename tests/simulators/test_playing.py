@@ -292,4 +292,4 @@ def test_seeds_in_one_program_are_refused(point_env, monkeypatch, capsys, tmp_pa
 
     monkeypatch.setitem(TASKS, "point-on-host", point_on_host)
     assert main(["train", "maml", "point-on-host", "--seeds", "2"]) == 2
-    assert "one run after the other" in capsys.readouterr().err
+    assert "so use one seed and no sweep" in capsys.readouterr().err

@@ -252,6 +252,7 @@ def test_one_who_knows_the_chemistry_earns_what_the_plan_says(batch):
     assert planned.max() > 15
 
 
+@pytest.mark.slow
 def test_who_draws_conclusions_earns_more_and_who_knows_the_most(batch, ideal):
     """Compares returns for the same stones and potions."""
     first = ideal.percept.obs[:, :, 0, 0]
