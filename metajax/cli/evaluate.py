@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from metajax.cli import console, launch
 from metajax.cli.arguments import one_folder, parse, split
-from metajax.cli.evaluation import evaluate_and_report
 from metajax.cli.options import DeviceOptions, EvaluationOptions, check_evaluation
+from metajax.cli.run_evaluation import evaluate_and_report
 from metajax.running import run_folder
 from metajax.running.meta_agent import MetaAgent
 

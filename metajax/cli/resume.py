@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from metajax.cli import launch, training
+from metajax.cli import launch, run_training
 from metajax.cli.arguments import one_folder, parse, parse_experiment, split
 from metajax.cli.options import (
     DeviceOptions,
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"{folder} has finished its {agent.iteration} meta-iterations; --num-iterations N continues to N"
         )
-    training.train_and_evaluate(
+    run_training.train_and_evaluate(
         {folder: agent},
         [],
         own.run,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metajax.cli import launch, training
+from metajax.cli import launch, run_training
 from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
 from metajax.cli.options import (
     DeviceOptions,
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
     parent = own.new_run.folder or str(launch.free_folder(f"{algorithm}-{tasks}"))
     parent = Path(processes.of_first(parent))
     folders = [parent / sweep.label(agent, own.new_run.sweep) if len(agents) > 1 else parent for agent in agents]
-    training.train_and_evaluate(
+    run_training.train_and_evaluate(
         dict(zip(folders, agents, strict=True)),
         [sweep.parse_sweep(text)[0] for text in own.new_run.sweep],
         own.run,

@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from metajax.base import PyTree, Transition
-from metajax.pictures.charts import market, treatment
-from metajax.pictures.choices import bernoulli_posterior, chemistry, instructed, moves
-from metajax.pictures.rooms import lake, meeting, room
-from metajax.pictures.vehicles import cart_and_pole, crossing, pendulum, projected_cart_and_pole, road
+from metajax.pictures.scene_charts import market, treatment
+from metajax.pictures.scene_choices import bernoulli_posterior, chemistry, instructed, moves
+from metajax.pictures.scene_rooms import lake, meeting, room
+from metajax.pictures.scene_vehicles import cart_and_pole, crossing, pendulum, projected_cart_and_pole, road
 
 # Scenes by the name of the environment. `scene(axes, task, episode, last)` draws an episode [T] up to step `last`.
 Scene = Callable[[Axes, PyTree, Transition, int], None]

@@ -17,7 +17,7 @@ from PIL import Image
 
 import metajax.cli
 from metajax import MetaAgent
-from metajax.cli import training
+from metajax.cli import run_training
 from metajax.cli.arguments import parse_experiment
 from metajax.cli.commands import COMMANDS, main
 from metajax.cli.train import default_options
@@ -48,7 +48,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
         "evaluation.npz",
         "adaptation.png",
         "histogram.png",
-        "training.png",
+        "run_training.png",
         "animation.gif",
         "report.html",
         "checkpoints",
@@ -172,7 +172,7 @@ def test_memory_that_runs_out_is_one_message(monkeypatch, capsys):
     def runs_out(*arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
 
-    monkeypatch.setattr(training, "train_and_evaluate", runs_out)
+    monkeypatch.setattr(run_training, "train_and_evaluate", runs_out)
     assert main(["train", *TINY]) == 2
     said = "error: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes; reduce --num-tasks"
     assert capsys.readouterr().err.startswith(said)

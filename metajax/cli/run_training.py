@@ -8,8 +8,8 @@ from typing import NamedTuple
 from rich.console import Console
 
 from metajax.cli import console, launch
-from metajax.cli.evaluation import evaluate_and_report
 from metajax.cli.options import EvaluationOptions, RunOptions, saved_options
+from metajax.cli.run_evaluation import evaluate_and_report
 from metajax.devices import hardware
 from metajax.errors import NonFiniteError
 from metajax.running import processes, record, run_folder, sweep
