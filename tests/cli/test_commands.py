@@ -48,7 +48,7 @@ def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
         "evaluation.npz",
         "adaptation.png",
         "histogram.png",
-        "run_training.png",
+        "training.png",
         "animation.gif",
         "report.html",
         "checkpoints",
