@@ -5,6 +5,7 @@ first asked for.
 """
 
 import importlib
+import sys
 
 from metajax import _moved
 from metajax.algorithms import (
@@ -48,7 +49,7 @@ from metajax.learning.returns import gae, reward_to_go
 from metajax.learning.store import trial_store
 from metajax.networks import memory_policy, mlp
 from metajax.replays import replay
-from metajax.rollouts import collect_trials, rollout, trial
+from metajax.rollouts import Trial, collect_trials, rollout, stage_returns, trial
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
 from metajax.simulators.environment import HostEnvironment
 
@@ -99,6 +100,7 @@ __all__ = [
     "TanhNormal",
     "TaskDistribution",
     "Transition",
+    "Trial",
     "WorkerError",
     "advantages",
     "anil",
@@ -136,6 +138,7 @@ __all__ = [
     "rl2",
     "rollout",
     "score",
+    "stage_returns",
     "to_gymnasium",
     "train",
     "trial",
@@ -147,4 +150,6 @@ __all__ = [
 def __getattr__(name: str):
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _moved.MOVED:
+        return sys.modules[f"{__name__}.{name}"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

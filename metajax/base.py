@@ -112,7 +112,7 @@ class Experience(NamedTuple):
     """
 
     task: PyTree  # [N]
-    key: Array  # [N, 2], uint32
+    key: Array  # [N, …], uint32
     steps: Transition  # [N, K, B, T]
     last: Percept  # [N, K, B], after the final step of every episode
 
@@ -247,7 +247,7 @@ class Agent(NamedTuple):
 
 
 class Store(NamedTuple):
-    """Experience that outlives a meta-iteration, such as a replay buffer; it is updated in place.
+    """Experience that outlives a meta-iteration, such as a replay buffer; compiled training updates it in place.
 
     The contents are part of the learner and not of the algorithm's state: they are neither checked to be finite nor
     selected over when an update is skipped, which would cost a pass over all of them. `metajax.learning.store` has one.

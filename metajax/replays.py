@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Agent, Array, Decision, Experience, Percept, PyTree, Stage, Transition
-from metajax.rollouts import Policy, initial_memory
+from metajax.rollouts import Policy, check_agent, initial_memory
 
 
 def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: bool = False) -> Decision:
@@ -25,6 +25,7 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
     steps = experience.steps
     key_begin, key_stages = jax.random.split(jax.random.wrap_key_data(experience.key))
     knowledge = agent.begin(key_begin, params)
+    check_agent(agent)
     if agent.unroll is not None:
         decisions = _replay_trial(partial(agent.unroll, knowledge), steps)
         return jax.tree.map(lambda leaf: leaf[-1:], decisions) if last_only else decisions

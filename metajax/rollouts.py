@@ -22,7 +22,7 @@ from metajax.base import (
 )
 from metajax.chunking import leading_axis, vmap_in_chunks
 from metajax.devices import collectives
-from metajax.errors import ShapeError, check_count
+from metajax.errors import ConfigError, ShapeError, check_count
 
 Policy = Callable[[PyTree, Percept], tuple[PyTree, Decision]]
 
@@ -69,6 +69,12 @@ def to_space(space: PyTree, action: Array) -> Array:
     if not is_continuous(space) or not np.all(np.isfinite(space.low) & np.isfinite(space.high)):
         return action
     return space.low + 0.5 * (jnp.clip(action, -1.0, 1.0) + 1.0) * (space.high - space.low)
+
+
+def check_agent(agent: Agent) -> None:
+    """Raises ConfigError if the agent has `unroll`, which never adapts, but is not `in_context`."""
+    if agent.unroll is not None and not agent.in_context:
+        raise ConfigError("unroll never calls adapt, so an agent with unroll must be in_context=True; or leave it out")
 
 
 def check_sizes(sizes: Sizes) -> None:
@@ -245,12 +251,18 @@ def trials(
         params_axis: None: all tasks share `params`; 0: each task has its own, [N, ...].
     """
     check_sizes(sizes)
+    check_agent(agent)
     num_stages, num_copies, num_steps = sizes
     num_tasks = leading_axis(tasks)
     # The knowledge of an agent that adapts in context never changes, so tasks share it as they share the parameters.
     axis = params_axis if agent.in_context else 0
     key_begin, key_stages = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-    knowledge = jax.vmap(agent.begin, (0, params_axis), axis, axis_size=num_tasks)(key_begin, params)
+    try:
+        knowledge = jax.vmap(agent.begin, (0, params_axis), axis, axis_size=num_tasks)(key_begin, params)
+    except ValueError as error:
+        if axis is not None or "out_axes" not in str(error):
+            raise
+        raise ConfigError("begin of an agent with in_context=True must not draw; set in_context=False") from error
     remember = jax.vmap(lambda knowledge: initial_memory(agent, knowledge, num_copies), axis, axis_size=num_tasks)
 
     def play(key: Array, task: PyTree, knowledge: PyTree, memory: PyTree, percept: Percept) -> tuple:
@@ -308,13 +320,24 @@ def collect_trials(
     """
     keys = task_keys(key, leading_axis(tasks))
     played = trials(keys, agent, params, env, tasks, sizes, keep_info=keep_info)
-    return Experience(tasks, jax.random.key_data(keys), played.steps, played.last)
+    return Experience(tasks, replay_key(keys), played.steps, played.last)
 
 
 def stage_returns(experience: Experience) -> dict[str, Array]:
     """Metrics: mean undiscounted returns of the episodes in the first stage and in the last."""
     returns = experience.steps.reward.sum(-1).mean((0, 2))
     return {"return_before": returns[0], "return_after": returns[-1]}
+
+
+def replay_key(keys: Array) -> Array:
+    """The data of the trials' keys [N], as `Experience.key` has them.
+
+    Raises ConfigError unless the keys are of JAX's default implementation, which `replay` assumes.
+    """
+    default, given = jax.random.key_impl(jax.random.key(0)), jax.random.key_impl(keys)
+    if given != default:
+        raise ConfigError(f"keys of the implementation {given} cannot be replayed; use JAX's default, {default}")
+    return jax.random.key_data(keys)
 
 
 def task_keys(key: Array, num_tasks: int) -> Array:

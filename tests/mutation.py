@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("metajax", "tests", "benchmarks", "notebooks", "pyproject.toml", "README.md", "CHANGELOG.md", ".ci")
+COPIED = ("metajax", "tests", "benchmarks", "notebooks", ".ci", ".github", "pyproject.toml", "LICENSE")
+COPIED += ("README.md", "CHANGELOG.md", "CITATION.cff")
 LEAST = 0.95  # share of the faults to be noticed
 LIMIT = 1800  # seconds for the tests of one fault; a program that does not end counts as noticed
 

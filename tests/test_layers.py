@@ -104,6 +104,13 @@ def test_an_old_path_gives_what_moved_and_warns(old):
     assert space["found"].__name__ == name
 
 
+def test_an_old_path_is_found_by_a_plain_import_too():
+    import metajax.runs
+
+    with pytest.warns(DeprecationWarning, match="import check_space from metajax"):
+        assert metajax.runs.check_space.__name__ == "check_space"
+
+
 def is_step_of_env(node):
     return node.attr == "step" and "env" in (getattr(node.value, "id", ""), getattr(node.value, "attr", ""))
 

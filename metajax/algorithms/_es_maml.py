@@ -22,7 +22,7 @@ from metajax.chunking import leading_axis
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_number, import_extra
 from metajax.factories import options_of
-from metajax.rollouts import trials
+from metajax.rollouts import replay_key, trials
 
 
 class ESState(NamedTuple):
@@ -121,7 +121,7 @@ def es_maml(
         keys = jax.vmap(partial(jax.random.fold_in, key))(collectives.first_task(num_tasks) + index)
         twice = jax.tree.map(lambda leaf: leaf[index], tasks)
         played = trials(keys, base.agent, per_task_params(state, num_tasks), env, twice, sizes, params_axis=0)
-        return Experience(twice, jax.random.key_data(keys), played.steps, played.last)
+        return Experience(twice, replay_key(keys), played.steps, played.last)
 
     def update(key: Array, state: ESState, experience: Experience) -> tuple[ESState, dict[str, Array]]:
         key_tell, key_next = jax.random.split(key)

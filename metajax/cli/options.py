@@ -62,8 +62,8 @@ class EvaluationOptions(NamedTuple):
 
 
 class DeviceOptions(NamedTuple):
-    """The platform and its devices. By default, tasks are shared by as many CPU cores as divide them evenly, by one
-    accelerator, or by all devices of several processes."""
+    """The platform and its devices. By default, training uses as many CPU cores as divide the tasks evenly, or one
+    accelerator; evaluation uses all cores; several processes use all of their devices."""
 
     device: Platform = "auto"
     """Platform to run on. auto uses the platform that JAX chooses."""

@@ -76,8 +76,8 @@ def _groups(
     """
     steps = {"num_iterations": run.num_iterations, "log_every": run.log_every}
     if len(agents) > 1:
-        for together in sweep.chunks(agents, swept, num_devices):
-            yield Group(together.agents, together.memory, sweep.learn_together(together, **steps))
+        for joint in sweep.chunks(agents, swept, num_devices):
+            yield Group(joint.agents, joint.memory, sweep.learn_together(joint, **steps))
         return
     with console.compiling(screen):
         memory = agents[0].program.memory

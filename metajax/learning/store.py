@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from metajax.base import Array, Experience, Store
 from metajax.devices import collectives
-from metajax.errors import check_count
+from metajax.errors import ConfigError, check_count
 
 
 class Stored(NamedTuple):
@@ -44,6 +44,8 @@ def trial_store(capacity: int) -> Store:
     def add(contents: Stored, experience: Experience) -> Stored:
         experience = collectives.gather(experience)
         reward = experience.steps.reward
+        if len(reward) > capacity:
+            raise ConfigError(f"capacity={capacity} must be at least the {len(reward)} trials of a meta-iteration")
         finite = jnp.isfinite(reward).all(axis=tuple(range(1, reward.ndim)))
         slots = (contents.count + jnp.cumsum(finite) - 1) % capacity
         slots = jnp.where(finite, slots, capacity)  # out of bounds, so that the write is dropped

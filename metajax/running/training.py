@@ -77,9 +77,18 @@ def new_learner(algorithm: Algorithm, key: Array, tasks: TaskDistribution | None
     if algorithm.store is not None:
         if tasks is None:
             raise ConfigError("this algorithm has a store; give new_learner the tasks, for the shapes of trials")
-        batch = jax.eval_shape(lambda: tasks.batch(key, 1))
-        store = algorithm.store.init(jax.eval_shape(algorithm.collect, key, state, batch))
+        store = algorithm.store.init(_example(algorithm, tasks, key, state, 1))
     return Learner(state, key_train, jnp.array(zero), jnp.array(zero), jnp.array(zero), zero - 1, store)
+
+
+def _example(algorithm: Algorithm, tasks: TaskDistribution, key: Array, state: PyTree, num_tasks: int) -> Experience:
+    """The shapes of the experience that training collects, with the `info` of a simulator on the host."""
+    batch = jax.eval_shape(lambda: tasks.batch(key, num_tasks))
+    experience = abstract_call("collect", algorithm.collect, key, state, batch)
+    if not is_on_host(tasks.env):
+        return experience
+    told = jax.ShapeDtypeStruct(experience.steps.reward.shape, np.float32)
+    return experience._replace(steps=experience.steps._replace(info=dict.fromkeys(tasks.env.simulator.info, told)))
 
 
 def _own(leaf: Array) -> Array:
@@ -223,8 +232,7 @@ def compile_program(
     check_tasks(tasks)
     key, stop = jax.random.key(0), jnp.zeros((), int)
     learner = jax.eval_shape(lambda: new_learner(algorithm, key, tasks))
-    batch = jax.eval_shape(lambda: tasks.batch(key, num_tasks))
-    experience = abstract_call("collect", algorithm.collect, key, learner.state, batch)
+    experience = _example(algorithm, tasks, key, learner.state, num_tasks)
     shape = experience.steps.reward.shape
     if shape[0] % num_tasks:
         raise ShapeError(f"collect must return [M N, …] for N={num_tasks} tasks, not {shape}")
@@ -289,8 +297,6 @@ def _host_program(
     shape = experience.steps.reward.shape
     sizes = Sizes(*shape[1:])
     tasks.env.check_copies(sizes.num_copies)
-    info = dict.fromkeys(tasks.env.simulator.info, jax.ShapeDtypeStruct(shape, np.float32))
-    experience = experience._replace(steps=experience.steps._replace(info=info))
     draw = jax.jit(partial(_draw, tasks, num_tasks))
     key_update = jax.eval_shape(lambda: jax.random.key(0))
     lowered = jax.jit(partial(_learn, algorithm, num_tasks)).lower(learner, key_update, experience)

@@ -24,6 +24,7 @@ from metajax.rollouts import (
     begin_episode,
     first_percept,
     initial_memory,
+    replay_key,
     select_action,
     to_space,
     with_next_values,
@@ -189,7 +190,7 @@ def _experience(
         played = _stages(keys[chunk], agent, _part(params, chunk), env, _part(tasks, chunk), sizes, greedy=False)
         stages = (Stage(stage.steps, jax.device_get(stage.last)) for stage in played)
         parts.append(jax.tree.map(lambda *leaves: np.stack(leaves, 1), *stages))
-    return Experience(tasks, jax.random.key_data(keys), *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
+    return Experience(tasks, replay_key(keys), *jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
 
 
 def evaluate(
@@ -245,12 +246,15 @@ def _sampled_and_greedy(
 
 
 class Functions(NamedTuple):
-    """What plays an agent in an environment, and how a function of it is compiled.
+    """Functions that play an agent in an environment, and the function that compiles what calls them.
+
+    Both kinds of environments take `key, agent, params, env, task or tasks, sizes`, and `evaluate` also `success` and
+    `success_at`.
 
     Attributes:
-        trial: as `rollouts.trial`.
-        collect_trials: as `rollouts.collect_trials`.
-        evaluate: as `evaluation.evaluate`.
+        trial: `rollouts.trial` or its counterpart on the host.
+        collect_trials: `rollouts.collect_trials` or its counterpart on the host.
+        evaluate: `evaluation.evaluate` or its counterpart on the host.
         jit: `jax.jit`, or the identity where a simulator on the host steps the environment.
     """
 

@@ -31,6 +31,7 @@ REFERENCE = (
     "networks",
     "learning",
     "rollouts",
+    "replays",
     "evaluation",
     "running",
     "devices",

@@ -12,7 +12,7 @@ from metajax.agents import uniform
 from metajax.algorithms import maml, rl2
 from metajax.base import Agent, Decision, Percept, Sizes
 from metajax.chunking import chunk_size
-from metajax.errors import ShapeError
+from metajax.errors import ConfigError, ShapeError
 from metajax.learning.distributions import Categorical, Normal
 from metajax.networks import memory_policy, mlp
 from metajax.replays import replay, unroll
@@ -184,6 +184,20 @@ def test_replay_repeats_the_draws_of_an_agent_and_what_it_computes_besides(point
     np.testing.assert_allclose(decisions.aux["offset"], recorded.aux["offset"], rtol=1e-5, atol=1e-6)
     offsets = np.asarray(recorded.aux["offset"])[:, :, 0, 0, 0]
     assert len(np.unique(offsets)) == offsets.size  # one draw per stage and task
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        ({"unroll": lambda *_: None}, key(1), "an agent with unroll must be in_context=True"),
+        ({"in_context": True}, key(1), "begin of an agent with in_context=True must not draw"),
+        ({}, jax.random.key(1, impl="rbg"), "keys of the implementation rbg cannot be replayed"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(point_tasks, changes, given, message):
+    agent, batch = drawing_agent()._replace(**changes), point_tasks.batch(key(7), 3)
+    with pytest.raises(ConfigError, match=message):
+        collect_trials(given, agent, jnp.zeros(2), point_tasks.env, batch, Sizes(1, 2, 3))
 
 
 def test_experience_has_the_tasks_and_what_was_seen_last(point_tasks):

@@ -44,6 +44,12 @@ def test_the_last_trials_are_kept_in_order_and_those_not_finite_are_not():
             np.testing.assert_array_equal(kept[slot], wanted)
 
 
+def test_more_trials_than_fit_are_refused():
+    store = trial_store(NUM_TASKS - 1)
+    with pytest.raises(ConfigError, match="capacity=3 must be at least the 4 trials"):
+        store.add(store.init(experience(0)), experience(0))
+
+
 def test_samples_are_uniform_over_what_is_stored():
     store = trial_store(100)
     contents = store.add(store.init(jax.eval_shape(lambda: experience(0))), experience(0))

@@ -153,7 +153,7 @@ def test_the_command_line_searches_and_goes_on(tmp_path, capsys, monkeypatch):
     assert commands.main(["search", *TINY.split(), "--driver", "tpe", "--proxy", "--folder", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert kept_before == [True]
-    assert "the proxy is left out: fewer than three trainings were whole and finite" in shown
+    assert "the proxy is left out: fewer than three full trainings had a finite score" in shown
     assert '"alone"' in (folder / "study.journal").read_text()  # so that the seed fixes the run
     assert "to train the network that was found: metajax train maml point" in shown
     kept = json.loads((folder / "search.json").read_text())

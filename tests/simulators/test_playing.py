@@ -18,8 +18,11 @@ from metajax.base import Sizes
 from metajax.cli.commands import main
 from metajax.errors import ConfigError, ShapeError, WorkerError
 from metajax.evaluation import evaluate
+from metajax.learning.outer import policy_gradient
+from metajax.learning.store import trial_store
 from metajax.networks import memory_policy, mlp
 from metajax.rollouts import collect_trials, trial
+from metajax.running.training import compile_program, new_learner
 from metajax.simulators import playing
 from metajax.simulators.environment import HostEnvironment
 from metajax.simulators.workers import Simulator, Workers
@@ -293,3 +296,15 @@ def test_seeds_in_one_program_are_refused(point_env, monkeypatch, capsys, tmp_pa
     monkeypatch.setitem(TASKS, "point-on-host", point_on_host)
     assert main(["train", "maml", "point-on-host", "--seeds", "2"]) == 2
     assert "so use one seed and no sweep" in capsys.readouterr().err
+
+
+def test_an_algorithm_with_a_store_trains_on_the_host(point_env):
+    tasks, store = goals(point_env, horizon=3), trial_store(8)
+    base = maml(point_env, mlp(point_env, hidden=(3,)), num_steps=3, num_rollouts=2, outer=policy_gradient())
+    algorithm = base._replace(
+        store=store, update=lambda key, state, experience, contents: base.update(key, state, experience)
+    )
+    learner = new_learner(algorithm, jax.random.key(0), tasks)
+    learner, _ = compile_program(algorithm, tasks, num_tasks=2).advance(learner, jnp.asarray(2))
+    assert int(learner.store.count) == 4
+    assert learner.store.trials.steps.info["near"].shape == (8, 2, 2, 3)
