@@ -109,7 +109,7 @@ FAULTS = [
         ("moments-lost", "adapted.step_sizes, moments)", "adapted.step_sizes, adapted.moments)"),
         ("infinite-derivative-of-adam", "eps_root=1e-6", "eps_root=0.0"),
         ("learned-rates-unused", 'sizes if step_size == "scalar" else inner_lr', "inner_lr"),
-        ("rates-by-layer-unused", "sizes[layer_of(path)] for path in moving", "inner_lr for path in moving"),
+        ("rates-by-layer-unused", "sizes[layer_name(path)] for path in moving", "inner_lr for path in moving"),
         ("proximal-term-too-strong", "0.5 * jax.tree.reduce(jnp.add, squared)", "jax.tree.reduce(jnp.add, squared)"),
         ("implicit-without-derivative", "(one - jax.lax.stop_gradient(one))", "0.0 * one"),
         ("no-pull-to-the-start", "at - was + inner_lr * slope", "at + inner_lr * slope"),
@@ -174,8 +174,8 @@ FAULTS = [
     *faults_in(
         "rollouts.py",
         "core/test_rollouts.py",
-        ("idle-rewards-kept", "jnp.where(alive, outcome.reward, 0.0)", "outcome.reward"),
-        ("terminated-is-truncated-too", "alive & ~terminated & outcome.truncated", "alive & outcome.truncated"),
+        ("idle-rewards-kept", "jnp.where(alive, result.reward, 0.0)", "result.reward"),
+        ("terminated-is-truncated-too", "alive & ~terminated & result.truncated", "alive & result.truncated"),
         ("never-cut", "time_is_up | (time == num_steps - 1)", "time_is_up"),
         ("cut-one-step-late", "(time == num_steps - 1)", "(time == num_steps)"),
         ("time-goes-on", "time=jnp.zeros_like(percept.time))", "time=percept.time)"),
@@ -190,14 +190,21 @@ FAULTS = [
         ("one-adaptation-too-few", "number < num_stages - 1", "number < num_stages - 2"),
         (
             "memory-reset-between-stages",
-            "return (adapted, next_memory, next_percept)",
-            "return (adapted, memory, next_percept)",
+            "return (adapted, next_memory, last)",
+            "return (adapted, memory, last)",
         ),
         (
             "keys-depend-on-how-many",
             "jax.vmap(partial(jax.random.fold_in, key))(numbers)",
             "jax.random.split(key, num_tasks)",
         ),
+        ("actions-not-clipped", "jnp.clip(action, -1.0, 1.0)", "action"),
+        ("key-of-another-trial", "Experience(tasks, replay_key(keys)", "Experience(tasks, replay_key(keys)[::-1]"),
+        ("last-percept-of-the-stage-before", "steps, last)\n\n", "steps, percept)\n\n"),
+    ),
+    *faults_in(
+        "replays.py",
+        "core/test_rollouts.py",
         ("replay-of-the-first-stage", "leaf[-1:], decisions)", "leaf[:1], decisions)"),
         (
             "replayed-memory-does-not-idle",
@@ -205,7 +212,18 @@ FAULTS = [
             "new, next_memory, memory)",
         ),
         ("stages-of-copies-mixed", "leaf.swapaxes(0, 1).reshape(leaf.shape[1]", "leaf.reshape(leaf.shape[1]"),
-        ("actions-not-clipped", "jnp.clip(action, -1.0, 1.0)", "action"),
+        (
+            "adapts-with-the-key-of-the-rollout",
+            "fold_in(key_stages, number))[1]",
+            "fold_in(key_stages, number))[0]",
+        ),
+    ),
+    *faults_in(
+        "learning/store.py",
+        "learning/test_store.py",
+        ("trials-not-finite-stored", "jnp.where(finite, slots, capacity)", "slots"),
+        ("samples-of-empty-slots", "jnp.clip(contents.count, 1, capacity)", "capacity"),
+        ("slots-shifted", "jnp.cumsum(finite) - 1", "jnp.cumsum(finite)"),
     ),
     *faults_in(
         "running/acting.py",
