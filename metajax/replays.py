@@ -26,8 +26,8 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
     key_begin, key_stages = jax.random.split(jax.random.wrap_key_data(experience.key))
     knowledge = agent.begin(key_begin, params)
     if agent.unroll is not None:
-        decisions = _replay_trial(partial(agent.unroll, knowledge), steps)
-        return jax.tree.map(lambda leaf: leaf[-1:], decisions) if last_only else decisions
+        whole = _replay_trial(partial(agent.unroll, knowledge), steps)
+        return jax.tree.map(lambda leaf: leaf[-1:], whole) if last_only else whole
     memory = initial_memory(agent, knowledge, steps.reward.shape[1])
 
     def decide(knowledge: PyTree, memory: PyTree, steps: Transition) -> tuple[PyTree, Decision]:
@@ -40,7 +40,8 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
         memory, decisions = decide(knowledge, memory, stage.steps)
         return (agent.adapt(key_adapt, knowledge, stage), memory), None if last_only else decisions
 
-    decisions, num_earlier = None, steps.reward.shape[0] - 1
+    decisions: Decision | None = None
+    num_earlier = steps.reward.shape[0] - 1
     if num_earlier > 0:
         earlier = jax.tree.map(lambda leaf: leaf[:-1], Stage(steps, experience.last))
         inputs = (jnp.arange(num_earlier), earlier)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -325,8 +325,9 @@ def task_keys(key: Array, num_tasks: int) -> Array:
 
 def check_like(what: str, wanted: PyTree, given: PyTree) -> None:
     """Raises ShapeError, naming the leaf, unless `given` has the structure and shapes of `wanted`."""
-    if jax.tree.structure(wanted) != jax.tree.structure(given):
-        raise ShapeError(f"{what} must be a {jax.tree.structure(wanted)}, not a {jax.tree.structure(given)}")
+    structure: Any = jax.tree.structure(wanted)
+    if structure != jax.tree.structure(given):
+        raise ShapeError(f"{what} must be a {structure}, not a {jax.tree.structure(given)}")
     for (path, one), other in zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(given), strict=True):
         if jnp.shape(one) != jnp.shape(other):
             name = what + jax.tree_util.keystr(path)

@@ -179,7 +179,7 @@ def select_adapted(params: PyTree, adapts: str) -> tuple[Leaves, Callable[[Leave
         if not any(matches(path, pattern) for path in leaves):
             raise ConfigError(f"adapts={pattern!r} matches no parameter of the network, which has {', '.join(leaves)}")
     moving = {path: leaf for path, leaf in leaves.items() if any(matches(path, pattern) for pattern in patterns)}
-    return moving, lambda moved: structure.unflatten((leaves | moved).values())
+    return moving, lambda moved: jax.tree.unflatten(structure, (leaves | moved).values())
 
 
 def layer_name(path: str) -> str:

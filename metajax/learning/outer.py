@@ -308,7 +308,7 @@ def policy_gradient(
     )
 
 
-OUTERS = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+OUTERS: dict[str, Callable[..., Outer]] = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
 
 
 def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer) -> None:

@@ -93,7 +93,7 @@ class MetaAgent:
         check_count("num_tasks", self.num_tasks)
         self.num_tasks = int(self.num_tasks)
         self.share_over(num_devices)
-        self.config = {
+        self.config: dict[str, Any] = {
             "algorithm": algorithm,
             "tasks": tasks if isinstance(tasks, str) else None,
             "tasks_version": self.tasks.version,
@@ -213,7 +213,7 @@ class MetaAgent:
         learner = jax.tree.map(jnp.copy, self.learner)
         for progress in train(self.program, learner, num_iterations=num_iterations, log_every=log_every):
             self.learner = keep(progress.learner)
-            self.history.append(progress._replace(learner=None))
+            self.history.append(progress._replace(learner=None))  # type: ignore[arg-type]  # history keeps none
             yield progress._replace(learner=self.learner)
 
     def adapt(self, task: PyTree, *, num_stages: int | None = None, seed: int = 0) -> AdaptedAgent:

@@ -36,6 +36,7 @@ class _Sentences(NamedTuple):
 
 def _sentences() -> _Sentences:
     """All instructions of the forms "dax", "not dax", "dax or wug" and "dax wug"; the last requires both."""
+    rows: list[tuple[tuple[str, str], tuple[bool, bool], tuple[str, ...]]]
     rows = [((word, word), (False, False), (word,)) for word in WORDS]
     rows += [((word, word), (True, False), ("not", word)) for word in WORDS]
     for pair in itertools.permutations(WORDS, 2):

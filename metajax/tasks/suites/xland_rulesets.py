@@ -158,7 +158,7 @@ def _rule(chances: Array, made: Array, used: Array) -> tuple[Array, Array]:
     return jnp.concatenate([jnp.asarray(RULES)[kind][None], tiles[ingredients].reshape(-1)]), jnp.stack([a, b])
 
 
-def _free(chance: Array, used: Array, allowed: Array) -> Array:
+def _free(chance: Array, used: Array, allowed: Array | np.ndarray) -> Array:
     """A uniformly distributed tile in `allowed` but not in `used`, from the uniform number `chance`.
 
     Sets are bit sets of three words. The tile is the k-th bit that is set, found by bisection of its word.
