@@ -33,7 +33,9 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
     def decide(knowledge: PyTree, memory: PyTree, steps: Transition) -> tuple[PyTree, Decision]:
         return jax.vmap(partial(unroll, partial(agent.policy, knowledge)))(memory, steps.percept, steps.valid)
 
-    def earlier_stage(carry, inputs):
+    def earlier_stage(
+        carry: tuple[PyTree, PyTree], inputs: tuple[Array, Stage]
+    ) -> tuple[tuple[PyTree, PyTree], Decision | None]:
         knowledge, memory = carry
         number, stage = inputs
         key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))[1]
@@ -74,7 +76,7 @@ def unroll(policy: Policy, memory: PyTree, percepts: Percept, valid: Array) -> t
     if not jax.tree.leaves(memory):
         return memory, jax.vmap(lambda percept: policy(memory, percept)[1])(percepts)
 
-    def step(memory, inputs):
+    def step(memory: PyTree, inputs: tuple[Percept, Array]) -> tuple[PyTree, Decision]:
         percept, valid = inputs
         next_memory, decision = policy(memory, percept)
         return jax.tree.map(lambda new, old: jnp.where(valid, new, old), next_memory, memory), decision

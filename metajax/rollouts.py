@@ -110,7 +110,7 @@ def rollout(
     space = env.action_space(env.default_params)
     obs, env_state = jax.vmap(env.reset_env, (0, None))(jax.random.split(key_reset, num_copies), task)
 
-    def step(carry, time):
+    def step(carry: tuple[PyTree, Copies], time: Array) -> tuple[tuple[PyTree, Copies], Transition]:
         env_state, copies = carry
         key_act, key_env = jax.random.split(jax.random.fold_in(key_steps, time))
         choice = select_action(key_act, policy, copies, greedy=greedy)
@@ -257,7 +257,7 @@ def trials(
         policy = partial(agent.policy, knowledge)
         return rollout(key, env, task, policy, memory, percept, num_steps, greedy=greedy, keep_info=keep_info)
 
-    def stage(carry, number):
+    def stage(carry: tuple[PyTree, PyTree, Percept], number: Array) -> tuple[tuple[PyTree, PyTree, Percept], Trial]:
         knowledge, memory, percept = carry
         split = jax.vmap(lambda key: tuple(jax.random.split(jax.random.fold_in(key, number))))
         key_rollout, key_adapt = split(key_stages)
@@ -343,7 +343,7 @@ def initial_memory(agent: Agent, knowledge: PyTree, num_copies: int) -> PyTree:
 def _where(mask: Array, new: PyTree, old: PyTree) -> PyTree:
     """`new` in the copies [B] where `mask` holds, else `old`."""
 
-    def select(new, old):
+    def select(new: Array, old: Array) -> Array:
         return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
 
     return jax.tree.map(select, new, old)

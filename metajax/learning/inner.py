@@ -215,7 +215,7 @@ def proximal_optimum(
         """Whether the objective at x is at most `value` up to rounding, which dominates near the optimum."""
         return objective(x) <= value + 10 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
-    def descend(_, carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
+    def descend(_: Array, carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
         x, size, value = carry
         candidate = jax.tree.map(lambda at, slope: at - size * slope, x, jax.grad(objective)(x))
         good = descends(candidate, value)

@@ -151,11 +151,11 @@ def run(
     """
 
     def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
-        def go_on(carry):
+        def go_on(carry: tuple[Learner, dict[str, Array], Array]) -> Array:
             learner = carry[0]
             return (learner.iteration < stop) & ~has_stopped(learner, max_skipped)
 
-        def step(carry):
+        def step(carry: tuple[Learner, dict[str, Array], Array]) -> tuple[Learner, dict[str, Array], Array]:
             learner, total, count = carry
             learner, metrics = iterate(learner)
             skipped = metrics.pop("skipped")

@@ -5,6 +5,7 @@ shape.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -165,7 +166,7 @@ def instructions(*, num_arms: int = 3, horizon: int = 20) -> TaskDistribution:
     lexicons = np.random.default_rng(0).permutation(list(itertools.permutations(range(len(MEANINGS)))))
     held_out, trained = np.split(lexicons, [len(lexicons) // 4])
 
-    def sampler(among: np.ndarray):
+    def sampler(among: np.ndarray) -> Callable[[Array], PyTree]:
         def sample(key: Array) -> PyTree:
             return template.replace(lexicon=jax.random.choice(key, jnp.asarray(among)))
 

@@ -151,10 +151,20 @@ def grid_optimum(
 class _WalkSearch:
     """Depth-first search over walks; values are sums over the goal cells."""
 
-    def __init__(self, cells, size, start, horizon, num_episodes, goal_reward, step_reward):
+    def __init__(
+        self,
+        cells: Iterable[tuple[int, int]],
+        size: int,
+        start: tuple[int, int],
+        horizon: int,
+        num_episodes: int,
+        goal_reward: float,
+        step_reward: float,
+    ):
         self.cells, self.size, self.start, self.horizon = frozenset(cells), size, start, horizon
         self.num_episodes, self.goal_reward, self.step_reward = num_episodes, goal_reward, step_reward
-        self.best, self.visited = -np.inf, {}
+        self.best = -np.inf
+        self.visited: dict[tuple, float] = {}
         self.known = {cell: self.earned(max(_distance(start, cell), 1)) for cell in cells}
 
     def earned(self, time: int) -> float:

@@ -120,7 +120,7 @@ def _chain(key: Array, setting: RulesetDistribution, frontier: Array, used: Arra
     for level in range(setting.depth):
         chances = jax.random.uniform(jax.random.fold_in(key, level), (len(frontier), 4))
 
-        def grow(used, inputs):
+        def grow(used: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
             tile, settled, chances = inputs
             ends = settled | (tile == _NOTHING) | (chances[3] < setting.prune)
             rule, needed = _rule(chances[:3], tile, used)
@@ -140,7 +140,7 @@ def _distracting_rules(key: Array, most: int, used: Array) -> tuple[Array, Array
     there = jnp.arange(most) < jax.random.randint(key_number, (), 0, most + 1)
     chances = jax.random.uniform(key_rules, (most, 4))
 
-    def one(chances):
+    def one(chances: Array) -> tuple[Array, Array]:
         return _rule(chances[:3], _free(chances[3], used, _MAKEABLE), jnp.zeros_like(used))
 
     rules, tiles = jax.vmap(one)(chances)
