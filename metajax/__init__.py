@@ -6,6 +6,7 @@ first asked for.
 
 import importlib
 import sys
+from typing import TYPE_CHECKING, Any
 
 from metajax import _moved
 from metajax.algorithms import (
@@ -147,9 +148,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _moved.MOVED:
-        return sys.modules[f"{__name__}.{name}"]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:  # the names in _LAZY
+    from metajax.envs.gymnasium_env import to_gymnasium
+    from metajax.running.acting import AdaptedAgent
+    from metajax.running.checkpoint import CheckpointError
+    from metajax.running.export import load_params
+    from metajax.running.meta_agent import MetaAgent, load_policy
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        if name in _moved.MOVED:
+            return sys.modules[f"{__name__}.{name}"]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

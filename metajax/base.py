@@ -374,8 +374,8 @@ class TaskDistribution(NamedTuple):
             first: number of the first task.
         """
         numbers = first + jax.numpy.arange(num_tasks)
-        if held_out and self.test_tasks is not None:
-            turn = numbers % self.num_held_out
+        if held_out and (count := self.num_held_out) is not None:
+            turn = numbers % count
             return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[turn], self.test_tasks)
         sample = self.held_out if held_out and self.held_out else self.sample
         return jax.vmap(lambda number: sample(jax.random.fold_in(key, number)))(numbers)

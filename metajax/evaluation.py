@@ -137,7 +137,7 @@ def outcome(
     return returns, jnp.any(success(task, steps) & counts, -1)
 
 
-def interval(values: Array, *, level: float = 0.95) -> tuple[Array, Array]:
+def interval(values: Array | np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Mean over tasks [N, …] -> […], and the half-width of its normal confidence interval.
 
     >>> mean, width = interval(jnp.array([1.0, 3.0]))

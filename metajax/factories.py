@@ -6,10 +6,14 @@ Options are stated once, and `inspect`, `help` and the command line see them in 
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
 
 
-def options_of(parent: Callable, without: Iterable[str] = (), **defaults: Any) -> Callable[[Callable], Callable]:
+def options_of(
+    parent: Callable, without: Iterable[str] = (), **defaults: Any
+) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
     """A decorator that replaces the `**options` of a factory by the keyword-only options of `parent`.
 
     The options in `without` are left out, and `defaults` replace default values of `parent`.
@@ -25,7 +29,7 @@ def options_of(parent: Callable, without: Iterable[str] = (), **defaults: Any) -
     ({'rate': 0.5}, {'rate': 1.0})
     """
 
-    def decorate(factory: Callable) -> Callable:
+    def decorate(factory: Callable[..., Made]) -> Callable[..., Made]:
         signature = inspect.signature(factory)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         left_out = {one.name for one in own} | set(without)
@@ -37,11 +41,11 @@ def options_of(parent: Callable, without: Iterable[str] = (), **defaults: Any) -
         merged = signature.replace(parameters=[*own, *inherited])
 
         @functools.wraps(factory)
-        def wrapper(*arguments: Any, **options: Any) -> Any:
+        def wrapper(*arguments: Any, **options: Any) -> Made:
             merged.bind(*arguments, **options)  # raises a TypeError that names an unknown option
             return factory(*arguments, **defaults | options)
 
-        wrapper.__signature__, wrapper.parent = merged, parent
+        vars(wrapper).update(__signature__=merged, parent=parent)
         return wrapper
 
     return decorate
@@ -51,7 +55,7 @@ def argument_texts(factory: Callable) -> dict[str, str]:
     """The text of every argument under `Args:` in a factory's docstring, and of the options of its parent."""
     texts = argument_texts(factory.parent) if hasattr(factory, "parent") else {}
     name = ""
-    for line in inspect.getdoc(factory).partition("Args:\n")[2].splitlines():
+    for line in (inspect.getdoc(factory) or "").partition("Args:\n")[2].splitlines():
         if not line.startswith("    "):
             break
         if line.startswith("        "):

@@ -27,21 +27,24 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
     knowledge = agent.begin(key_begin, params)
     check_agent(agent)
     if agent.unroll is not None:
-        decisions = _replay_trial(partial(agent.unroll, knowledge), steps)
-        return jax.tree.map(lambda leaf: leaf[-1:], decisions) if last_only else decisions
+        whole = _replay_trial(partial(agent.unroll, knowledge), steps)
+        return jax.tree.map(lambda leaf: leaf[-1:], whole) if last_only else whole
     memory = initial_memory(agent, knowledge, steps.reward.shape[1])
 
     def decide(knowledge: PyTree, memory: PyTree, steps: Transition) -> tuple[PyTree, Decision]:
         return jax.vmap(partial(unroll, partial(agent.policy, knowledge)))(memory, steps.percept, steps.valid)
 
-    def earlier_stage(carry, inputs):
+    def earlier_stage(
+        carry: tuple[PyTree, PyTree], inputs: tuple[Array, Stage]
+    ) -> tuple[tuple[PyTree, PyTree], Decision | None]:
         knowledge, memory = carry
         number, stage = inputs
         key_adapt = jax.random.split(jax.random.fold_in(key_stages, number))[1]
         memory, decisions = decide(knowledge, memory, stage.steps)
         return (agent.adapt(key_adapt, knowledge, stage), memory), None if last_only else decisions
 
-    decisions, num_earlier = None, steps.reward.shape[0] - 1
+    decisions: Decision | None = None
+    num_earlier = steps.reward.shape[0] - 1
     if num_earlier > 0:
         earlier = jax.tree.map(lambda leaf: leaf[:-1], Stage(steps, experience.last))
         inputs = (jnp.arange(num_earlier), earlier)
@@ -74,7 +77,7 @@ def unroll(policy: Policy, memory: PyTree, percepts: Percept, valid: Array) -> t
     if not jax.tree.leaves(memory):
         return memory, jax.vmap(lambda percept: policy(memory, percept)[1])(percepts)
 
-    def step(memory, inputs):
+    def step(memory: PyTree, inputs: tuple[Percept, Array]) -> tuple[PyTree, Decision]:
         percept, valid = inputs
         next_memory, decision = policy(memory, percept)
         return jax.tree.map(lambda new, old: jnp.where(valid, new, old), next_memory, memory), decision

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ def rollout(
     space = env.action_space(env.default_params)
     obs, env_state = jax.vmap(env.reset_env, (0, None))(jax.random.split(key_reset, num_copies), task)
 
-    def step(carry, time):
+    def step(carry: tuple[PyTree, Copies], time: Array) -> tuple[tuple[PyTree, Copies], Transition]:
         env_state, copies = carry
         key_act, key_env = jax.random.split(jax.random.fold_in(key_steps, time))
         choice = select_action(key_act, policy, copies, greedy=greedy)
@@ -269,7 +269,7 @@ def trials(
         policy = partial(agent.policy, knowledge)
         return rollout(key, env, task, policy, memory, percept, num_steps, greedy=greedy, keep_info=keep_info)
 
-    def stage(carry, number):
+    def stage(carry: tuple[PyTree, PyTree, Percept], number: Array) -> tuple[tuple[PyTree, PyTree, Percept], Trial]:
         knowledge, memory, percept = carry
         split = jax.vmap(lambda key: tuple(jax.random.split(jax.random.fold_in(key, number))))
         key_rollout, key_adapt = split(key_stages)
@@ -348,8 +348,9 @@ def task_keys(key: Array, num_tasks: int) -> Array:
 
 def check_like(what: str, wanted: PyTree, given: PyTree) -> None:
     """Raises ShapeError, naming the leaf, unless `given` has the structure and shapes of `wanted`."""
-    if jax.tree.structure(wanted) != jax.tree.structure(given):
-        raise ShapeError(f"{what} must be a {jax.tree.structure(wanted)}, not a {jax.tree.structure(given)}")
+    structure: Any = jax.tree.structure(wanted)
+    if structure != jax.tree.structure(given):
+        raise ShapeError(f"{what} must be a {structure}, not a {jax.tree.structure(given)}")
     for (path, one), other in zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(given), strict=True):
         if jnp.shape(one) != jnp.shape(other):
             name = what + jax.tree_util.keystr(path)
@@ -365,7 +366,7 @@ def initial_memory(agent: Agent, knowledge: PyTree, num_copies: int) -> PyTree:
 def _where(mask: Array, new: PyTree, old: PyTree) -> PyTree:
     """`new` in the copies [B] where `mask` holds, else `old`."""
 
-    def select(new, old):
+    def select(new: Array, old: Array) -> Array:
         return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
 
     return jax.tree.map(select, new, old)

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,20 @@ def test_public_names_are_there_and_documented():
 
     for name in metajax.__all__:
         assert getattr(metajax, name).__doc__, name
+
+
+def test_dir_lists_public_names():
+    import metajax
+
+    assert set(metajax.__all__) <= set(dir(metajax))
+
+
+@pytest.mark.parametrize("part", ["", ".algorithms", ".agents", ".networks", ".tasks"])
+def test_public_functions_have_annotations(part):
+    module = importlib.import_module(f"metajax{part}")
+    public = {name: getattr(module, name) for name in module.__all__}
+    for name, function in public.items():
+        if callable(function) and not inspect.isclass(function):
+            signature = inspect.signature(function)
+            annotations = [signature.return_annotation, *(one.annotation for one in signature.parameters.values())]
+            assert inspect.Signature.empty not in annotations, name

@@ -1,9 +1,10 @@
 """Hand-written baselines for Alchemy, which do not learn across tasks."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax.agents.in_context import remembering
 from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree
@@ -11,6 +12,23 @@ from metajax.errors import ConfigError
 from metajax.learning.distributions import Categorical
 
 _MIN_GAIN = 1e-3  # a potion is used if its expected gain exceeds this
+
+
+class Alchemy(Environment, Protocol):
+    """What the agents use of the environment of `metajax.tasks.alchemy`, which documents it."""
+
+    best_reward: int
+    looks: np.ndarray
+    effects: np.ndarray
+    prior: np.ndarray
+
+    @property
+    def num_actions(self) -> int: ...
+    def parts(self, action: Array) -> tuple[Array, Array]: ...
+    def read(self, obs: Array) -> Any: ...
+    def match(self, looks: Array, seen: Any) -> tuple[Array, Array]: ...
+    def moves(self, effect: Array | np.ndarray) -> Array: ...
+    def plan(self, moves: Array, vertex: Array, colour: Array) -> Array: ...
 
 
 class Belief(NamedTuple):
@@ -33,11 +51,11 @@ def random_potions(env: Environment) -> Agent:
     >>> random_potions(alchemy().env).memory(())
     ()
     """
-    _check_alchemy(env)
+    game = _alchemy(env)
 
     def policy(knowledge: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
-        seen = env.read(percept.obs)
-        pour = (~seen.gone & (seen.reward < env.best_reward))[:, None] & seen.full
+        seen = game.read(percept.obs)
+        pour = (~seen.gone & (seen.reward < game.best_reward))[:, None] & seen.full
         pours = jnp.column_stack([jnp.zeros(len(pour), bool), pour])
         cashes = jnp.column_stack([seen.reward > 0, jnp.zeros_like(pour)])
         chosen = jnp.where(pour.any(), pours, cashes).ravel()
@@ -66,29 +84,29 @@ def ideal_observer(env: Environment) -> Agent:
     >>> ideal_observer(alchemy().env).memory(()).possible.shape
     (32, 5232)
     """
-    _check_alchemy(env)
+    game = _alchemy(env)
 
     def policy(knowledge: PyTree, belief: Belief, percept: Percept) -> tuple[Belief, Decision]:
-        belief, seen = _learn(env, belief, percept), env.read(percept.obs)
-        by_stone = _expected(env, belief)[1:].reshape(len(seen.gone), -1)
+        belief, seen = _learn(game, belief, percept), game.read(percept.obs)
+        by_stone = _expected(game, belief)[1:].reshape(len(seen.gone), -1)
         pours, good = by_stone.at[:, 0].set(-jnp.inf), jnp.maximum(seen.reward, 0)
         cashes = jnp.zeros_like(by_stone).at[:, 0].set(good)
         worth = jnp.append(0, jnp.where(pours.max() > good.sum() + _MIN_GAIN, pours, cashes))
-        return belief, _decide(jnp.arange(env.num_actions) == jnp.argmax(worth))
+        return belief, _decide(jnp.arange(game.num_actions) == jnp.argmax(worth))
 
     def memory() -> Belief:
-        space = env.observation_space(env.default_params)
-        return Belief(jnp.ones((len(env.looks), len(env.effects)), bool), jnp.zeros(space.shape))
+        space = game.observation_space(game.default_params)
+        return Belief(jnp.ones((len(game.looks), len(game.effects)), bool), jnp.zeros(space.shape))
 
     return remembering(memory, policy)
 
 
-def _vertices(env: Environment, obs: Array) -> tuple[Array, Array]:
+def _vertices(env: Alchemy, obs: Array) -> tuple[Array, Array]:
     """Vertices of the stones under every appearance [L, 3], and whether the appearance can explain them [L]."""
     return jax.vmap(env.match, (0, None))(jnp.asarray(env.looks), env.read(obs))
 
 
-def _learn(env: Environment, belief: Belief, percept: Percept) -> Belief:
+def _learn(env: Alchemy, belief: Belief, percept: Percept) -> Belief:
     """Keeps the chemistries consistent with the observed stones, and with the effect of the potion used, if any."""
     before, now, (stone, potion) = env.read(belief.obs), env.read(percept.obs), env.parts(percept.action)
     vertices, fits = _vertices(env, percept.obs)
@@ -99,7 +117,7 @@ def _learn(env: Environment, belief: Belief, percept: Percept) -> Belief:
     return Belief(belief.possible & fits[:, None] & agrees, percept.obs)
 
 
-def _expected(env: Environment, belief: Belief) -> Array:
+def _expected(env: Alchemy, belief: Belief) -> Array:
     """Expected return of actions [A], averaged over the possible appearances, the most probable first.
 
     Zeros if no potion is left, and as soon as a stone is in the cauldron: the agent cashes in a stone only when no
@@ -126,6 +144,7 @@ def _decide(chosen: Array) -> Decision:
     return Decision(Categorical(jnp.log(chosen + 1e-30)), jnp.zeros(()))
 
 
-def _check_alchemy(env: Environment) -> None:
+def _alchemy(env: Any) -> Alchemy:
     if not hasattr(env, "effects"):
         raise ConfigError(f"this agent needs the environment of metajax.tasks.alchemy, not {env.name}")
+    return env

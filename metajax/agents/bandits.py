@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.agents.in_context import remembering
-from metajax.base import Agent, Array, Decision, Environment, PyTree
+from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.distributions import Categorical
 from metajax.rollouts import is_continuous
@@ -208,7 +208,7 @@ def _counting(env: Environment, choose: Callable[[Counts], Array]) -> Agent:
     if is_continuous(space):
         raise ConfigError(f"this agent needs a discrete set of arms, but {env.name} has the action space {space}")
 
-    def policy(knowledge: PyTree, memory: Counts, percept) -> tuple[Counts, Decision]:
+    def policy(knowledge: PyTree, memory: Counts, percept: Percept) -> tuple[Counts, Decision]:
         pulled = jax.nn.one_hot(percept.action, space.n)  # all zero before the first pull
         memory = Counts(memory.pulls + pulled, memory.total + pulled * percept.reward)
         return memory, Decision(Categorical(jnp.log(choose(memory) + 1e-30)), jnp.zeros(()))

@@ -1,9 +1,11 @@
 """Reference agents for normalised scores: a random agent, and an agent that knows the task."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from metajax.agents.in_context import remembering
-from metajax.base import Agent, Decision, Environment, Percept, PyTree
+from metajax.base import Agent, Decision, Distribution, Environment, Percept, PyTree
 from metajax.errors import ConfigError
 from metajax.learning.distributions import Categorical, Normal, mask_logits
 from metajax.networks.heads import masking
@@ -55,7 +57,7 @@ def task_known(env: Environment) -> Agent:
     return _reactive(decide)
 
 
-def _reactive(decide) -> Agent:
+def _reactive(decide: Callable[[Percept], Distribution]) -> Agent:
     def policy(knowledge: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         return memory, Decision(decide(percept), jnp.zeros(()))
 

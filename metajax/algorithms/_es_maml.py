@@ -76,8 +76,15 @@ def es_maml(
         import_extra(f"evosax.{name}", extra="search", needed_by="es_maml")
         for name in ("algorithms", "core.fitness_shaping")
     )
-    sizes = {"num_steps": num_steps, "num_rollouts": num_rollouts, "inner_steps": inner_steps}
-    base = maml(env, network, order="first", **sizes, **options)
+    base = maml(
+        env,
+        network,
+        order="first",
+        num_steps=num_steps,
+        num_rollouts=num_rollouts,
+        inner_steps=inner_steps,
+        **options,
+    )
     shapes = jax.eval_shape(lambda key: base.params(base.init(key)), jax.random.key(0))
 
     @cache

@@ -18,7 +18,7 @@ def run(arguments: Sequence[str]) -> None:
     check_no_names("algorithms", names)
     table = Table(Column("algorithm", no_wrap=True), "what it is", "outer loops", "network")
     for name, recipe in ALGORITHMS.items():
-        about, network = inspect.getdoc(recipe.algorithm).splitlines()[0], recipe.network
+        about, network = (inspect.getdoc(recipe.algorithm) or "").partition("\n")[0], recipe.network
         of_network = getattr(network, "func", network).__name__
         table.add_row(name, about, ", ".join(recipe.outers) or "its own", of_network)
     Console().print(table)

@@ -95,14 +95,16 @@ def _parse(
     given: Mapping[str, Any] = _NONE,
 ) -> tuple[Options, dict[str, Any]]:
     """The options of `defaults` and, by name, those of `groups`; `given` values replace the defaults of the groups."""
-    hints = typing.get_type_hints(type(defaults), include_extras=True)
-    fields = [_group(name, hints[name], getattr(defaults, name)) for name in type(defaults)._fields]
+    kind: Any = type(defaults)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = [_group(name, hints[name], getattr(defaults, name)) for name in kind._fields]
     for title, group in groups.items():
         shape = _dataclass(title, [_field(name, option, given) for name, option in group.items()])
         fields.append(_group(f"of_{title}", shape, shape()))
-    whole = tyro.conf.OmitArgPrefixes[_dataclass("whole", fields)]
+    omit: Any = tyro.conf.OmitArgPrefixes
+    whole = omit[_dataclass("whole", fields)]
     found = vars(tyro.cli(whole, args=list(arguments), prog=prog, description=(about or "").partition("\n")[0]))
-    own = type(defaults)(*(found.pop(name) for name in type(defaults)._fields))
+    own = kind(*(found.pop(name) for name in kind._fields))
     return own, {name: value for part in found.values() for name, value in vars(part).items()}
 
 

@@ -108,9 +108,9 @@ def run(arguments: Sequence[str]) -> None:
     algorithm, tasks, flags = algorithm_and_tasks("bench", arguments)
     defaults = NamedBenchOptions(AlgorithmOptions(ALGORITHMS[algorithm].num_tasks))
     prog = f"metajax bench {algorithm} {tasks}"
-    options, given = parse_experiment(defaults, flags, algorithm, tasks, prog=prog, about=run.__doc__)
-    launch.prepare(options.device.device)
-    time_algorithm(console.new(), algorithm, tasks, given, options.timing, options.device.devices)
+    own, given = parse_experiment(defaults, flags, algorithm, tasks, prog=prog, about=run.__doc__)
+    launch.prepare(own.device.device)
+    time_algorithm(console.new(), algorithm, tasks, given, own.timing, own.device.devices)
 
 
 def check(options: ReferenceOptions, num_devices: int | None) -> None:
@@ -153,10 +153,18 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """The figures of each size, up to the first that does not fit in memory."""
     found = []
-    how = {"parts": options.split, "kernels": options.kernels, "num_devices": num_devices}
     for size in sorted(options.sizes or (reference.num_tasks,)):
         try:
-            found.append({"num_tasks": size} | measure(reference, size, changed, options.repeats, **how))
+            figures = measure(
+                reference,
+                size,
+                changed,
+                options.repeats,
+                parts=options.split,
+                kernels=options.kernels,
+                num_devices=num_devices,
+            )
+            found.append({"num_tasks": size} | figures)
         except timing.OutOfMemory:
             found.append({"num_tasks": size, "out_of_memory": True})
             break
@@ -288,8 +296,9 @@ def _fresh_start(name: str, options: Mapping[str, Any], num_devices: int | None,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the parent process may hold the rest
     }
-    if jax.config.jax_platforms:
-        own["JAX_PLATFORMS"] = jax.config.jax_platforms
+    config: Any = jax.config  # its options are attributes that JAX adds at run time
+    if config.jax_platforms:
+        own["JAX_PLATFORMS"] = config.jax_platforms
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | own)
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]

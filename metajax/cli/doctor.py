@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -35,7 +36,8 @@ def table() -> Table:
         rows.add_row(name, version)
     for (kind, platform), count in Counter((one.device_kind, one.platform) for one in jax.devices()).items():
         rows.add_row("devices", f"{count} x {kind} ({platform})")
-    cache = Path(jax.config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
+    config: Any = jax.config  # its options are attributes that JAX adds at run time
+    cache = Path(config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
     size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
     rows.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
     rows.add_row("memory free", f"{hardware.free_memory() / 2**30:.1f} GiB")

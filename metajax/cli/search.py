@@ -171,7 +171,7 @@ def _check(own: SearchOptions, study: StudyOptions) -> None:
 
 def make_space(algorithm: str, options: SpaceOptions) -> Space:
     """The search space of the options; memories are part of it if the algorithm has a memory policy."""
-    memory = {}
+    memory: dict[str, Any] = {}
     if ALGORITHMS[algorithm].network is memory_policy:
         memory = {"memory": options.memories, "memory_width": options.memory_widths}
     return architecture_space(
@@ -244,7 +244,7 @@ def _search_and_report(screen: Console, setting: _Setting, named: tuple[str, str
     reports = protocol.report(evaluator, problem, chosen, num_held_out=own.eval_tasks, execution=own.execution, **drawn)
     algorithm, tasks, given = named
     command = protocol.training_command(algorithm, tasks, problem.space, chosen[own.driver], given)
-    result = {
+    result: dict[str, Any] = {
         "train": command,
         "test": {name: one.plain() for name, one in reports.items()},
         "gain": {name: protocol.gain(reports[own.driver], one) for name, one in reports.items()},

@@ -96,7 +96,7 @@ def _about(name: str) -> str:
 
 
 def _first_paragraph(factory: Callable) -> str:
-    return " ".join(inspect.getdoc(factory).partition("\n\n")[0].split())
+    return " ".join((inspect.getdoc(factory) or "").partition("\n\n")[0].split())
 
 
 def _suite(name: str) -> tuple[str, str]:
@@ -116,7 +116,7 @@ def _size(space: Any) -> str:
 
 def _varying(tasks: TaskDistribution) -> list[str]:
     """The parameters that differ between tasks: those that `sample` computes from its key."""
-    names = {}
+    names: dict[str, None] = {}
 
     def trace(key: jax.Array) -> None:
         leaves = jax.tree.leaves_with_path(tasks.sample(key))

@@ -54,8 +54,8 @@ def run(arguments: Sequence[str]) -> None:
     if own.new_run.debug:
         _debug(agents[0], given, own.new_run.seed)
         return
-    parent = own.new_run.folder or str(launch.free_folder(f"{algorithm}-{tasks}"))
-    parent = Path(processes.of_first(parent))
+    chosen = own.new_run.folder or str(launch.free_folder(f"{algorithm}-{tasks}"))
+    parent = Path(processes.of_first(chosen))
     folders = [parent / sweep.label(agent, own.new_run.sweep) if len(agents) > 1 else parent for agent in agents]
     run_training.train_and_evaluate(
         dict(zip(folders, agents, strict=True)),

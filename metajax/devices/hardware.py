@@ -3,11 +3,13 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from metajax.errors import LESS_MEMORY, ConfigError, lookup
 
+_CONFIG: Any = jax.config  # its options are attributes that JAX adds at run time
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRAS = {"gpu": "metajax[cuda12] or metajax[cuda13]", "tpu": "metajax[tpu]"}
 _CONTAINER = Path("/sys/fs/cgroup")  # a container's limits under Linux (control groups, version 2)
@@ -22,7 +24,7 @@ def select_platform(name: str) -> None:
     platform = lookup("device", name, PLATFORMS)
     if platform is None:
         return
-    before = jax.config.jax_platforms
+    before = _CONFIG.jax_platforms
     jax.config.update("jax_platforms", platform)
     try:
         jax.devices(platform)
@@ -57,9 +59,10 @@ def free_memory() -> int:
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     about = Path("/proc/meminfo")
-    if not about.is_file():
+    found = re.search(r"MemAvailable: +(\d+)", about.read_text()) if about.is_file() else None
+    if found is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    free = 1024 * int(re.search(r"MemAvailable: +(\d+)", about.read_text())[1])
+    free = 1024 * int(found[1])
     limit = _CONTAINER / "memory.max"
     if not limit.is_file() or limit.read_text().strip() == "max":
         return free
@@ -88,7 +91,7 @@ def make_of_cores(count: int | None = None) -> None:
     core. Must be called before JAX is used, so before any other module of metajax is imported; otherwise it raises
     ConfigError.
     """
-    if jax.config.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", ""):
+    if _CONFIG.jax_num_cpu_devices > 0 or "device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
         jax.config.update("jax_num_cpu_devices", count or cores())

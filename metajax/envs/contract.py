@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,8 @@ def _check_observation(env: Environment, obs: PyTree) -> None:
 
 
 def _check_same(env: Environment, what: str, before: PyTree, after: PyTree) -> None:
-    old, new = jax.tree.structure(before), jax.tree.structure(after)
+    old: Any = jax.tree.structure(before)
+    new = jax.tree.structure(after)
     if old != new:
         raise ConfigError(f"{env.name}: the {what} of step_env is a {new}, but that of reset_env a {old}")
     leaves = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
-from metajax.base import PyTree, TaskDistribution
+from metajax.base import Array, PyTree, TaskDistribution
 from metajax.errors import ConfigError
 from metajax.simulators.environment import check_compiled
 
@@ -31,7 +31,7 @@ class GymnasiumTask(gymnasium.Env):
         except NotImplementedError as error:
             raise ConfigError(f"{env.name} has a space without an equivalent in Gymnasium: {error}") from error
 
-        def step(key, time, state, action, task):
+        def step(key: Array, time: Array, state: PyTree, action: Array, task: PyTree) -> tuple:
             obs, state, reward, terminated, _ = env.step_env(jax.random.fold_in(key, time), state, action, task)
             return obs, state, reward, terminated, env.is_truncated(state, task)
 

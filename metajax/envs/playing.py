@@ -74,7 +74,7 @@ _WHERE_TO_STORE = "store what changes in the state that reset_env and step_env r
 def _limited(tasks: PyTree) -> PyTree:
     """`tasks` with episodes of `_NUM_STEPS` steps, if the time limit is a traced field."""
     limit = getattr(tasks, LIMIT, None)
-    if not isinstance(limit, jax.Array) or not dataclasses.is_dataclass(tasks):
+    if not isinstance(limit, jax.Array) or not dataclasses.is_dataclass(type(tasks)):
         return tasks
     return dataclasses.replace(tasks, **{LIMIT: jnp.full_like(limit, _NUM_STEPS)})
 
@@ -111,7 +111,7 @@ def _run(env: Environment, play: Any, batch: tuple[Array, PyTree]) -> Played:
 
 def _attributes(env: Environment) -> dict[str, Any]:
     """The attributes of an environment by name, with containers flattened to their leaves."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in getattr(env, "__dict__", {}).items():
         try:
             leaves = jax.tree.leaves_with_path(value)

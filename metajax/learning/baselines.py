@@ -20,8 +20,8 @@ def linear_features(stage: Transition) -> Array:
     """
     time = stage.percept.time[..., None] / 100.0
     leading = time.shape[:-1]
-    obs = [jnp.reshape(leaf, (*leading, -1)).astype(time.dtype) for leaf in jax.tree.leaves(stage.percept.obs)]
-    obs = jnp.clip(jnp.concatenate(obs, axis=-1), -10.0, 10.0)
+    leaves = [jnp.reshape(leaf, (*leading, -1)).astype(time.dtype) for leaf in jax.tree.leaves(stage.percept.obs)]
+    obs = jnp.clip(jnp.concatenate(leaves, axis=-1), -10.0, 10.0)
     return jnp.concatenate([obs, obs**2, time, time**2, time**3, jnp.ones_like(time)], axis=-1)
 
 

@@ -179,7 +179,7 @@ def select_adapted(params: PyTree, adapts: str) -> tuple[Leaves, Callable[[Leave
         if not any(matches(path, pattern) for path in leaves):
             raise ConfigError(f"adapts={pattern!r} matches no parameter of the network, which has {', '.join(leaves)}")
     moving = {path: leaf for path, leaf in leaves.items() if any(matches(path, pattern) for pattern in patterns)}
-    return moving, lambda moved: structure.unflatten((leaves | moved).values())
+    return moving, lambda moved: jax.tree.unflatten(structure, (leaves | moved).values())
 
 
 def layer_name(path: str) -> str:
@@ -215,7 +215,7 @@ def proximal_optimum(
         """Whether the objective at x is at most `value` up to rounding, which dominates near the optimum."""
         return objective(x) <= value + 10 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
-    def descend(_, carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
+    def descend(_: Array, carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
         x, size, value = carry
         candidate = jax.tree.map(lambda at, slope: at - size * slope, x, jax.grad(objective)(x))
         good = descends(candidate, value)

@@ -5,6 +5,8 @@ its log-probability when it was collected, so every ratio is 1 at the parameters
 `advantage` are constants.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -68,7 +70,7 @@ def clipped_surrogate(log_prob: Array, behaviour: Array, advantage: Array, clip:
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
 
-ESTIMATORS = {
+ESTIMATORS: dict[str, Callable[..., Array]] = {
     "reinforce": policy_gradient,
     "likelihood-ratio": likelihood_ratio,
     "lvc": lvc,

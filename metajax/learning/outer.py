@@ -243,7 +243,7 @@ def ppo(
                 f"minibatches={minibatches} must divide the {num_tasks} tasks of a device; use one of {fitting}"
             )
 
-        def minibatch(carry, index):
+        def minibatch(carry: tuple[PyTree, PyTree], index: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
             params, state = carry
             part = jax.tree.map(lambda leaf: leaf[index], batch) if minibatches > 1 else batch
             part = part._replace(weight=part.weight * minibatches, kl_weight=part.kl_weight * minibatches)
@@ -252,7 +252,7 @@ def ppo(
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return (optax.apply_updates(params, updates), state), metrics
 
-        def epoch(carry, number):
+        def epoch(carry: tuple[PyTree, PyTree], number: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
             return jax.lax.scan(
                 minibatch, carry, assign_minibatches(jax.random.fold_in(key, number), num_tasks, minibatches)
             )
@@ -308,7 +308,7 @@ def policy_gradient(
     )
 
 
-OUTERS = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+OUTERS: dict[str, Callable[..., Outer]] = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
 
 
 def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer) -> None:
@@ -369,7 +369,7 @@ def _chunks(batch: Batch, micro_batch: int | None) -> Batch:
 def _total(function: Callable[[PyTree, Batch], PyTree], params: PyTree, chunks: Batch) -> PyTree:
     """The sum of `function(params, chunk)` over the chunks, one at a time, and over devices."""
 
-    def step(total, chunk):
+    def step(total: PyTree, chunk: Batch) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, function(params, chunk)), None
 
     first = jax.tree.map(lambda leaf: leaf[0], chunks)

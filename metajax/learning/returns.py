@@ -13,7 +13,7 @@ def reward_to_go(reward: Array, discount: float) -> Array:
     [2.0, 2.0, 4.0]
     """
 
-    def step(later, reward):
+    def step(later: Array, reward: Array) -> tuple[Array, Array]:
         total = reward + discount * later
         return total, total
 
@@ -44,7 +44,7 @@ def gae(
     delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
     carry_on = discount * lambda_ * (1.0 - (terminated | truncated))
 
-    def step(later, inputs):
+    def step(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, carry_on = inputs
         advantage = delta + carry_on * later
         return advantage, advantage
@@ -62,7 +62,7 @@ def trial_advantages(reward: Array, value: Array, valid: Array, discount: float,
     [1.5, 1.5, 1.0]
     """
 
-    def step(carry, inputs):
+    def step(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
         later, next_value = carry
         reward, value, valid = inputs
         advantage = reward + discount * next_value - value + discount * lambda_ * later

@@ -19,7 +19,7 @@ class Stored(NamedTuple):
     """
 
     trials: Experience
-    count: Array
+    count: Array  # type: ignore[assignment]  # a field instead of tuple.count; checkpoints have its name
 
 
 def trial_store(capacity: int) -> Store:

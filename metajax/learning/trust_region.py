@@ -30,7 +30,7 @@ def conjugate_gradient(product: Callable[[Array], Array], target: Array, *, num_
         residual: Array
         direction: Array
         squared: Array
-        count: Array
+        trips: Array
 
     def step(carry: Carry) -> Carry:
         image = product(carry.direction)
@@ -38,11 +38,11 @@ def conjugate_gradient(product: Callable[[Array], Array], target: Array, *, num_
         residual = carry.residual - length * image
         squared = residual @ residual
         direction = residual + squared / carry.squared * carry.direction
-        return Carry(carry.x + length * carry.direction, residual, direction, squared, carry.count + 1)
+        return Carry(carry.x + length * carry.direction, residual, direction, squared, carry.trips + 1)
 
     tolerance = 1e-10 * target @ target
     start = Carry(jnp.zeros_like(target), target, target, target @ target, jnp.zeros((), int))
-    last = jax.lax.while_loop(lambda carry: (carry.count < num_steps) & (carry.squared > tolerance), step, start)
+    last = jax.lax.while_loop(lambda carry: (carry.trips < num_steps) & (carry.squared > tolerance), step, start)
     return Solution(last.x, last.residual)
 
 

@@ -195,12 +195,12 @@ def ceilings(setting: PreparedReference) -> dict[str, Job]:
 
     act = partial(_act, setting)
     by_chance = partial(act, (), lambda params: partial(blind.apply, params))
-    rewards = {"steps": steps, "by_task": (1,), "gives_tasks": True}
+    gives_rewards = partial(Job, steps=steps, by_task=(1,), gives_tasks=True)
     params = algorithm.params(setting.state)
     return {
-        "environment alone": Job(partial(step_only, env, copies, length), (action, setting.batch), **rewards),
-        "random policy": Job(by_chance, (still, setting.batch), **rewards),
-        "rollout": Job(partial(act, network.memory(), own), (params, setting.batch), **rewards),
+        "environment alone": gives_rewards(partial(step_only, env, copies, length), (action, setting.batch)),
+        "random policy": gives_rewards(by_chance, (still, setting.batch)),
+        "rollout": gives_rewards(partial(act, network.memory(), own), (params, setting.batch)),
     }
 
 

@@ -120,7 +120,8 @@ def kernels(run: Callable[[], Any]) -> list[Kernels]:
             run()
         (kept,) = Path(folder).rglob("*.xplane.pb")
         planes = jax.profiler.ProfileData.from_file(str(kept)).planes
-        seconds, calls = defaultdict(float), defaultdict(int)
+        seconds: defaultdict[str, float] = defaultdict(float)
+        calls: defaultdict[str, int] = defaultdict(int)
         for name, duration in _device_events(planes):
             seconds[name] += duration
             calls[name] += 1

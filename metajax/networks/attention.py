@@ -137,8 +137,8 @@ class LinearAttention(nn.Module):
 
         inputs = (*self._project(x), reset, valid)
         before = self.initial() if state is None else state
-        state, out = jax.lax.scan(_chunk, before, jax.tree.map(chunks, inputs))
-        return state, self._show(out.reshape(-1, *out.shape[2:])[:num_steps])
+        after, out = jax.lax.scan(_chunk, before, jax.tree.map(chunks, inputs))
+        return after, self._show(out.reshape(-1, *out.shape[2:])[:num_steps])
 
     def _project(self, x: Array) -> tuple[Array, Array, Array, Array]:
         """Queries, keys and values [..., H, D], and the logarithms of the gates [..., H]."""

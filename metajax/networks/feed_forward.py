@@ -85,9 +85,10 @@ def mlp(
     space = env.action_space(env.default_params)
     layers, dtype = (tuple(hidden), activation, skip, norm), compute_dtype_of(compute_dtype)
     module = _MLP(space, *layers, head, init_std, value, context_size, dtype, masking(env), observation_reader(env))
+    run: Callable[..., Any] = module.apply  # flax's own type allows for variables that a call changes
     obs = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1).obs)
 
     def apply(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
-        return memory, module.apply({"params": params}, percept.obs)
+        return memory, run({"params": params}, percept.obs)
 
     return Network(lambda key: module.init(key, obs)["params"], tuple, apply, value)

@@ -137,7 +137,7 @@ class _Policy(nn.Module):
         self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # rewards alone determine early advantages
 
     def step(self, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
-        run = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
+        run: list[Callable] = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
         return self._decide(run, self.features(percept), percept)
 
     def unroll(self, memory: tuple | None, percepts: Percept, valid: Array) -> tuple[tuple, Decision]:
@@ -264,6 +264,7 @@ def memory_policy(
     stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
     encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), percept_features(env, show)
     module = _Policy(space, encoder, stack, width, features, memory_reset, head, init_std, dtype, masking(env))
+    run: Callable[..., Any] = module.apply  # flax's own type allows for variables that a call changes
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 
     def start() -> tuple:
@@ -273,10 +274,10 @@ def memory_policy(
         return module.init(key, start(), percept, method="step")["params"]
 
     def apply(params: PyTree, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
-        return module.apply({"params": params}, memory, percept, method="step")
+        return run({"params": params}, memory, percept, method="step")
 
     def unroll(params: PyTree, memory: tuple | None, percepts: Percept, valid: Array) -> tuple[tuple, Decision]:
-        return module.apply({"params": params}, memory, percepts, valid, method="unroll")
+        return run({"params": params}, memory, percepts, valid, method="unroll")
 
     reach = context if memory in ("transformer", "gtrxl") else None
     return Network(init, start, apply, value=True, unroll=unroll, context=reach)

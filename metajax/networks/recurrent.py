@@ -3,8 +3,9 @@
 They implement the interface that `memories.py` describes.
 """
 
+import operator
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
@@ -41,15 +42,15 @@ class GRU(nn.Module):
         bias = gates["hn"]["bias"]
         biases = jnp.concatenate([jnp.zeros_like(bias), jnp.zeros_like(bias), bias])
         state = self.initial() if state is None else state
-        (state,), out = unroll_cell(_gru, kernel, biases, (state,), inputs, reset, valid)
-        return state, out
+        (after,), out = unroll_cell(_gru, kernel, biases, (state,), inputs, reset, valid)
+        return after, out
 
 
 def _gru(state: tuple, inputs: tuple, hidden: tuple) -> tuple[Array]:
-    (state,), (input_r, input_z, input_n), (hidden_r, hidden_z, hidden_n) = state, inputs, hidden
+    (out,), (input_r, input_z, input_n), (hidden_r, hidden_z, hidden_n) = state, inputs, hidden
     keep = nn.sigmoid(input_z + hidden_z)
     new = nn.tanh(input_n + nn.sigmoid(input_r + hidden_r) * hidden_n)
-    return ((1 - keep) * new + keep * state,)
+    return ((1 - keep) * new + keep * out,)
 
 
 class LSTM(nn.Module):
@@ -153,7 +154,7 @@ def _slopes(cell: Cell, *arguments: tuple) -> list[tuple]:
 
 def _along(slopes: PyTree, tangents: PyTree) -> Array:
     """The directional derivative: the sum over leaves of slopes times tangents."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, tangents)))
+    return reduce(operator.add, jax.tree.leaves(jax.tree.map(jnp.multiply, slopes, tangents)))
 
 
 def _cast(dtype: Any, *trees: PyTree) -> tuple:

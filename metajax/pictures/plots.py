@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ from metajax.base import PyTree, Transition
 from metajax.evaluation import Evaluation, interval
 
 _LINES = {"sampled": ("#1f6fb4", "sampled actions"), "greedy": ("#d1495b", "most probable actions")}
-_COLOURS = colormaps["tab10"].colors
+_COLOURS = color_sequences["tab10"]
 
 
 def adaptation_curve(evaluation: Evaluation, references: Sequence[tuple[str, float]], title: str) -> Figure:
@@ -53,7 +53,7 @@ def task_histogram(evaluation: Evaluation, title: str) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     returns = np.asarray(evaluation.sampled).mean(-1)
-    bins = np.histogram_bin_edges(returns[:, [0, -1]], 40)
+    bins = np.histogram_bin_edges(returns[:, [0, -1]], 40).tolist()
     for stage, colour in {0: "0.5", returns.shape[1] - 1: "#1f6fb4"}.items():
         axes.hist(returns[:, stage], bins, color=colour, alpha=0.6, label=f"adaptation steps: {stage}")
     axes.set(title=title, xlabel="return per episode in a task, sampled actions", ylabel="number of held-out tasks")

@@ -52,7 +52,7 @@ def road(axes: Axes, task: PyTree, episode: Transition, last: int) -> None:
         for place in (ahead[lane], -behind[lane]):
             if abs(place) < 100:
                 _car(axes, place, -lane, "C1")
-    _car(axes, 0.0, -np.argmax(obs[1 : 1 + lanes]), "C3" if episode.terminated[last] else "C0")
+    _car(axes, 0.0, -int(np.argmax(obs[1 : 1 + lanes])), "C3" if episode.terminated[last] else "C0")
     axes.set(xlim=(-60, 100), ylim=(-lanes + 0.3, 2.2), aspect=10, yticks=[], xlabel="distance (m)")
     speed, preferred = obs[0] * TOP_SPEED, float(task.liked_speed)
     axes.text(20, 1.2, f"speed {speed:.0f} m/s, preferred {preferred:.0f} m/s", ha="center", fontsize=8)

@@ -80,14 +80,15 @@ def compile_evaluation(
         how = {"success": tasks.success, "success_at": protocol.success_at}
         return play.evaluate(key, algorithm.agent, params, tasks.env, batch, protocol.sizes, **how)
 
+    if over is None:
+        return play.jit(run, static_argnums=1)
+
     @partial(jax.jit, static_argnums=1)
     def spread(params: PyTree, protocol: EvaluationProtocol) -> Evaluation:
         evaluation = meshes.on_each(lambda params: collectives.gather(run(params, protocol)), over)(params)
         return jax.tree.map(lambda leaf: leaf[: protocol.num_tasks], evaluation)
 
-    if over is not None:
-        return lambda params, protocol: spread(meshes.to_each(params, over), protocol)
-    return play.jit(run, static_argnums=1)
+    return lambda params, protocol: spread(meshes.to_each(params, over), protocol)
 
 
 class AdaptedAgent:
@@ -117,11 +118,9 @@ class AdaptedAgent:
             start: whether a new episode starts at this step (False).
             greedy: whether to take the most probable action instead of sampling (True).
         """
-        obs = (
-            jax.tree.map(jnp.asarray, obs)
-            if jax.tree.structure(obs) == jax.tree.structure(self._percept.obs)
-            else jnp.asarray(obs)
-        )
+        structure: Any = jax.tree.structure(obs)
+        alike = structure == jax.tree.structure(self._percept.obs)
+        obs = jax.tree.map(jnp.asarray, obs) if alike else jnp.asarray(obs)
         check_like("obs", self._percept.obs, obs)
         percept = self._percept._replace(
             obs=jax.tree.map(lambda like, new: jnp.asarray(new, like.dtype), self._percept.obs, obs),

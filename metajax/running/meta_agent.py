@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ from metajax.running.acting import (
 from metajax.running.recipes import build, task_options
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
 from metajax.simulators.environment import NO_SHARING, check_compiled
+
+if TYPE_CHECKING:  # matplotlib is slow to import
+    from matplotlib.figure import Figure
 
 _EVALUATION_SEED = 2**31 - 1  # no training seed reaches it
 
@@ -93,7 +96,7 @@ class MetaAgent:
         check_count("num_tasks", self.num_tasks)
         self.num_tasks = int(self.num_tasks)
         self.share_over(num_devices)
-        self.config = {
+        self.config: dict[str, Any] = {
             "algorithm": algorithm,
             "tasks": tasks if isinstance(tasks, str) else None,
             "tasks_version": self.tasks.version,
@@ -213,7 +216,7 @@ class MetaAgent:
         learner = jax.tree.map(jnp.copy, self.learner)
         for progress in train(self.program, learner, num_iterations=num_iterations, log_every=log_every):
             self.learner = keep(progress.learner)
-            self.history.append(progress._replace(learner=None))
+            self.history.append(progress._replace(learner=None))  # type: ignore[arg-type]  # history keeps none
             yield progress._replace(learner=self.learner)
 
     def adapt(self, task: PyTree, *, num_stages: int | None = None, seed: int = 0) -> AdaptedAgent:
@@ -291,7 +294,7 @@ class MetaAgent:
         self._check_learned("evaluate")
         return jax.device_get(self._evaluate(self.params, self.protocol(num_tasks, success_at=success_at)))
 
-    def plot_adaptation(self, num_tasks: int | None = None):
+    def plot_adaptation(self, num_tasks: int | None = None) -> "Figure":
         """Returns a Matplotlib figure of the mean return in held-out tasks after each number of adaptations.
 
         Raises ConfigError if this agent is not trained.

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +22,8 @@ from jax.experimental import multihost_utils
 from metajax.devices import hardware
 from metajax.errors import ConfigError, check_count, check_number, first_line
 from metajax.running.signal_handling import heard
+
+Plain = TypeVar("Plain", str, bool)
 
 STALLED = 75  # exit code of a process that made no progress
 
@@ -40,7 +43,7 @@ def join(
     Raises ConfigError if an argument is wrong, or if the processes do not connect.
     """
     check_count("heartbeat", heartbeat)
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     if coordinator != "auto":
         _check_address(coordinator)
         known["coordinator_address"] = coordinator
@@ -117,7 +120,7 @@ def meet(place: str) -> None:
         multihost_utils.sync_global_devices(place)
 
 
-def of_first(value: str | bool) -> str | bool:
+def of_first(value: Plain) -> Plain:
     """The value of the first process, in every process; a text must have at most 4,096 bytes."""
     if jax.process_count() == 1:
         return value

@@ -187,16 +187,16 @@ def build(
         num_episodes = given.get("num_episodes", known["num_episodes"].default)
         check_count("num_episodes", num_episodes)
         given["context"] = num_episodes * distribution.num_steps
-    network = call(recipe.network, distribution.env) if network is None else network(distribution.env)
+    made = call(recipe.network, distribution.env) if network is None else network(distribution.env)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))
-    return Built(distribution, network, call(recipe.algorithm, distribution.env, network, **decided), recipe)
+    return Built(distribution, made, call(recipe.algorithm, distribution.env, made, **decided), recipe)
 
 
 def _factories(algorithm: str, tasks: Tasks, outer: str | None) -> list[Callable]:
     recipe = lookup("algorithm", algorithm, ALGORITHMS)
-    factories = [recipe.network, recipe.algorithm]
+    factories: list[Callable] = [recipe.network, recipe.algorithm]
     if isinstance(tasks, str):
         factories.append(lookup("tasks", tasks, TASKS))
     if recipe.outers:

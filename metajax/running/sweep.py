@@ -85,7 +85,7 @@ def make_agents(
             raise ConfigError(f"{name} is given twice; give it once, as an option or in one sweep")
         if len({f"{value:g}" for value in values}) < len(values):
             raise ConfigError(f"the values of {name} are not different: {values}; give each value once")
-    swept = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    swept: list[dict[str, Any]] = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     firsts = [MetaAgent(algorithm, tasks, seed=seed, **given, **values) for values in swept]
     agents = [first.with_seed(seed + offset) for first in firsts for offset in range(num_seeds)]
     if len(agents) > 1:
@@ -110,7 +110,7 @@ def _set_learners(agents: Sequence[MetaAgent], learners: Learner) -> None:
     # Indexing NumPy arrays takes a hundredth of the time of indexing arrays on a device.
     rows = [leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf) for leaf in leaves]
     for index, agent in enumerate(agents):
-        agent.learner = structure.unflatten([jnp.asarray(leaf[index]) for leaf in rows])
+        agent.learner = jax.tree.unflatten(structure, [jnp.asarray(leaf[index]) for leaf in rows])
 
 
 def label(agent: MetaAgent, sweep: Sequence[str]) -> str:

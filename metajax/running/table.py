@@ -124,7 +124,8 @@ def _section(tasks: str, methods: dict[str, list[Result]]) -> list[list[str]]:
 def _row(tasks: str, method: str, results: list[Result], first: list[Result]) -> list[str]:
     returns, last = np.stack([result.returns for result in results]), results[0].returns.shape[1] - 1
     cells = [_cell(returns[..., stage]) if stage <= last else "" for stage in (0, 1, last)]
-    success = "" if results[0].success is None else f"{np.mean([r.success[:, last] for r in results]):.2f}"
+    successes = [result.success[:, last] for result in results if result.success is not None]
+    success = f"{np.mean(successes):.2f}" if len(successes) == len(results) else ""
     better = ""
     if results is not first:
         other = np.stack([result.returns[:, last] for result in first])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from metajax.devices import collectives, hardware, meshes
 from metajax.envs.contract import abstract_call, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, check_count
 from metajax.simulators import playing
-from metajax.simulators.environment import NO_SHARING, check_compiled, is_on_host
+from metajax.simulators.environment import NO_SHARING, HostEnvironment, check_compiled, is_on_host
 
 MAX_SKIPPED = 10  # updates skipped in a row after which training stops, by default
 
@@ -131,7 +131,7 @@ def _draw(tasks: TaskDistribution, num_tasks: int, key: Array, iteration: Array)
 def _learn(
     algorithm: Algorithm, num_tasks: int, learner: Learner, key: Array, experience: Experience
 ) -> tuple[Learner, dict[str, Array]]:
-    stored = ()
+    stored: tuple[PyTree, ...] = ()
     if algorithm.store is not None:
         learner = learner._replace(store=algorithm.store.add(learner.store, experience))
         stored = (learner.store,)
@@ -160,11 +160,11 @@ def run(
     """
 
     def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
-        def go_on(carry):
+        def go_on(carry: tuple[Learner, dict[str, Array], Array]) -> Array:
             learner = carry[0]
             return (learner.iteration < stop) & ~has_stopped(learner, max_skipped)
 
-        def step(carry):
+        def step(carry: tuple[Learner, dict[str, Array], Array]) -> tuple[Learner, dict[str, Array], Array]:
             learner, total, count = carry
             learner, metrics = iterate(learner)
             skipped = metrics.pop("skipped")
@@ -238,7 +238,7 @@ def compile_program(
         raise ShapeError(f"collect must return [M N, …] for N={num_tasks} tasks, not {shape}")
     _check_num_steps(shape[-1], tasks)
     if is_on_host(tasks.env):
-        return _host_program(algorithm, tasks, num_tasks, max_skipped, learner, experience)
+        return _host_program(algorithm, tasks, tasks.env, num_tasks, max_skipped, learner, experience)
     of_each = num_tasks if over is None else num_tasks // over.size
     iterate = jax.jit(meta_iteration(algorithm, tasks, of_each), inline=True)  # traced once for all that look at it
     advance = run(iterate, max_skipped=max_skipped)
@@ -284,6 +284,7 @@ def _check_shares(algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int,
 def _host_program(
     algorithm: Algorithm,
     tasks: TaskDistribution,
+    env: HostEnvironment,
     num_tasks: int,
     max_skipped: int,
     learner: Learner,
@@ -296,7 +297,7 @@ def _host_program(
     """
     shape = experience.steps.reward.shape
     sizes = Sizes(*shape[1:])
-    tasks.env.check_copies(sizes.num_copies)
+    env.check_copies(sizes.num_copies)
     draw = jax.jit(partial(_draw, tasks, num_tasks))
     key_update = jax.eval_shape(lambda: jax.random.key(0))
     lowered = jax.jit(partial(_learn, algorithm, num_tasks)).lower(learner, key_update, experience)
@@ -305,15 +306,15 @@ def _host_program(
 
     def gather(learner: Learner, iteration: int) -> tuple[Array, Experience]:
         key_collect, key_update, batch = draw(learner.key, iteration)
-        return key_update, playing.collect(key_collect, algorithm, learner.state, tasks.env, batch, sizes)
+        return key_update, playing.collect(key_collect, algorithm, learner.state, env, batch, sizes)
 
     def advance(learner: Learner, stop: Array) -> tuple[Learner, dict[str, Array]]:
-        kept, first, stop = [], int(learner.iteration), int(stop)
+        kept, first, end = [], int(learner.iteration), int(stop)
         gathered = gather(learner, first)
-        for iteration in range(first, stop):
+        for iteration in range(first, end):
             before, (learner, metrics) = learner, learn(learner, *gathered)
             kept.append(metrics)
-            more = iteration + 1 < stop
+            more = iteration + 1 < end
             if more and algorithm.allows_stale_params:  # while it is learning
                 gathered = gather(before, iteration + 1)
             if has_stopped(learner, max_skipped):
@@ -325,7 +326,7 @@ def _host_program(
     return Program(advance, max_skipped, math.prod(shape), peak_memory(learn))
 
 
-def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
+def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     """Means over the meta-iterations whose update was not skipped."""
     counted = [one for one in metrics if not one["skipped"]]
     return {
@@ -337,7 +338,7 @@ def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 def peak_memory(compiled: jax.stages.Compiled, num_devices: int = 1) -> int:
     """Peak memory of a compiled program in bytes, as the compiler reports it; devices of a CPU count together."""
-    usage = compiled.memory_analysis()
+    usage: Any = compiled.memory_analysis()
     memory = usage.temp_size_in_bytes + usage.argument_size_in_bytes + usage.output_size_in_bytes
     return hardware.in_one_memory(num_devices) * (memory - usage.alias_size_in_bytes)
 

@@ -6,7 +6,7 @@ Compiled code sees only their shapes. `metajax.simulators.playing` runs them in 
 import weakref
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -93,12 +93,12 @@ class HostEnvironment:
         self._shape = seeds.shape
         repeated = jax.tree.map(lambda leaf: np.repeat(leaf, seeds.shape[1], 0), jax.device_get(tasks))
         filled = jax.tree.map(self._pad_to_copies, (repeated, seeds.ravel()))
-        return self._drop_padding(self.read(self._workers.reset(*filled)))
+        return self._drop_padding(self.read(self._started().reset(*filled)))
 
     def play(self, actions: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Steps by `actions` [N, B]; returns observations, rewards, terminated, truncated and info [N, B]."""
         actions = self._pad_to_copies(actions.reshape(-1, *actions.shape[2:])).astype(self._spaces_and_name[1].dtype)
-        obs, *rest = self._workers.step(actions)
+        obs, *rest = self._started().step(actions)
         return self._drop_padding((self.read(obs), *rest))
 
     def read(self, obs: PyTree) -> PyTree:
@@ -111,9 +111,13 @@ class HostEnvironment:
             self._finalizer()
             self._workers = None
 
+    def _started(self) -> Workers:
+        assert self._workers is not None, "`fitting` starts the workers"
+        return self._workers
+
     def _pad_to_copies(self, leaf: np.ndarray) -> np.ndarray:
         """Repeats rows up to the number of copies, so that unused copies receive valid inputs."""
-        return leaf[np.arange(self._workers.num_copies) % len(leaf)]
+        return leaf[np.arange(self._started().num_copies) % len(leaf)]
 
     def _drop_padding(self, tree: PyTree) -> PyTree:
         count = self._shape[0] * self._shape[1]
@@ -194,7 +198,7 @@ def _zeros(space: Any) -> PyTree:
     return jnp.zeros(space.shape)
 
 
-def is_on_host(env: Environment) -> bool:
+def is_on_host(env: Environment) -> TypeGuard[HostEnvironment]:
     """Whether a simulator on the host steps the environment, so that it cannot be compiled."""
     return isinstance(env, HostEnvironment)
 

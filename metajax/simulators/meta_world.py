@@ -22,8 +22,8 @@ class Placement(NamedTuple):
     Unused entries of `places` are zero.
     """
 
-    skill: Array  # index in the skills of the benchmark
-    places: Array  # [6]
+    skill: Array | np.ndarray  # index in the skills of the benchmark
+    places: Array | np.ndarray  # [6]
 
 
 class Arm(gymnasium.Env):

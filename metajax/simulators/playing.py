@@ -98,7 +98,8 @@ def _rollout(
     while len(transitions) < num_steps:
         time = len(transitions)
         choice, action = play.select_action(keys, time, knowledge, copies, greedy)
-        obs, reward, terminated, truncated, info = env.play(np.asarray(action))
+        played: PyTree = env.play(np.asarray(action))  # NumPy arrays
+        obs, reward, terminated, truncated, info = played
         result = StepResult(obs, reward, terminated, truncated | (time == num_steps - 1), info)
         copies, transition = play.advance(copies, choice, result)
         transitions.append(jax.device_get(transition))
@@ -220,7 +221,7 @@ def evaluate(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _by_stage(stages: list[Array | None]) -> np.ndarray | None:
+def _by_stage(stages: list[PyTree]) -> PyTree:
     return None if stages[0] is None else np.stack(stages, 1)
 
 

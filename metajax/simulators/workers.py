@@ -59,7 +59,8 @@ class Workers:
         self.processes, self._pipes = [], []
         for number, share in enumerate(self._shares):
             here, there = context.Pipe()
-            arguments = (there, CloudpickleWrapper(simulator), share)
+            wrapped = CloudpickleWrapper(simulator)  # type: ignore[arg-type]  # typed for functions; takes any object
+            arguments = (there, wrapped, share)
             process = context.Process(target=_serve, args=arguments, name=f"worker {number}", daemon=True)
             process.start()
             there.close()  # the worker then has the only handle, and its death closes the pipe

@@ -6,7 +6,8 @@ number is 1 if its coordinate i is +1, and 0 if it is -1.
 """
 
 import itertools
-from functools import cache
+import operator
+from functools import cache, reduce
 from typing import NamedTuple
 
 import jax
@@ -268,7 +269,7 @@ class Alchemy(environment.Environment[AlchemyState, AlchemyParams]):
 
 def _poured(moves: Array, values: Array) -> Array:
     """Value [6, 8, 8, 8] of dipping the first stone into each colour, given the `values` of the stones afterwards."""
-    return sum(moves[..., way, None, None] * values[:, NEIGHBOURS[:, way]] for way in range(4))
+    return reduce(operator.add, (moves[..., way, None, None] * values[:, NEIGHBOURS[:, way]] for way in range(4)))
 
 
 # Mean returns of an episode with the default options, from `python benchmarks/references.py alchemy`. The return of the

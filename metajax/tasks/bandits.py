@@ -3,6 +3,8 @@
 The agent has to find the best arm while it collects rewards. Tasks differ in the mean rewards of the arms.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,5 +179,7 @@ def dependent_bandit(*, horizon: int = 100) -> TaskDistribution:
     return _distribution(env, sample, horizon, references, "fresh probabilities from the same continuous prior")
 
 
-def _distribution(env: Bandit, sample, horizon: int, references: list, split: str) -> TaskDistribution:
+def _distribution(
+    env: Bandit, sample: Callable[[Array], PyTree], horizon: int, references: list[tuple[str, float]], split: str
+) -> TaskDistribution:
     return TaskDistribution(env, sample, horizon=horizon, references=tuple(references), split=split)

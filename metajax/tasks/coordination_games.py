@@ -4,6 +4,7 @@ Tasks differ in the partner: the three landmarks of its round, whether it waits 
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -101,7 +102,7 @@ class Coordination(environment.Environment[CoordinationState, CoordinationParams
         probabilities = jax.vmap(self._move_probabilities, (0, None))(partners, task)  # [partner, its move]
         reached = self._index(self._move(cells[:, None], moves))  # [position, action]
 
-        def back(_, later: Array) -> Array:  # [position, partner's cell, stop]
+        def back(_: Array, later: Array) -> Array:  # [position, partner's cell, stop]
             worth = met + jax.vmap(lambda later, after: later[self._index(after.cell), after.stop])(later, after)
             return jnp.sum(probabilities * worth, -1)[reached].max(1).reshape(later.shape)
 
@@ -178,7 +179,7 @@ def coordination(*, size: int = 5, noise: float = 0.2, sight: int = 1, horizon: 
     rounds = _rounds(env.landmarks)
     held_out = np.arange(len(rounds)) % 4 == 1  # these are on average as long as the training rounds
 
-    def sampler(among: np.ndarray):
+    def sampler(among: np.ndarray) -> Callable[[Array], PyTree]:
         def sample(key: Array) -> PyTree:
             key_round, key_stop, key_waits, key_noise = jax.random.split(key, 4)
             way = jax.random.choice(key_round, jnp.asarray(among))

@@ -151,7 +151,7 @@ def frozen_lake(*, size: int = 4, holes: float = 0.3, slip: float = 0.0, horizon
 def _has_path(holes: Array) -> Array:
     """Whether the lower right corner of a map [size, size] can be reached from the upper left corner."""
 
-    def spread(_, reached: Array) -> Array:
+    def spread(_: Array, reached: Array) -> Array:
         wide = jnp.pad(reached, 1)
         around = [
             wide[1 + down : wide.shape[0] - 1 + down, 1 + right : wide.shape[1] - 1 + right] for down, right in MOVES

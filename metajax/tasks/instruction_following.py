@@ -5,6 +5,7 @@ shape.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,7 @@ class _Sentences(NamedTuple):
 
 def _sentences() -> _Sentences:
     """All instructions of the forms "dax", "not dax", "dax or wug" and "dax wug"; the last requires both."""
+    rows: list[tuple[tuple[str, str], tuple[bool, bool], tuple[str, ...]]]
     rows = [((word, word), (False, False), (word,)) for word in WORDS]
     rows += [((word, word), (True, False), ("not", word)) for word in WORDS]
     for pair in itertools.permutations(WORDS, 2):
@@ -164,7 +166,7 @@ def instructions(*, num_arms: int = 3, horizon: int = 20) -> TaskDistribution:
     lexicons = np.random.default_rng(0).permutation(list(itertools.permutations(range(len(MEANINGS)))))
     held_out, trained = np.split(lexicons, [len(lexicons) // 4])
 
-    def sampler(among: np.ndarray):
+    def sampler(among: np.ndarray) -> Callable[[Array], PyTree]:
         def sample(key: Array) -> PyTree:
             return template.replace(lexicon=jax.random.choice(key, jnp.asarray(among)))
 

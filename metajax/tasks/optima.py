@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def two_step_optimum(num_rounds: int, *, common: float = 0.8, pay: float = 0.9, 
     reward = reaches_good * pay + (1 - reaches_good) * (1 - pay)
     value = np.zeros_like(belief)
     for _ in range(num_rounds):
-        later = 0.0
+        later = np.zeros_like(belief)
         for right in (pay, 1 - pay):  # probability of the outcome if state 1 is good: in its favour, then against it
             chance = belief * right + (1 - belief) * (1 - right)
             posterior = np.where(chance > 0, belief * right / np.maximum(chance, 1e-12), belief)
@@ -140,20 +141,30 @@ def grid_optimum(
     is reached as early as its distance and the other cells allow. Raises ConfigError if `cells` is empty or leaves the
     room, or if the search is too long.
     """
-    cells = [tuple(cell) for cell in cells]
-    if not cells or any(min(cell) < 0 or max(cell) >= size for cell in cells):
-        raise ConfigError(f"cells={cells} must be one or more (row, column) pairs from 0 to {size - 1}, as size={size}")
-    search = _WalkSearch(cells, size, start, horizon, num_episodes, goal_reward, step_reward)
-    return search.run() / len(cells)
+    goals: list[Any] = [tuple(cell) for cell in cells]
+    if not goals or any(min(cell) < 0 or max(cell) >= size for cell in goals):
+        raise ConfigError(f"cells={goals} must be one or more (row, column) pairs from 0 to {size - 1}, as size={size}")
+    search = _WalkSearch(goals, size, start, horizon, num_episodes, goal_reward, step_reward)
+    return search.run() / len(goals)
 
 
 class _WalkSearch:
     """Depth-first search over walks; values are sums over the goal cells."""
 
-    def __init__(self, cells, size, start, horizon, num_episodes, goal_reward, step_reward):
+    def __init__(
+        self,
+        cells: Iterable[tuple[int, int]],
+        size: int,
+        start: tuple[int, int],
+        horizon: int,
+        num_episodes: int,
+        goal_reward: float,
+        step_reward: float,
+    ):
         self.cells, self.size, self.start, self.horizon = frozenset(cells), size, start, horizon
         self.num_episodes, self.goal_reward, self.step_reward = num_episodes, goal_reward, step_reward
-        self.best, self.visited = -np.inf, {}
+        self.best = -np.inf
+        self.visited: dict[tuple, float] = {}
         self.known = {cell: self.earned(max(_distance(start, cell), 1)) for cell in cells}
 
     def earned(self, time: int) -> float:

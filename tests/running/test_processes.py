@@ -122,11 +122,11 @@ def test_a_cluster_says_who_is_who(cluster, tmp_path):
 def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_path):
     folder = tmp_path / "run"
     told = ["--num-iterations", "1000000", "--save-every", "0", "--heartbeat", "10"]
-    processes = start("train", "maml", "point", *SMALL, *told, "--folder", str(folder))
+    started = start("train", "maml", "point", *SMALL, *told, "--folder", str(folder))
     until_it_trains(folder, lines=2)  # before the second line the first was saved
-    processes[1].kill()
+    started[1].kill()
     since = time.monotonic()
-    codes, said = ended(processes, 60)
+    codes, said = ended(started, 60)
     assert time.monotonic() - since < 60
     assert codes[0] not in (0, 143)
     known = ("another was lost", "another task died", "by peer")  # in the loop, by the heartbeat, while saving
@@ -135,10 +135,10 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_pa
     assert saved >= 5
 
     before = len(metrics_of(folder))
-    processes = start("resume", str(folder), "--num-iterations", "1000000")
+    started = start("resume", str(folder), "--num-iterations", "1000000")
     until_it_trains(folder, before + 1)
-    processes[1].send_signal(signal.SIGTERM)  # to either is to both
-    codes, said = ended(processes)
+    started[1].send_signal(signal.SIGTERM)  # to either is to both
+    codes, said = ended(started)
     assert codes == [143, 143], said
     assert "the run is saved" in said[0]
     assert MetaAgent.load(folder).iteration > saved
@@ -149,10 +149,10 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on_until_a_notice(tmp_pa
 @pytest.mark.slow
 def test_an_interrupt_to_one_ends_both_at_the_same_line(tmp_path):
     folder = tmp_path / "run"
-    processes = start("train", "maml", "point", *SMALL, "--num-iterations", "1000000", "--folder", str(folder))
+    started = start("train", "maml", "point", *SMALL, "--num-iterations", "1000000", "--folder", str(folder))
     until_it_trains(folder)
-    processes[1].send_signal(signal.SIGINT)
-    codes, said = ended(processes)
+    started[1].send_signal(signal.SIGINT)
+    codes, said = ended(started)
     assert codes == [143, 130], said  # what the other hears is a notice
     assert "the run is saved" in said[0]
     assert MetaAgent.load(folder).iteration == metrics_of(folder)[-1]["iteration"]
@@ -162,11 +162,11 @@ def test_an_interrupt_to_one_ends_both_at_the_same_line(tmp_path):
 def test_a_process_that_hangs_is_noticed_by_the_watchdog(tmp_path):
     folder = tmp_path / "run"
     told = ["--num-iterations", "1000000", "--stall", "8", "--heartbeat", "300"]
-    processes = start("train", "maml", "point", *SMALL, *told, "--folder", str(folder))
+    started = start("train", "maml", "point", *SMALL, *told, "--folder", str(folder))
     until_it_trains(folder)
-    processes[1].send_signal(signal.SIGSTOP)
-    code, said = ended(processes[:1], 60)
-    processes[1].kill()
+    started[1].send_signal(signal.SIGSTOP)
+    code, said = ended(started[:1], 60)
+    started[1].kill()
     assert code == [processes.STALLED]
     assert "no progress for 8 s" in said[0]
     assert "Thread" in said[0]

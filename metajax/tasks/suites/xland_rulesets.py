@@ -120,7 +120,7 @@ def _chain(key: Array, setting: RulesetDistribution, frontier: Array, used: Arra
     for level in range(setting.depth):
         chances = jax.random.uniform(jax.random.fold_in(key, level), (len(frontier), 4))
 
-        def grow(used, inputs):
+        def grow(used: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
             tile, settled, chances = inputs
             ends = settled | (tile == _NOTHING) | (chances[3] < setting.prune)
             rule, needed = _rule(chances[:3], tile, used)
@@ -140,7 +140,7 @@ def _distracting_rules(key: Array, most: int, used: Array) -> tuple[Array, Array
     there = jnp.arange(most) < jax.random.randint(key_number, (), 0, most + 1)
     chances = jax.random.uniform(key_rules, (most, 4))
 
-    def one(chances):
+    def one(chances: Array) -> tuple[Array, Array]:
         return _rule(chances[:3], _free(chances[3], used, _MAKEABLE), jnp.zeros_like(used))
 
     rules, tiles = jax.vmap(one)(chances)
@@ -158,7 +158,7 @@ def _rule(chances: Array, made: Array, used: Array) -> tuple[Array, Array]:
     return jnp.concatenate([jnp.asarray(RULES)[kind][None], tiles[ingredients].reshape(-1)]), jnp.stack([a, b])
 
 
-def _free(chance: Array, used: Array, allowed: Array) -> Array:
+def _free(chance: Array, used: Array, allowed: Array | np.ndarray) -> Array:
     """A uniformly distributed tile in `allowed` but not in `used`, from the uniform number `chance`.
 
     Sets are bit sets of three words. The tile is the k-th bit that is set, found by bisection of its word.
