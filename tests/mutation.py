@@ -205,7 +205,7 @@ FAULTS = [
     *faults_in(
         "replays.py",
         "core/test_rollouts.py",
-        ("replay-of-the-first-stage", "leaf[-1:], decisions)", "leaf[:1], decisions)"),
+        ("replay-of-the-first-stage", "leaf[-1:], whole)", "leaf[:1], whole)"),
         (
             "replayed-memory-does-not-idle",
             "jnp.where(valid, new, old), next_memory, memory)",
@@ -291,7 +291,7 @@ FAULTS = [
     *faults_in(
         "networks/recurrent.py",
         "networks/test_memories.py",
-        ("gru-keeps-the-new", "(1 - keep) * new + keep * state", "keep * new + (1 - keep) * state"),
+        ("gru-keeps-the-new", "(1 - keep) * new + keep * out", "keep * new + (1 - keep) * out"),
         ("lstm-swaps-its-gates", "nn.sigmoid(keep) * state[0]", "nn.sigmoid(put) * state[0]"),
         (
             "reset-ignored-at-once",
