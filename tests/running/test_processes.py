@@ -170,7 +170,7 @@ def test_a_process_that_hangs_is_noticed_by_the_watchdog(tmp_path):
     assert code == [processes.STALLED]
     assert "no progress for 8 s" in said[0]
     assert "Thread" in said[0]
-    assert "runs.py" in said[0]  # where it hangs
+    assert "run_folder.py" in said[0]  # where it hangs
 
 
 def test_the_watchdog_lets_live_what_goes_on_and_says_where_it_ends():
