@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from suite_episodes import check_missing_extra, play_all
 
-from metajax import ConfigError, Sizes, memory_policy, mlp
+from metajax import ConfigError, Meta, Sizes, memory_policy, mlp
 from metajax.agents import uniform
 from metajax.algorithms import maml, rl2
 from metajax.rollouts import trial
@@ -79,7 +79,7 @@ def test_policies_keep_to_what_is_allowed():
     network = memory_policy(env, width=8)
     for agent, params in (
         (uniform(env), ()),
-        (maml(env, mlp(env, hidden=(8,))).agent, mlp(env, hidden=(8,)).init(jax.random.key(1))),
+        (maml(env, mlp(env, hidden=(8,))).agent, Meta(mlp(env, hidden=(8,)).init(jax.random.key(1)))),
         (rl2(env, network).agent, network.init(jax.random.key(1))),
     ):
         run = partial(trial, sizes=Sizes(1, 20, 5))
