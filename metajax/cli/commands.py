@@ -39,7 +39,7 @@ COMMANDS = {
     "table": Command("RUN ...", "print the results of several runs as one table"),
     "report": Command("RUN", "write one HTML file about a run"),
     "bench": Command("[ALGORITHM TASKS]", "time the reference programs, or an algorithm on tasks"),
-    "search": Command("[ALGORITHM] [TASKS]", "search for a network that learns well (default: maml point)"),
+    "search": Command("[ALGORITHM] [TASKS]", "search for a network (default: maml point)"),
     "algorithms": Command("", "list the algorithms"),
     "tasks": Command("[NAME]", "list the task distributions, or describe one"),
     "doctor": Command("", "show versions and devices, and time this machine"),
