@@ -22,10 +22,10 @@ def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: b
         experience: of one task, without the axis N.
         last_only: return only the decisions of the last stage, [1, B, T]; earlier stages cost only their adaptation.
     """
+    check_agent(agent)
     steps = experience.steps
     key_begin, key_stages = jax.random.split(jax.random.wrap_key_data(experience.key))
     knowledge = agent.begin(key_begin, params)
-    check_agent(agent)
     if agent.unroll is not None:
         whole = _replay_trial(partial(agent.unroll, knowledge), steps)
         return jax.tree.map(lambda leaf: leaf[-1:], whole) if last_only else whole

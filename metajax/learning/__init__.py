@@ -1,1 +1,1 @@
-"""What learning is made of: distributions, returns, losses, inner and outer loops."""
+"""The parts of learning algorithms: distributions, returns, losses, inner and outer loops, a replay buffer."""

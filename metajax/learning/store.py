@@ -54,7 +54,7 @@ def trial_store(capacity: int) -> Store:
 
     def sample(key: Array, contents: Stored, num_trials: int) -> Experience:
         total = num_trials * collectives.num_devices()
-        slots = jax.random.randint(key, (total,), 0, jnp.clip(contents.count, 1, capacity))
-        return jax.tree.map(lambda leaf: leaf[collectives.share(slots)], contents.trials)
+        slots = collectives.share(jax.random.randint(key, (total,), 0, jnp.clip(contents.count, 1, capacity)))
+        return jax.tree.map(lambda leaf: leaf[slots], contents.trials)
 
     return Store(init, add, sample)

@@ -1,1 +1,1 @@
-"""Reference programs, and what they take in time and memory."""
+"""Reference programs, and measurements of their time and memory."""
