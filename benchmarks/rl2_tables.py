@@ -39,7 +39,6 @@ from metajax.running import record
 from metajax.running.recipes import Built, build
 from metajax.running.training import meta_iteration, new_learner, run
 from metajax.tasks import TASKS
-from metajax.tasks.bandits import BAYES_OPTIMAL
 from metajax.tasks.grids import grid_goals
 from metajax.tasks.optima import dependent_optimum, grid_optimum
 
@@ -189,7 +188,7 @@ ROWS: dict[str, Row] = {
         "grid",
         {},
         random=-4.66,
-        reference=grid_optimum(grid_goals(5), size=5, start=(0, 0), horizon=15, num_episodes=4),
+        reference=grid_optimum(grid_goals(5, 5), rows=5, columns=5, start=(0, 0), horizon=15, num_episodes=4),
         source="Bayes-optimal, exact",
         to_reach=0.95,
         num_episodes=4,

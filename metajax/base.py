@@ -292,6 +292,19 @@ class UpdateFn(Protocol):
         """
 
 
+class AnnealFn(Protocol):
+    """`Algorithm.anneal` and `Outer.anneal`: follow a schedule over the length of training."""
+
+    def __call__(self, state: PyTree, remaining: Array, /) -> PyTree:
+        """Returns the state for the next update.
+
+        Args:
+            state: the state before the update.
+            remaining: the share of training that is left, from 1 before the first update to 0 after the last; 1 if the
+                length of training is not known.
+        """
+
+
 class Algorithm(NamedTuple):
     """Learning across tasks.
 
@@ -309,6 +322,7 @@ class Algorithm(NamedTuple):
             None: devices cannot share them. An algorithm with a number reduces over tasks through
             `metajax.devices.total` or `mean`, so that every device arrives at the same state.
         store: experience that it keeps between meta-iterations; None: none.
+        anneal: called before every update; None: nothing in the state depends on the length of training.
     """
 
     init: InitFn
@@ -320,6 +334,7 @@ class Algorithm(NamedTuple):
     allows_stale_params: bool = False
     task_group: int | None = None
     store: Store | None = None
+    anneal: AnnealFn | None = None
 
 
 class TaskDistribution(NamedTuple):
@@ -339,6 +354,11 @@ class TaskDistribution(NamedTuple):
         version: raised when the same name and options mean other tasks; results of two versions are never compared.
         test_tasks: all test tasks, every leaf [M, ...], where they are finitely many; they take turns, so that each
             counts the same. None: test tasks are drawn.
+        num_episodes: episodes of a trial in the literature, which RL² plays unless told otherwise; None: 2.
+        optimum: `optimum(num_episodes)` returns the Bayes-optimal return of a trial, the sum over its episodes, and
+            raises ConfigError where computing it takes more than seconds; None: it is not known.
+        agents: `agents(num_episodes)` returns hand-written agents by name, to compare a trained agent with; None: there
+            are none.
     """
 
     env: Environment
@@ -351,6 +371,9 @@ class TaskDistribution(NamedTuple):
     success: Callable[[PyTree, Transition], Array] | None = None
     version: int = 1
     test_tasks: PyTree | None = None
+    num_episodes: int | None = None
+    optimum: Callable[[int], float] | None = None
+    agents: Callable[[int], dict[str, Agent]] | None = None
 
     @property
     def num_steps(self) -> int:

@@ -33,7 +33,7 @@ from metajax.errors import ConfigError, check_choice, check_count, check_flag, c
 from metajax.learning.baselines import BASELINES, advantages, normalize
 from metajax.learning.inner import Adapted, inner_updates
 from metajax.learning.losses import ESTIMATORS
-from metajax.learning.outer import Batch, Outer, check_baseline, trust_region
+from metajax.learning.outer import Batch, Outer, annealed, check_baseline, trust_region
 from metajax.networks import check_fits
 from metajax.replays import replay
 from metajax.rollouts import collect_trials, stage_returns
@@ -216,7 +216,15 @@ def maml(
             return batch._replace(weight=batch.weight[:, -1:], kl_weight=batch.kl_weight[:, -1:])
         return batch
 
-    return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, task_group=outer.task_group)
+    return Algorithm(
+        init,
+        collect,
+        update,
+        params=lambda state: state.params,
+        agent=agent,
+        task_group=outer.task_group,
+        anneal=annealed(outer),
+    )
 
 
 def _is_zero(value: float) -> bool:

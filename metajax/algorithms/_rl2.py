@@ -28,7 +28,7 @@ from metajax.base import (
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.baselines import BASELINES, advantages, linear_baseline, linear_fit
-from metajax.learning.outer import Batch, Outer, check_baseline, ppo
+from metajax.learning.outer import Batch, Outer, annealed, check_baseline, ppo
 from metajax.learning.returns import trial_advantages
 from metajax.networks import check_fits
 from metajax.replays import replay, trial_rows, unroll
@@ -168,6 +168,7 @@ def rl2(
         agent=agent,
         allows_stale_params=outer.allows_stale_params,
         task_group=outer.task_group,
+        anneal=annealed(outer),
     )
 
 
@@ -190,7 +191,7 @@ def _check_lengths(network: Network, trial_steps: int, bptt_steps: int | None) -
 def default_outer(
     *,
     learning_rate: float = 1e-3,
-    anneal_iterations: int | None = None,
+    anneal: bool = True,
     epochs: int = 4,
     minibatches: int = 4,
     clip: float = 0.2,
@@ -202,8 +203,9 @@ def default_outer(
 
     Args:
         learning_rate: of Adam.
-        anneal_iterations: meta-iterations over which the learning rate and the entropy bonus fall linearly to zero;
-            None: they stay constant.
+        anneal: whether the learning rate falls linearly to zero over training, and the weight of the entropy from
+            `entropy_coef` to 0 half-way and to minus half of it after three quarters, so that the policy explores early
+            and becomes greedy late. Training of unknown length does not anneal.
         epochs: passes over the experience.
         minibatches: gradient steps per epoch, a divisor of the number of tasks; each minibatch gets one of every
             `minibatches` neighbouring tasks.
@@ -213,13 +215,6 @@ def default_outer(
         micro_batch: tasks differentiated at a time; None: 8 on a CPU, whose cache holds as many trials, and as many as
             have 4 million environment steps on an accelerator.
     """
-    rate, falling = learning_rate, {}
-    if anneal_iterations is not None:
-        for name, count in (("anneal_iterations", anneal_iterations), ("epochs", epochs), ("minibatches", minibatches)):
-            check_count(name, count)
-        check_number("learning_rate", learning_rate, above=0)
-        rate = optax.linear_schedule(learning_rate, 0.0, anneal_iterations * epochs * minibatches)
-        falling["entropy_schedule"] = optax.linear_schedule(1.0, 0.0, anneal_iterations)
     return ppo(
         learning_rate=learning_rate,
         epochs=epochs,
@@ -227,9 +222,9 @@ def default_outer(
         clip=clip,
         value_coef=value_coef,
         entropy_coef=entropy_coef,
-        **falling,
+        anneal=anneal,
         micro_batch=8 if micro_batch is None and jax.default_backend() == "cpu" else micro_batch,
-        optimizer=lambda _: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)),
+        optimizer=lambda rate: optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)),
     )
 
 

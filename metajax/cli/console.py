@@ -13,8 +13,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from metajax.evaluation import Evaluation, interval
-from metajax.running import processes
+from metajax.running import processes, run_folder
 from metajax.running.meta_agent import MetaAgent
+from metajax.running.standing import Scale, late_gain
 from metajax.running.training import Progress
 
 _SHOWN = 20  # runs that get a line each
@@ -125,3 +126,20 @@ def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
     if len(returns) > _SHOWN:
         add(f"mean of all {len(returns)} runs", returns.mean(1))
     return table
+
+
+def standing(folder: Path, agent: MetaAgent, evaluation: Evaluation, scale: Scale | None) -> Iterator[str]:
+    """Lines that say whether a run has learned: its score, its gain late in training, and how to go on if it rises."""
+    if scale is not None:
+        score = scale.score(evaluation.sampled)
+        kind = "exact" if scale.exact else "the best hand-written agent here"
+        yield (
+            f"score {score.mean:.3f} ± {1.96 * score.error:.3f}: the return of a trial of sampled actions from random "
+            f"({scale.random:.2f}) to {scale.name} ({scale.reference:.2f}, {kind})"
+        )
+    gain = late_gain([line["return_after"] for line in run_folder.metrics(folder)])
+    if gain is None:
+        return
+    yield f"gain in the last fifth of training: {gain.mean:.2f} ± {gain.width:.2f}"
+    if gain.is_rising:
+        yield f"still rising; metajax resume {folder} --num-iterations {2 * agent.iteration} goes on"

@@ -9,6 +9,7 @@ from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.evaluation import SUCCESS_AT
 from metajax.running import processes, record
 from metajax.running.recipes import Recipe
+from metajax.running.stopping import parse_until
 
 Platform = Annotated[str, arg(metavar="{auto,cpu,gpu,tpu}")]
 NumDevices = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as above)")]
@@ -22,6 +23,11 @@ class RunOptions(NamedTuple):
     """Number of meta-iterations in all."""
     num_tasks: int
     """Number of tasks per meta-iteration."""
+    until: Annotated[
+        str | None, arg(metavar="{plateau,score=S,return=R}", help_behavior_hint="(default: the number above)")
+    ] = None
+    """Stop earlier: at a plateau in validation tasks (five of up to 30 validations without a rise), or when a score or
+    a return is reached there. A score is 0 for random actions and 1 for the best known policy."""
     log_every: int = 10
     """Number of meta-iterations between two lines of metrics."""
     log_to: Annotated[
@@ -99,6 +105,8 @@ def run_options(recipe: Recipe, **changed: Any) -> RunOptions:
 def check_run(run: RunOptions) -> None:
     """Validates the options of a run; raises ConfigError if one is out of its range."""
     check_count("num_iterations", run.num_iterations)
+    if run.until is not None:
+        parse_until(run.until)
     check_count("log_every", run.log_every)
     check_number("save_every", run.save_every, at_least=0)
     check_count("keep", run.keep)

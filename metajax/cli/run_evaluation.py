@@ -10,6 +10,7 @@ from metajax.cli.options import EvaluationOptions
 from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running import processes, report, run_folder, sweep
 from metajax.running.meta_agent import MetaAgent
+from metajax.running.standing import Scale
 from metajax.simulators.environment import is_on_host
 
 _MAX_DRAWN = 8  # runs with pictures, which take seconds each
@@ -32,13 +33,14 @@ def evaluate_and_report(
     evaluations = _evaluate(agents, swept, protocol, num_devices)
     if not processes.is_first():
         return
+    scale = agents[0].find_scale(protocol)
     evaluated = list(zip(members.items(), evaluations, strict=True))
     for (folder, agent), evaluation in evaluated:
-        run_folder.write_evaluation(agent, evaluation, protocol, folder)
+        run_folder.write_evaluation(agent, evaluation, protocol, folder, scale)
     for (folder, agent), evaluation in evaluated[:_MAX_DRAWN]:
         report.draw_pictures(agent, evaluation, folder)
         report.write_report(folder)
-    _show(screen, members, evaluations)
+    _show(screen, members, evaluations, scale)
 
 
 def _evaluate(
@@ -54,8 +56,10 @@ def _evaluate(
     return [agent.evaluate(protocol.num_tasks, success_at=protocol.success_at)]
 
 
-def _show(screen: Console, members: Mapping[Path, MetaAgent], evaluations: Sequence[Evaluation]) -> None:
-    """Prints the results, the known returns and where the files are."""
+def _show(
+    screen: Console, members: Mapping[Path, MetaAgent], evaluations: Sequence[Evaluation], scale: Scale | None
+) -> None:
+    """Prints the results, the known returns, how far training has come and where the files are."""
     folders, agent = list(members), next(iter(members.values()))
     if len(folders) == 1:
         screen.print(console.result_table(evaluations[0], agent.title))
@@ -64,6 +68,10 @@ def _show(screen: Console, members: Mapping[Path, MetaAgent], evaluations: Seque
         screen.print(console.members_table(agent.title, by_name))
     for name, value in agent.tasks.references:
         screen.print(f"{name}: {value:g}")
+    for folder, evaluation in list(zip(folders, evaluations, strict=True))[:_MAX_DRAWN]:
+        which = f"{folder.name}: " if len(folders) > 1 else ""
+        for line in console.standing(folder, members[folder], evaluation, scale):
+            screen.print(which + line)
     for folder in folders[:_MAX_DRAWN]:
         screen.print(f"pictures, metrics, checkpoints and report.html are in {folder}")
     if len(folders) > _MAX_DRAWN:

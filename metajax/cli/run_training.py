@@ -11,7 +11,7 @@ from metajax.cli import console, launch
 from metajax.cli.options import EvaluationOptions, RunOptions, saved_options
 from metajax.cli.run_evaluation import evaluate_and_report
 from metajax.devices import hardware
-from metajax.errors import NonFiniteError
+from metajax.errors import ConfigError, NonFiniteError
 from metajax.running import processes, record, run_folder, sweep
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.training import Progress
@@ -60,7 +60,7 @@ def train_and_evaluate(
         if new and num_devices is None and len(agents) == 1 and (advice := launch.advice_on_cores(agents[0], assigned)):
             screen.print(advice)
         failures = _train(screen, members, _groups(screen, agents, swept, run, assigned), run, stall)
-        finished = {folder: agent for folder, agent in members.items() if agent.iteration == run.num_iterations}
+        finished = {folder: agent for folder, agent in members.items() if not agent.history[-1].stopped}
         if finished and (not failures or len(agents) > 1):
             evaluate_and_report(screen, finished, swept, evaluation, num_devices)
         if failures:
@@ -72,17 +72,19 @@ def _groups(
 ) -> Iterator[Group]:
     """Compiles the training of one agent, or of as many at a time as fit in memory.
 
-    Raises ConfigError if one does not fit.
+    Raises ConfigError if one does not fit, or if several are to train until a condition holds.
     """
     steps = {"num_iterations": run.num_iterations, "log_every": run.log_every}
     if len(agents) > 1:
+        if run.until is not None:
+            raise ConfigError("--until stops one run; leave out --seeds and --sweep")
         for joint in sweep.chunks(agents, swept, num_devices):
             yield Group(joint.agents, joint.memory, sweep.learn_together(joint, **steps))
         return
     with console.compiling(screen):
         memory = agents[0].program.memory
     hardware.check_memory("a meta-iteration", memory)
-    yield Group(agents, memory, ([progress] for progress in agents[0].learning(**steps)))
+    yield Group(agents, memory, ([progress] for progress in agents[0].learning(**steps, until=run.until)))
 
 
 def _train(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from metajax.base import Array, Decision, Experience, Network, PyTree, Transition
+from metajax.base import AnnealFn, Array, Decision, Experience, Network, PyTree, Transition
 from metajax.chunking import chunk_size
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number
@@ -81,6 +81,7 @@ class Outer(NamedTuple):
         values: whether it trains a value head.
         allows_stale_params: whether the experience may come from slightly older parameters.
         task_group: how many neighbouring tasks must be on the same device.
+        anneal: called before every step; None: nothing depends on the length of training.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -88,6 +89,7 @@ class Outer(NamedTuple):
     values: bool = True
     allows_stale_params: bool = False
     task_group: int = 1
+    anneal: AnnealFn | None = None
 
 
 def trust_region(
@@ -172,7 +174,7 @@ def trust_region(
 
 class PPOState(NamedTuple):
     optimizer: PyTree
-    iteration: Array  # meta-iterations done
+    remaining: Array  # share of training that is left, 1 to 0
 
 
 def ppo(
@@ -183,7 +185,7 @@ def ppo(
     clip: float = 0.3,
     value_coef: float = 0.5,
     entropy_coef: float = 0.0,
-    entropy_schedule: optax.Schedule = lambda iteration: 1.0,
+    anneal: bool = False,
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
     auxiliary: AuxiliaryFn | None = None,
     micro_batch: int | None = None,
@@ -198,7 +200,9 @@ def ppo(
         clip: range of the probability ratio around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus.
-        entropy_schedule: factor of the entropy bonus as a function of the meta-iteration.
+        anneal: whether the steps shrink linearly to zero over training, and the weight of the entropy falls from
+            `entropy_coef` to 0 half-way and to minus half of it after three quarters, so that the policy becomes
+            greedy. Training of unknown length does not anneal.
         optimizer: `optimizer(learning_rate)` returns an optax optimiser.
         auxiliary: a further loss, added to PPO's; None: none.
         micro_batch: tasks differentiated at a time; None: as many as have 2,048 environment steps on a CPU, which fit
@@ -234,7 +238,8 @@ def ppo(
         return total, metrics
 
     def step(key: Array, params: PyTree, state: PPOState, replay: Replay, batch: Batch) -> tuple:
-        bonus = entropy_coef * entropy_schedule(state.iteration)
+        remaining = state.remaining
+        bonus = entropy_coef * jnp.maximum(2 * remaining - 1, -0.5)
         gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, bonus), has_aux=True)
         num_tasks = batch.weight.shape[0]
         if num_tasks % minibatches:
@@ -250,7 +255,7 @@ def ppo(
             (_, metrics), gradient = _total(gradient_of, params, _chunks(part, micro_batch))
             updates, state = transform.update(gradient, state, params)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
-            return (optax.apply_updates(params, updates), state), metrics
+            return (optax.apply_updates(params, optax.tree.scale(remaining, updates)), state), metrics
 
         def epoch(carry: tuple[PyTree, PyTree], number: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
             return jax.lax.scan(
@@ -258,13 +263,15 @@ def ppo(
             )
 
         (params, optimizer), metrics = jax.lax.scan(epoch, (params, state.optimizer), jnp.arange(epochs))
-        state = PPOState(optimizer, state.iteration + 1)
-        return params, state, jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
+        return params, PPOState(optimizer, remaining), jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
 
     def init(params: PyTree) -> PPOState:
-        return PPOState(transform.init(params), jnp.zeros((), int))
+        return PPOState(transform.init(params), jnp.ones(()))
 
-    return Outer(init, step, allows_stale_params=True, task_group=minibatches)
+    def follow(state: PPOState, remaining: Array) -> PPOState:
+        return state._replace(remaining=remaining)
+
+    return Outer(init, step, allows_stale_params=True, task_group=minibatches, anneal=follow if anneal else None)
 
 
 def policy_gradient(
@@ -309,6 +316,13 @@ def policy_gradient(
 
 
 OUTERS: dict[str, Callable[..., Outer]] = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+
+
+def annealed(outer: Outer) -> AnnealFn | None:
+    """`Algorithm.anneal` of an algorithm whose state has the state of `outer` in the field `outer`."""
+    if outer.anneal is None:
+        return None
+    return lambda state, remaining: state._replace(outer=outer.anneal(state.outer, remaining))
 
 
 def check_baseline(baseline: str, lambda_: float, network: Network, outer: Outer) -> None:

@@ -32,7 +32,7 @@ from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
 from metajax.rollouts import first_percept, is_continuous
 
-SHOWN = ("action", "reward", "start", "time")
+SHOWN = ("action", "reward", "outcome", "start", "time")
 RESETS = ("trial", "episode", "step")
 
 
@@ -170,6 +170,7 @@ def percept_features(env: Environment, show: Sequence[str]) -> Callable[[Percept
         shown = {
             "action": jnp.ravel(action),
             "reward": percept.reward[None],
+            "outcome": jnp.ravel(action) * percept.reward,
             "start": percept.start[None],
             "time": percept.time[None] / 100,
         }
@@ -217,7 +218,7 @@ def memory_policy(
     norm: str = "none",
     heads: int = 4,
     context: int = 128,
-    show: tuple[str, ...] = ("action", "reward", "start"),
+    show: tuple[str, ...] = ("action", "reward", "outcome", "start"),
     memory_reset: str = "trial",
     head: str = "normal",
     init_std: float = 1.0,
@@ -237,8 +238,9 @@ def memory_policy(
         norm: normalisation before each of their activations: none, layer (LayerNorm) or rms (RMSNorm).
         heads: number of attention heads; the width must be a multiple of twice this number.
         context: number of steps that transformer and gtrxl attend to; use at least the steps of a whole trial.
-        show: inputs besides the observation, any of action and reward (of the previous step), start (first step of an
-            episode) and time (step in the episode).
+        show: inputs besides the observation, any of action and reward (of the previous step), outcome (their product,
+            from which a linear layer can count rewards per action), start (first step of an episode) and time (step
+            in the episode).
         memory_reset: when the memory is reset: at every trial, episode or step (step: the policy has no memory).
         head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, [-1, 1] is
             mapped to its bounds.

@@ -26,13 +26,15 @@ from metajax.running.acting import (
     compile_evaluation,
 )
 from metajax.running.recipes import build, task_options
+from metajax.running.standing import Scale, find_scale
+from metajax.running.stopping import VALIDATIONS, Until, condition, parse_until
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
-from metajax.simulators.environment import NO_SHARING, check_compiled
+from metajax.simulators.environment import NO_SHARING, check_compiled, is_on_host
 
 if TYPE_CHECKING:  # matplotlib is slow to import
     from matplotlib.figure import Figure
 
-_EVALUATION_SEED = 2**31 - 1  # no training seed reaches it
+_EVALUATION_SEED, _VALIDATION_SEED = 2**31 - 1, 2**31 - 2  # no training seed reaches them
 
 
 def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> AdaptedAgent:
@@ -58,7 +60,7 @@ class MetaAgent:
     Args:
         algorithm: a name listed by `metajax algorithms` ("maml").
         tasks: a name listed by `metajax tasks` ("point"), or your own task distribution.
-        seed: seed of training, from 0 to 2**31 - 2 (0).
+        seed: seed of training, from 0 to 2**31 - 3 (0).
         num_tasks: tasks per meta-iteration; None: the default of the algorithm's recipe.
         num_devices: devices that share the tasks in training and evaluation; None: one, or all devices if several
             processes train together. `metajax.devices.make_of_cores` turns the cores of a CPU into devices.
@@ -109,7 +111,7 @@ class MetaAgent:
     def with_seed(self, seed: int) -> "MetaAgent":
         """Returns an untrained agent with another seed; it shares the compiled programs of this one.
 
-        Raises ConfigError unless `seed` is a whole number from 0 to 2**31 - 2.
+        Raises ConfigError unless `seed` is a whole number from 0 to 2**31 - 3.
         """
         _check_seed(seed)
         other = copy.copy(self)
@@ -129,7 +131,7 @@ class MetaAgent:
         if num_devices not in (None, 1) or jax.process_count() > 1:
             check_compiled(self.tasks.env, NO_SHARING)
             self.over = meshes.mesh(num_devices)
-        for name in ("program", "_evaluate"):
+        for name in ("program", "_evaluate", "_validation"):
             vars(self).pop(name, None)
 
     @cached_property
@@ -184,37 +186,105 @@ class MetaAgent:
         num_iterations: int | None = None,
         *,
         log_every: int = 10,
+        until: str | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> "MetaAgent":
         """Trains for further meta-iterations and returns the agent itself.
 
-        Raises ConfigError if a number is less than 1, and NonFiniteError if training diverges.
+        Schedules, such as RL²'s falling learning rate, run over the meta-iterations of a call.
+
+        Raises ConfigError for a wrong argument, and NonFiniteError if training diverges.
 
         Args:
             num_iterations: further meta-iterations; None: the default of the algorithm's recipe.
             log_every: meta-iterations between two calls of `on_progress` (10).
+            until: when to stop earlier, as in `learning`; None: never.
             on_progress: called with the progress of every log line.
         """
         num_iterations = self.recipe.num_iterations if num_iterations is None else num_iterations
         check_count("num_iterations", num_iterations)
-        for progress in self.learning(self.iteration + num_iterations, log_every=log_every):
+        for progress in self.learning(self.iteration + num_iterations, log_every=log_every, until=until):
             on_progress(progress)
         return self
 
-    def learning(self, num_iterations: int, *, log_every: int = 10) -> Iterator[Progress]:
+    def learning(self, num_iterations: int, *, log_every: int = 10, until: str | None = None) -> Iterator[Progress]:
         """Trains up to a total of `num_iterations` meta-iterations and yields the progress of every log line.
 
-        If the iteration is stopped early, the agent keeps the learner of the last log line. Raises NonFiniteError if
-        training diverges.
+        If the iteration is stopped early, the agent keeps the learner of the last log line.
 
         Args:
             num_iterations: total number of meta-iterations, including those trained before.
             log_every: meta-iterations between two log lines (10).
+            until: stop earlier: at a "plateau" of the return in validation tasks, or when "score=S" or "return=R" is
+                reached there. Validation tasks are drawn from the training distribution. There are up to 30
+                validations; five without a rise make a plateau. At a plateau, or after 80 % of `num_iterations`,
+                schedules such as RL²'s learning rate, which are constant until then, run to their end over a quarter
+                of the meta-iterations done. None: train to the end, with schedules over the whole length.
+
+        Raises:
+            ConfigError: `until` cannot be read, or needs a score that these tasks do not have.
+            NonFiniteError: training diverges.
         """
+        if until is None:
+            yield from self._train(num_iterations, log_every)
+        else:
+            yield from self._train_until(parse_until(until), num_iterations, log_every)
+
+    def _train_until(self, until: Until, num_iterations: int, log_every: int) -> Iterator[Progress]:
+        end = int(self.learner.end)
+        if self.iteration >= end:  # otherwise it was interrupted while the schedules ran to their end
+            is_over = condition(until, self._validation_score)
+            every, next_check, reached = max(log_every, num_iterations // VALIDATIONS), self.iteration, False
+            for progress in self._train(round(0.8 * num_iterations), log_every, anneal=False):
+                yield progress
+                if progress.iteration >= next_check + every:
+                    next_check = progress.iteration
+                    if reached := is_over(self._validate()):
+                        break
+            if reached and until.kind != "plateau":
+                return
+            end = min(num_iterations, self.iteration + max(log_every, self.iteration // 4))
+        yield from self._train(end, log_every)
+
+    def _validate(self) -> np.ndarray:
+        """The returns [N] in the validation tasks: of whole trials in context, otherwise after the last adaptation."""
+        returns = np.asarray(self._validation(self.params, self._validation_protocol).sampled).mean(-1)
+        return returns.sum(-1) if self.algorithm.agent.in_context else returns[:, -1]
+
+    @property
+    def _validation_tasks(self) -> TaskDistribution:
+        return self.tasks._replace(held_out=None, test_tasks=None)
+
+    @cached_property
+    def _validation(self) -> Callable[[PyTree, EvaluationProtocol], Evaluation]:
+        return compile_evaluation(self.algorithm, self._validation_tasks, self.over)
+
+    @property
+    def _validation_protocol(self) -> EvaluationProtocol:
+        return EvaluationProtocol(max(200, 2000 // self.sizes.num_copies), *self.sizes, "any", _VALIDATION_SEED)
+
+    @cached_property
+    def _validation_score(self) -> Callable[[np.ndarray], float] | None:
+        """The score of `_validate`'s returns; None if there is no scale."""
+        scale = self.find_scale(self._validation_protocol, self._validation_tasks)
+        return None if scale is None else lambda returns: scale.score(returns[:, None, None]).mean
+
+    def find_scale(self, protocol: EvaluationProtocol, tasks: TaskDistribution | None = None) -> Scale | None:
+        """Returns the scale on which the trials of an agent that adapts in context are scored; None if there is none.
+
+        Args:
+            protocol: of the evaluation that is scored.
+            tasks: the task distribution; None: the agent's own.
+        """
+        in_context = self.algorithm.agent.in_context
+        return find_scale(self.tasks if tasks is None else tasks, protocol) if in_context else None
+
+    def _train(self, num_iterations: int, log_every: int, *, anneal: bool = True) -> Iterator[Progress]:
         # The compiled program donates its arguments, so it gets a copy of the learner.
         keep = partial(jax.tree.map, jnp.copy) if self.over is None else meshes.to_first
         learner = jax.tree.map(jnp.copy, self.learner)
-        for progress in train(self.program, learner, num_iterations=num_iterations, log_every=log_every):
+        steps = {"num_iterations": num_iterations, "log_every": log_every}
+        for progress in train(self.program, learner, **steps, anneal=anneal):
             self.learner = keep(progress.learner)
             self.history.append(progress._replace(learner=None))  # type: ignore[arg-type]  # history keeps none
             yield progress._replace(learner=self.learner)
@@ -270,12 +340,13 @@ class MetaAgent:
         Raises ConfigError for a wrong argument.
 
         Args:
-            num_tasks: held-out tasks, at least 2; None: 1,000, or all of them if their number is finite. A finite
-                number must divide it.
+            num_tasks: held-out tasks, at least 2; None: 1,000 or, if their number is finite, each equally often and
+                1,000 or a little more in all (each once with a simulator on the host). A finite number must divide it.
             success_at: when an episode counts as a success, "any" of its steps or its "end".
         """
         num_held_out = self.tasks.num_held_out
-        num_tasks = (num_held_out or 1000) if num_tasks is None else num_tasks
+        if num_tasks is None:
+            num_tasks = _default_tasks(num_held_out, is_on_host(self.tasks.env))
         check_count("num_tasks", num_tasks, at_least=2)
         if num_held_out and num_tasks % num_held_out:
             raise ConfigError(f"num_tasks={num_tasks} must be a multiple of the {num_held_out} held-out tasks")
@@ -417,9 +488,15 @@ class MetaAgent:
             raise ConfigError(f"{call} needs a trained agent; call learn() first, or MetaAgent.load(folder)")
 
 
+def _default_tasks(num_held_out: int | None, on_host: bool) -> int:
+    if num_held_out is None:
+        return 1000
+    return num_held_out if on_host else -(-1000 // num_held_out) * num_held_out
+
+
 def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _EVALUATION_SEED:
-        raise ConfigError(f"seed={seed!r} must be a whole number from 0 to {_EVALUATION_SEED - 1}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _VALIDATION_SEED:
+        raise ConfigError(f"seed={seed!r} must be a whole number from 0 to {_VALIDATION_SEED - 1}")
 
 
 def _plain(value: Any) -> Any:

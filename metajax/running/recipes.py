@@ -183,6 +183,8 @@ def build(
 
     distribution = call(TASKS[tasks]) if isinstance(tasks, str) else tasks
     check_tasks(distribution)
+    if "num_episodes" in known and distribution.num_episodes is not None:
+        given.setdefault("num_episodes", distribution.num_episodes)
     if network is None and "context" in _options_of(recipe.network) and "context" not in given:
         num_episodes = given.get("num_episodes", known["num_episodes"].default)
         check_count("num_episodes", num_episodes)

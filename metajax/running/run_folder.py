@@ -23,6 +23,7 @@ from metajax.evaluation import Evaluation, EvaluationProtocol, interval
 from metajax.running import checkpoint, processes, record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.signal_handling import heard
+from metajax.running.standing import Scale
 from metajax.running.training import Progress
 
 EVALUATION = "evaluation"
@@ -195,8 +196,13 @@ def learn(
         check()
 
 
-def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: EvaluationProtocol, folder: Path) -> None:
-    """Writes the returns and successes of all tasks as npz, and as JSON their means and everything they depend on."""
+def write_evaluation(
+    agent: MetaAgent, evaluation: Evaluation, protocol: EvaluationProtocol, folder: Path, scale: Scale | None = None
+) -> None:
+    """Writes the returns and successes of all tasks as npz, and as JSON their means and everything they depend on.
+
+    With a `scale` of the protocol the JSON also has the score.
+    """
     arrays = {name: values for name, values in evaluation._asdict().items() if values is not None}
     means = {}
     for name, values in arrays.items():
@@ -211,6 +217,7 @@ def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Evaluat
             "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
             "protocol": protocol._asdict(),
             "references": dict(agent.tasks.references),
+            "score": None if scale is None else scale.score(evaluation.sampled)._asdict() | scale._asdict(),
             "iteration": agent.iteration,
         }
         | agent.config

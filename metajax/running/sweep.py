@@ -26,6 +26,7 @@ from metajax.running.training import (
     meta_iteration,
     new_learner,
     peak_memory,
+    planned,
     run,
 )
 from metajax.simulators.environment import check_compiled
@@ -223,7 +224,8 @@ def learn_together(training: JointTraining, *, num_iterations: int, log_every: i
         log_every: meta-iterations between two log lines.
     """
     agents = training.agents
-    learners = _padded(_stack_trees([agent.learner for agent in agents]), training.num_devices)
+    singles = [planned(agent.learner, num_iterations) for agent in agents]
+    learners = _padded(_stack_trees(singles), training.num_devices)
     done, stopped = 0, np.zeros(len(agents), bool)
     while done < num_iterations and not stopped.all():
         done = min(done + log_every, num_iterations)

@@ -31,6 +31,8 @@ class Learner(NamedTuple):
         skipped: updates skipped because a number was not finite.
         skipped_in_a_row: the number of updates skipped since the last one that was not.
         bad_task: the number of the task whose reward was not finite, or -1.
+        start: the meta-iteration at which the present training began.
+        end: the meta-iteration at which it ends; 0: not known. Schedules run from `start` to `end`.
         store: the contents of the algorithm's store, `()` if it has none.
     """
 
@@ -40,6 +42,8 @@ class Learner(NamedTuple):
     skipped: Array
     skipped_in_a_row: Array
     bad_task: Array
+    start: Array
+    end: Array
     store: PyTree = ()
 
 
@@ -78,7 +82,15 @@ def new_learner(algorithm: Algorithm, key: Array, tasks: TaskDistribution | None
         if tasks is None:
             raise ConfigError("this algorithm has a store; give new_learner the tasks, for the shapes of trials")
         store = algorithm.store.init(_example(algorithm, tasks, key, state, 1))
-    return Learner(state, key_train, jnp.array(zero), jnp.array(zero), jnp.array(zero), zero - 1, store)
+    done, skipped, in_a_row, start, end = (jnp.array(zero) for _ in range(5))  # separate buffers, to be donated
+    return Learner(state, key_train, done, skipped, in_a_row, zero - 1, start, end, store)
+
+
+def planned(learner: Learner, end: int) -> Learner:
+    """The learner with schedules that run from here to meta-iteration `end`, or on if they run to `end` already."""
+    same = learner.end == end
+    start = jnp.where(same, learner.start, learner.iteration)
+    return learner._replace(start=start, end=jnp.full_like(learner.end, end))
 
 
 def _example(algorithm: Algorithm, tasks: TaskDistribution, key: Array, state: PyTree, num_tasks: int) -> Experience:
@@ -135,7 +147,8 @@ def _learn(
     if algorithm.store is not None:
         learner = learner._replace(store=algorithm.store.add(learner.store, experience))
         stored = (learner.store,)
-    state, metrics = algorithm.update(key, learner.state, experience, *stored)
+    state = learner.state if algorithm.anneal is None else algorithm.anneal(learner.state, _remaining(learner))
+    state, metrics = algorithm.update(key, state, experience, *stored)
     metrics = collectives.mean(metrics)
     reward = experience.steps.reward
     bad = collectives.gather(~jnp.isfinite(reward.reshape(num_tasks, -1)).all(axis=1))
@@ -148,6 +161,12 @@ def _learn(
         bad_task=jnp.where(bad.any(), jnp.argmax(bad), -1),
     )
     return learner, metrics | {"skipped": 1.0 - good}
+
+
+def _remaining(learner: Learner) -> Array:
+    """The share of training that is left, from 1 to 0; 1 if its end is not known."""
+    left = (learner.end - learner.iteration) / jnp.maximum(learner.end - learner.start, 1)
+    return jnp.where(learner.end > 0, jnp.clip(left, 0.0, 1.0), 1.0)
 
 
 def run(
@@ -343,7 +362,9 @@ def peak_memory(compiled: jax.stages.Compiled, num_devices: int = 1) -> int:
     return hardware.in_one_memory(num_devices) * (memory - usage.alias_size_in_bytes)
 
 
-def train(program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10) -> Iterator[Progress]:
+def train(
+    program: Program, learner: Learner, *, num_iterations: int, log_every: int = 10, anneal: bool = True
+) -> Iterator[Progress]:
     """Meta-trains up to `num_iterations`, and yields progress every `log_every` meta-iterations.
 
     Between two yields nothing leaves the device. The learner given, and every learner yielded, is consumed by the next
@@ -355,6 +376,8 @@ def train(program: Program, learner: Learner, *, num_iterations: int, log_every:
         learner: from `new_learner`, or one that an earlier training yielded.
         num_iterations: meta-iterations in total, those already done included.
         log_every: meta-iterations between two yields.
+        anneal: whether the schedules of algorithms that have some, such as RL²'s falling learning rate, run until
+            `num_iterations`; otherwise they stay where they begin.
 
     Raises:
         NonFiniteError: a reward was not finite, or too many updates in a row were skipped.
@@ -364,6 +387,7 @@ def train(program: Program, learner: Learner, *, num_iterations: int, log_every:
     if has_stopped(learner, program.max_skipped):  # what stopped it before is over
         zero = jnp.zeros((), int)
         learner = learner._replace(skipped_in_a_row=zero, bad_task=zero - 1)
+    learner = planned(learner, num_iterations if anneal else 0)
     done = int(learner.iteration)
     while done < num_iterations:
         stop = jnp.asarray(min(done + log_every, num_iterations))

@@ -12,10 +12,12 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from scipy import integrate, special
 
-from metajax.base import Array, PyTree, TaskDistribution
+from metajax.agents.bandits import gittins, greedy, thompson
+from metajax.base import Agent, Array, PyTree, TaskDistribution
 from metajax.errors import check_choice, check_count, check_number
-from metajax.tasks.optima import dependent_optimum
+from metajax.tasks.optima import bernoulli_optimum, dependent_optimum
 
+_MAX_GITTINS = 200  # pulls for which the table of indices takes seconds
 REWARDS = ("bernoulli", "gaussian")
 
 
@@ -84,17 +86,6 @@ class Bandit(environment.Environment[BanditState, BanditParams]):
         return spaces.Box(1.0, 1.0, (1,))
 
 
-# Bayes-optimal returns by (arms, pulls) under the uniform prior, computed by `bernoulli_optimum`.
-BAYES_OPTIMAL = {
-    (2, 10): 6.0218,
-    (5, 10): 6.6600,
-    (10, 10): 6.7140,
-    (50, 10): 6.7140,
-    (3, 30): 20.6589,
-    (2, 100): 64.9184,
-}
-
-
 def bandit(*, num_arms: int = 5, horizon: int = 10, alpha: float = 1.0, beta: float = 1.0) -> TaskDistribution:
     """Bernoulli bandits with a Beta prior on the success probability of each arm.
 
@@ -121,9 +112,22 @@ def bandit(*, num_arms: int = 5, horizon: int = 10, alpha: float = 1.0, beta: fl
 
     known = 1 - integrate.quad(best_is_below, 0, 1)[0]
     references = [("random", horizon * alpha / (alpha + beta)), ("arms known", horizon * known)]
-    if alpha == beta == 1 and (num_arms, horizon) in BAYES_OPTIMAL:
-        references.insert(1, ("Bayes-optimal in one episode", BAYES_OPTIMAL[num_arms, horizon]))
-    return _distribution(env, sample, horizon, references, "fresh probabilities from the same continuous prior")
+    split = "fresh probabilities from the same continuous prior"
+
+    def optimum(num_episodes: int) -> float:
+        return bernoulli_optimum(num_arms, num_episodes * horizon, prior=(alpha, beta))
+
+    def agents(num_episodes: int) -> dict[str, Agent]:
+        found = {
+            "greedy": greedy(env, prior_mean=alpha / (alpha + beta), prior_pulls=alpha + beta),
+            "Thompson sampling": thompson(env, alpha=alpha, beta=beta),
+        }
+        pulls = num_episodes * horizon
+        if pulls <= _MAX_GITTINS:
+            found["Gittins index"] = gittins(env, horizon=pulls, alpha=alpha, beta=beta, resolution=200)
+        return found
+
+    return _distribution(env, sample, horizon, references, split)._replace(optimum=optimum, agents=agents)
 
 
 def gaussian_bandit(*, num_arms: int = 5, horizon: int = 50, noise_std: float = 1.0) -> TaskDistribution:
@@ -149,9 +153,17 @@ def gaussian_bandit(*, num_arms: int = 5, horizon: int = 50, noise_std: float = 
         normal = np.exp(-(mean**2) / 2) / np.sqrt(2 * np.pi)
         return mean * num_arms * normal * special.ndtr(mean) ** (num_arms - 1)
 
+    def agents(num_episodes: int) -> dict[str, Agent]:
+        del num_episodes
+        return {
+            "greedy": greedy(env, prior_mean=0.0, prior_pulls=noise_std**2),
+            "Thompson sampling": thompson(env, posterior="normal"),
+        }
+
     known = integrate.quad(density_of_best, -10, 10)[0]
     references = [("random", 0.0), ("arms known", horizon * known)]
-    return _distribution(env, sample, horizon, references, "fresh means from the same continuous prior")
+    split = "fresh means from the same continuous prior"
+    return _distribution(env, sample, horizon, references, split)._replace(agents=agents)
 
 
 def dependent_bandit(*, horizon: int = 100) -> TaskDistribution:
@@ -171,15 +183,18 @@ def dependent_bandit(*, horizon: int = 100) -> TaskDistribution:
         first = jax.random.uniform(key)
         return template.replace(means=jnp.stack([first, 1 - first]))
 
-    references = [
-        ("random", horizon / 2),
-        ("Bayes-optimal in one episode", dependent_optimum(horizon)),
-        ("arms known", 0.75 * horizon),
-    ]
-    return _distribution(env, sample, horizon, references, "fresh probabilities from the same continuous prior")
+    references = [("random", horizon / 2), ("arms known", 0.75 * horizon)]
+    split = "fresh probabilities from the same continuous prior"
+
+    def optimum(num_episodes: int) -> float:
+        return dependent_optimum(num_episodes * horizon)
+
+    return _distribution(env, sample, horizon, references, split)._replace(optimum=optimum)
 
 
 def _distribution(
     env: Bandit, sample: Callable[[Array], PyTree], horizon: int, references: list[tuple[str, float]], split: str
 ) -> TaskDistribution:
-    return TaskDistribution(env, sample, horizon=horizon, references=tuple(references), split=split)
+    return TaskDistribution(
+        env, sample, horizon=horizon, references=tuple(references), split=split, num_episodes=1
+    )

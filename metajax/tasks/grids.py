@@ -12,6 +12,7 @@ from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution, Transition
 from metajax.errors import check_count
+from metajax.tasks.optima import grid_optimum
 
 MOVES = np.array([(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1)])  # stay, up, right, down, left
 
@@ -40,14 +41,16 @@ class GridParams(environment.EnvParams):
 class Grid(environment.Environment[GridState, GridParams]):
     """The actions are stay, up, right, down and left; a move against a wall has no effect.
 
-    The observation is the agent's row and column, one-hot (2 x size). Neither the goal, nor the key, nor whether the
-    agent has the key is observed.
+    The observation is the agent's row and column, both one-hot. Neither the goal, nor the key, nor whether the agent
+    has the key is observed.
     """
 
-    def __init__(self, size: int = 5):
+    def __init__(self, size: int = 5, columns: int | None = None):
         super().__init__()
+        columns = size if columns is None else columns
         check_count("size", size, at_least=2)
-        self.size = size
+        check_count("columns", columns, at_least=2)
+        self.rows, self.columns = size, columns
 
     @property
     def name(self) -> str:
@@ -65,7 +68,7 @@ class Grid(environment.Environment[GridState, GridParams]):
 
     def step_env(self, key: Array, state: GridState, action: Array, params: GridParams) -> tuple:
         del key
-        position = jnp.clip(state.position + jnp.asarray(MOVES)[action], 0, self.size - 1)
+        position = self._move(state.position, jnp.asarray(MOVES)[action])
         at_key, at_goal = jnp.all(position == params.key), jnp.all(position == params.goal)
         picks_up, arrives = at_key & ~state.has_key, at_goal & (state.has_key | at_key)
         reward = jnp.where(arrives, params.goal_reward, params.step_reward) + picks_up * params.key_reward
@@ -80,13 +83,17 @@ class Grid(environment.Environment[GridState, GridParams]):
 
         It is assumed that the agent has always acted so, and therefore has the key as soon as it could have it.
         """
-        cell = jnp.stack([jnp.argmax(obs[: self.size]), jnp.argmax(obs[self.size :])])
+        cell = jnp.stack([jnp.argmax(obs[: self.rows]), jnp.argmax(obs[self.rows :])])
         target = jnp.where(time < jnp.abs(task.key - task.start).sum(), task.key, task.goal)
-        after = jnp.clip(cell + MOVES, 0, self.size - 1)
+        after = self._move(cell, MOVES)
         return -jnp.abs(after - target).sum(-1)
 
+    def _move(self, cell: Array, move: Array | np.ndarray) -> Array:
+        return jnp.clip(cell + move, 0, np.array([self.rows - 1, self.columns - 1]))
+
     def _observe(self, state: GridState) -> Array:
-        return jax.nn.one_hot(state.position, self.size).reshape(-1)
+        row, column = state.position
+        return jnp.concatenate([jax.nn.one_hot(row, self.rows), jax.nn.one_hot(column, self.columns)])
 
     @property
     def num_actions(self) -> int:
@@ -96,22 +103,23 @@ class Grid(environment.Environment[GridState, GridParams]):
         return spaces.Discrete(len(MOVES))
 
     def observation_space(self, params: GridParams) -> spaces.Box:
-        return spaces.Box(0.0, 1.0, (2 * self.size,))
+        return spaces.Box(0.0, 1.0, (self.rows + self.columns,))
 
 
-def grid_goals(size: int) -> list[tuple[int, int]]:
-    """The cells of a `size` x `size` room except the four in the corner of the start."""
-    return [(row, column) for row in range(size) for column in range(size) if row > 1 or column > 1]
+def grid_goals(rows: int, columns: int) -> list[tuple[int, int]]:
+    """The cells of a room except the four in the corner of the start."""
+    return [(row, column) for row in range(rows) for column in range(columns) if row > 1 or column > 1]
 
 
-def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
+def grid(*, size: int = 5, columns: int | None = None, horizon: int = 15) -> TaskDistribution:
     """Grid navigation (Zintgraf et al. 2020, arXiv:1910.08348): 1 for a step that ends on the goal, else -0.1.
 
     The start is a corner cell. The goal is uniform over all cells except the four in this corner, and does not end the
     episode. The observation is the one-hot cell; VariBAD observes its coordinates.
 
     Args:
-        size: cells along a side.
+        size: rows of the room.
+        columns: columns of the room; None: as many as rows.
         horizon: steps of an episode.
 
     >>> grid().batch(jax.random.key(0), 3).goal.shape
@@ -119,10 +127,11 @@ def grid(*, size: int = 5, horizon: int = 15) -> TaskDistribution:
     """
     check_count("size", size, at_least=3)
     check_count("horizon", horizon)
-    env, cells = Grid(size), np.array(grid_goals(size))
+    env = Grid(size, columns)
+    cells = np.array(grid_goals(env.rows, env.columns))
     start = np.zeros(2, np.int32)  # NumPy, so that a grid can be built inside a trace
     template = env.default_params.replace(start=start, step_reward=-0.1, max_steps_in_episode=horizon)
-    return _hidden_goal(env, template, cells)
+    return _hidden_goal(env, template, cells)._replace(num_episodes=4)
 
 
 def dark_room(*, size: int = 9, horizon: int = 20) -> TaskDistribution:
@@ -194,6 +203,20 @@ def _hidden_goal(env: Grid, template: GridParams, cells: np.ndarray) -> TaskDist
     horizon = template.max_steps_in_episode
     distance = np.abs(cells - np.asarray(template.start)).sum(1)
     on_goal = np.maximum(horizon - np.maximum(distance, 1) + 1, 0)
+    start = tuple(np.asarray(template.start).tolist())
+
+    def optimum(num_episodes: int) -> float:
+        return grid_optimum(
+            map(tuple, cells.tolist()),
+            rows=env.rows,
+            columns=env.columns,
+            start=start,
+            horizon=horizon,
+            num_episodes=num_episodes,
+            goal_reward=template.goal_reward,
+            step_reward=template.step_reward,
+        )
+
     known = np.mean(on_goal * template.goal_reward + (horizon - on_goal) * template.step_reward)
     return TaskDistribution(
         env,
@@ -202,6 +225,7 @@ def _hidden_goal(env: Grid, template: GridParams, cells: np.ndarray) -> TaskDist
         references=(("goal known", float(known)),),
         split=f"the same {len(cells)} goals",
         success=_on_goal,
+        optimum=optimum,
     )
 
 

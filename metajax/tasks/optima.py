@@ -8,76 +8,66 @@ import numpy as np
 
 from metajax.errors import ConfigError, check_count, check_number
 
-_MAX_STATES = 40_000_000  # of a value table
-_MAX_SEARCHED = 2_000_000  # states of a search
+_MAX_PULLS = 16_000_000  # arms to choose from, over all states
+_MAX_SEARCHED = 200_000  # walks of a search
 
 
+@cache
 def bernoulli_optimum(num_arms: int, horizon: int, *, prior: tuple[float, float] = (1.0, 1.0)) -> float:
     """Bayes-optimal return of `horizon` pulls of a Bernoulli bandit with a Beta `prior` on every arm.
 
-    Computed by backward induction over the counts of all arms for two and three arms, otherwise over sorted counts.
-    Raises ConfigError if there are too many states.
+    Computed by backward induction over the multisets of the arms' counts, since arms are interchangeable: 0.1 seconds
+    for 8 arms and 15 pulls, 2 seconds for 15 arms and 20 pulls.
+
+    Raises:
+        ConfigError: an argument is out of its range, or there are too many states.
 
     >>> round(bernoulli_optimum(2, 10), 4)
     6.0218
     """
     check_count("num_arms", num_arms)
     check_count("horizon", horizon)
-    for value in prior:
-        check_number("prior", value, above=0)
-    if num_arms <= 3 and (horizon + 1) ** (2 * num_arms - 1) <= _MAX_STATES:
-        return _by_counts(num_arms, horizon, prior)
-    if horizon > 14:
-        raise ConfigError(
-            f"num_arms={num_arms} with horizon={horizon} has too many states for an exact optimum; use horizon <= 14"
-        )
-    return _by_sorted_counts(num_arms, horizon, prior)
+    for parameter in prior:
+        check_number("prior", parameter, above=0)
+    # The states of each step are multisets of (won, lost). Each is identified by the sum of random 64-bit codes of its
+    # members, so that a pull changes the sum by a difference, and equal states are found by sorting.
+    codes = np.random.default_rng(0).integers(0, 2**64, (horizon + 1, horizon + 1), dtype=np.uint64)
+    codes[0, 0] = 0  # arms that have not been pulled
+    arms, keys, steps, total = np.zeros((1, 0, 2), np.int16), np.zeros(1, np.uint64), [], 0
+    for pulls in range(horizon):
+        if pulls < num_arms:
+            arms = np.pad(arms, ((0, 0), (0, 1), (0, 0)))
+        state, arm = np.nonzero(_is_first(arms[..., 0] * (horizon + 1) + arms[..., 1]))
+        total += len(state)
+        if total > _MAX_PULLS:
+            raise ConfigError(
+                f"num_arms={num_arms} with horizon={horizon} has too many states for an exact optimum; use a smaller "
+                "num_arms or horizon"
+            )
+        won, lost = np.moveaxis(arms[state, arm], -1, 0)
+        before = keys[state] - codes[won, lost]
+        after = np.concatenate([before + codes[won + 1, lost], before + codes[won, lost + 1]])
+        keys, found, index = np.unique(after, return_index=True, return_inverse=True)
+        steps.append((state, (prior[0] + won) / (sum(prior) + won + lost), index.reshape(2, -1)))
+        has_lost, pull = np.divmod(found, len(state))
+        arms = arms[state[pull]]
+        arms[np.arange(len(arms)), arm[pull], has_lost] += 1
+    value = np.zeros(len(keys))
+    for state, chance, (if_won, if_lost) in reversed(steps):
+        of_pull = chance * (1 + value[if_won]) + (1 - chance) * value[if_lost]
+        value = np.maximum.reduceat(of_pull, np.searchsorted(state, np.arange(state[-1] + 1)))
+    return float(value[0])
 
 
-def _by_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -> float:
-    """Backward induction on arrays with axes won_1, lost_1, ..., won_k; the last arm's losses are the other pulls."""
-    axes = 2 * num_arms - 1
-    later = np.zeros((horizon + 1,) * axes)
-    for pulls in range(horizon - 1, -1, -1):
-        size = pulls + 1
-        counts = np.meshgrid(*[np.arange(size)] * axes, indexing="ij", sparse=True)
-        rest = np.maximum(pulls - sum(counts), 0)
-        best = np.full((size,) * axes, -np.inf)
-        for arm in range(num_arms):
-            won, lost = counts[2 * arm], counts[2 * arm + 1] if arm < num_arms - 1 else rest
-            chance = (prior[0] + won) / (sum(prior) + won + lost)
-            if_won = _shifted(later, 2 * arm, size)
-            if_lost = _shifted(later, 2 * arm + 1 if arm < num_arms - 1 else None, size)
-            np.maximum(best, chance * (1 + if_won) + (1 - chance) * if_lost, out=best)
-        later = best
-    return float(later.ravel()[0])
-
-
-def _shifted(values: np.ndarray, axis: int | None, size: int) -> np.ndarray:
-    """Returns `size` entries of `values` along every axis, from the first on, but from the second on along `axis`."""
-    return values[tuple(slice(int(number == axis), size + int(number == axis)) for number in range(values.ndim))]
-
-
-def _by_sorted_counts(num_arms: int, horizon: int, prior: tuple[float, float]) -> float:
-    """Backward induction over the sorted counts of the arms pulled so far; unpulled arms are interchangeable."""
-
-    @cache
-    def value(pulled: tuple[tuple[int, int], ...], left: int) -> float:
-        if left == 0:
-            return 0.0
-        choices = set(pulled) | ({(0, 0)} if len(pulled) < num_arms else set())
-        return max(pull(pulled, arm, left) for arm in choices)
-
-    def pull(pulled: tuple[tuple[int, int], ...], arm: tuple[int, int], left: int) -> float:
-        others = list(pulled)
-        if arm in others:
-            others.remove(arm)
-        won, lost = arm
-        chance = (prior[0] + won) / (sum(prior) + won + lost)
-        if_won, if_lost = (tuple(sorted([*others, after])) for after in ((won + 1, lost), (won, lost + 1)))
-        return chance * (1 + value(if_won, left - 1)) + (1 - chance) * value(if_lost, left - 1)
-
-    return value((), horizon)
+def _is_first(values: np.ndarray) -> np.ndarray:
+    """Which entries of each row [M, K] are the first with their value."""
+    order = np.argsort(values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    is_new = np.ones(values.shape, bool)
+    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty_like(is_new)
+    np.put_along_axis(first, order, is_new, axis=1)
+    return first
 
 
 def dependent_optimum(horizon: int) -> float:
@@ -127,7 +117,8 @@ def two_step_optimum(num_rounds: int, *, common: float = 0.8, pay: float = 0.9, 
 def grid_optimum(
     cells: Iterable[tuple[int, int]],
     *,
-    size: int,
+    rows: int,
+    columns: int,
     start: tuple[int, int],
     horizon: int,
     num_episodes: int,
@@ -139,12 +130,12 @@ def grid_optimum(
     Episodes do not end at the goal. Until the agent finds the goal, it only learns where the goal is not, so an optimal
     policy follows a fixed walk up to the goal. The walk is found by branch and bound; the bound assumes that every cell
     is reached as early as its distance and the other cells allow. Raises ConfigError if `cells` is empty or leaves the
-    room, or if the search is too long.
+    room, or if the search takes more than seconds.
     """
     goals: list[Any] = [tuple(cell) for cell in cells]
-    if not goals or any(min(cell) < 0 or max(cell) >= size for cell in goals):
-        raise ConfigError(f"cells={goals} must be one or more (row, column) pairs from 0 to {size - 1}, as size={size}")
-    search = _WalkSearch(goals, size, start, horizon, num_episodes, goal_reward, step_reward)
+    if not goals or any(not (0 <= row < rows and 0 <= column < columns) for row, column in goals):
+        raise ConfigError(f"cells={goals} must be one or more (row, column) pairs inside a room of {rows} x {columns}")
+    search = _WalkSearch(goals, (rows, columns), start, horizon, num_episodes, goal_reward, step_reward)
     return search.run() / len(goals)
 
 
@@ -154,7 +145,7 @@ class _WalkSearch:
     def __init__(
         self,
         cells: Iterable[tuple[int, int]],
-        size: int,
+        size: tuple[int, int],
         start: tuple[int, int],
         horizon: int,
         num_episodes: int,
@@ -165,6 +156,7 @@ class _WalkSearch:
         self.num_episodes, self.goal_reward, self.step_reward = num_episodes, goal_reward, step_reward
         self.best = -np.inf
         self.visited: dict[tuple, float] = {}
+        self.searched = 0
         self.known = {cell: self.earned(max(_distance(start, cell), 1)) for cell in cells}
 
     def earned(self, time: int) -> float:
@@ -183,6 +175,12 @@ class _WalkSearch:
         return self.best
 
     def walk(self, at: tuple[int, int], episode: int, time: int, left: frozenset, value: float) -> None:
+        self.searched += 1
+        if self.searched > _MAX_SEARCHED:
+            raise ConfigError(
+                f"the optimum of {self.num_episodes} episodes in a room of {self.size[0]} x {self.size[1]} takes a "
+                f"search of more than {_MAX_SEARCHED:,} walks; use a smaller room or fewer episodes"
+            )
         if time == self.horizon:
             at, episode, time = self.start, episode + 1, 0
         if not left or episode == self.num_episodes:
@@ -195,11 +193,6 @@ class _WalkSearch:
         if self.visited.get(state, -np.inf) >= value:
             return
         self.visited[state] = value
-        if len(self.visited) > _MAX_SEARCHED:
-            raise ConfigError(
-                f"the optimum for size={self.size} and num_episodes={self.num_episodes} takes a search of more than "
-                f"{_MAX_SEARCHED:,} states; use a smaller room or fewer episodes"
-            )
         for after in self.neighbours(at, left):
             gain = self.found(after, episode, time + 1) if after in left else 0.0
             self.walk(after, episode, time + 1, left - {after}, value + gain)
@@ -210,7 +203,7 @@ class _WalkSearch:
         The cells left for the next episode are then near the start, where they can be found on a shortest path.
         """
         around = [(at[0] + down, at[1] + right) for down, right in ((0, 0), (-1, 0), (0, 1), (1, 0), (0, -1))]
-        around = [cell for cell in around if max(cell) < self.size and min(cell) >= 0]
+        around = [cell for cell in around if 0 <= cell[0] < self.size[0] and 0 <= cell[1] < self.size[1]]
         return sorted(around, key=lambda cell: (cell not in left, -_distance(self.start, cell)))
 
     def bound(self, at: tuple[int, int], episode: int, time: int, left: frozenset) -> float:

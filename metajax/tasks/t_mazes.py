@@ -116,7 +116,9 @@ def t_maze(*, length: int = 10, active: bool = False) -> TaskDistribution:
         env,
         sample,
         horizon=env.num_steps,
-        references=(("without memory", 0.5), ("optimal", 1.0)),
+        references=(("without memory", 0.5),),
+        num_episodes=1,
+        optimum=float,  # 1 per episode
         split="the same two arms",
         success=lambda task, steps: steps.reward > 0.5,
     )

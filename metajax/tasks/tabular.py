@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from metajax.base import Array, PyTree, TaskDistribution
+from metajax.agents.tabular import beb, psrl
+from metajax.base import Agent, Array, PyTree, TaskDistribution
 from metajax.errors import check_count, check_number
 
 
@@ -114,6 +115,10 @@ def tabular_mdp(
             reward=1.0 + reward_std * jax.random.normal(key_reward, shape),
         )
 
+    def agents(num_episodes: int) -> dict[str, Agent]:
+        bonus = 0.3 if num_episodes <= 10 else 1.0  # the best of several, for the default sizes
+        return {"PSRL": psrl(env, num_steps=horizon), "BEB": beb(env, num_steps=horizon, bonus=bonus)}
+
     usual = (num_states, num_actions, horizon, reward_std, noise_std) == (10, 5, 10, 1.0, 1.0)
     references = [("random", float(horizon))] + ([("task known", 21.72)] if usual else [])
     return TaskDistribution(
@@ -122,4 +127,6 @@ def tabular_mdp(
         horizon=horizon,
         references=tuple(references),
         split="fresh processes from the same continuous prior",
+        num_episodes=10,
+        agents=agents,
     )

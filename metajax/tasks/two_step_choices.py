@@ -10,7 +10,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from metajax.base import Array, PyTree, TaskDistribution
-from metajax.errors import check_count, check_number
+from metajax.errors import ConfigError, check_count, check_number
 from metajax.tasks.optima import two_step_optimum
 
 
@@ -104,6 +104,11 @@ def two_step(
         first = jax.random.bernoulli(key_first)
         return template.replace(good=jnp.cumsum(jnp.concatenate([first[None], changes])) % 2)
 
+    def optimum(num_episodes: int) -> float:
+        if num_episodes > 1:
+            raise ConfigError("the optimum of the two-step task is known for one episode, since the schedule repeats")
+        return two_step_optimum(num_rounds, common=common, pay=pay, reversal=reversal)
+
     best = common * pay + (1 - common) * (1 - pay)
     return TaskDistribution(
         env,
@@ -111,8 +116,9 @@ def two_step(
         horizon=num_rounds,
         references=(
             ("random", num_rounds / 2),
-            ("Bayes-optimal in one episode", two_step_optimum(num_rounds, common=common, pay=pay, reversal=reversal)),
             ("good state known", num_rounds * best),
         ),
         split="fresh schedules of the good state",
+        num_episodes=1,
+        optimum=optimum,
     )

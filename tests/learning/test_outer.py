@@ -200,6 +200,25 @@ def test_the_entropy_bonus_raises_the_entropy():
     assert after.mean() > before.mean() + 1e-6
 
 
+@pytest.mark.parametrize(("remaining", "factor"), [(1.0, 1.0), (0.75, 0.5), (0.5, 0.0), (0.2, -0.5)])
+def test_annealing_shrinks_the_step_and_turns_the_bonus_around(remaining, factor):
+    """An SGD step is the sum of the surrogate's gradient and of the bonus's, each linear in its weight."""
+
+    def moved(remaining, **options):
+        replayed, batch, flat, unravel = in_context()
+        loop = ppo(epochs=1, clip=100.0, optimizer=optax.sgd, **options)
+        state = loop.init(unravel(flat))
+        state = state if loop.anneal is None else loop.anneal(state, jnp.asarray(remaining))
+        params, _, _ = jax.jit(loop.step, static_argnums=3)(jax.random.key(0), unravel(flat), state, replayed, batch)
+        return ravel_pytree(params)[0] - flat
+
+    with jax.enable_x64(True):
+        plain = moved(1.0)
+        bonus = moved(1.0, entropy_coef=2.0) - plain
+        annealed = moved(remaining, entropy_coef=2.0, anneal=True)
+    np.testing.assert_allclose(annealed, remaining * (plain + factor * bonus), rtol=1e-6, atol=1e-12)
+
+
 def test_minibatches_that_do_not_divide_the_tasks_are_refused():
     replayed, batch, flat, unravel = gradient_based()
     loop, params = ppo(minibatches=5), unravel(flat)

@@ -14,6 +14,7 @@ from metajax.base import Percept
 from metajax.errors import ConfigError
 from metajax.networks import MEMORIES, check_fits, memory_policy, state_space
 from metajax.networks.attention import Attention, LinearAttention, rotate
+from metajax.networks.memories import SHOWN, percept_features
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5, linear_recurrence
 from metajax.replays import unroll
@@ -314,7 +315,7 @@ def test_memories_of_a_width_have_about_as_many_parameters(env, name):
 @pytest.mark.parametrize("name", MEMORIES)
 def test_memories_fit_continuous_tasks_too(name):
     env = pendulum().env
-    check_fits(env, memory_policy(env, memory=name, width=16, heads=2, show=("action", "reward", "start", "time")))
+    check_fits(env, memory_policy(env, memory=name, width=16, heads=2, show=SHOWN))
 
 
 @pytest.mark.parametrize("shown", ["action", "reward", "start", "time"])
@@ -322,11 +323,20 @@ def test_a_percept_shows_what_it_is_told_to(env, shown):
     base = jax.tree.map(lambda leaf: leaf[0], sequence(1))
     change = {"action": base.action + 1, "reward": base.reward + 1, "start": ~base.start, "time": base.time + 50}[shown]
     other = base._replace(**{shown: change})
-    for show, differs in (((shown,), True), (tuple({"action", "reward", "start", "time"} - {shown}), False)):
+    rest = {"action", "reward", "outcome", "start", "time"} - {shown}
+    rest -= {"outcome"} if shown in ("action", "reward") else set()  # their product
+    for show, differs in (((shown,), True), (tuple(rest), False)):
         network = memory_policy(env, width=8, show=show)
         params = network.init(jax.random.key(0))
         one, two = (network.apply(params, network.memory(), percept)[1] for percept in (base, other))
         assert bool((one.distribution.logits != two.distribution.logits).any()) == differs
+
+
+def test_an_outcome_is_the_reward_at_the_place_of_its_action(env):
+    percept = jax.tree.map(lambda leaf: leaf[0], sequence(1))._replace(action=jnp.array(1), reward=jnp.array(3.0))
+    space = env.action_space(env.default_params)
+    features = percept_features(env, ("outcome",))(percept)
+    assert features[-space.n :].tolist() == [0.0, 3.0, *[0.0] * (space.n - 2)]
 
 
 def test_a_gate_at_first_lets_little_through(env):

@@ -7,7 +7,7 @@ import pytest
 from metajax import ConfigError
 from metajax.rollouts import first_percept
 from metajax.running.recipes import ALGORITHMS, build, options
-from metajax.tasks import TASKS, bandit, point
+from metajax.tasks import TASKS, point
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -73,6 +73,13 @@ def test_wrong_names_get_the_nearest(algorithm, tasks, given, message):
         build(algorithm, tasks, given)
 
 
-def test_known_returns_are_there_for_the_bandits_that_have_one():
-    assert dict(bandit(num_arms=2, horizon=10).references)["Bayes-optimal in one episode"] == 6.0218
-    assert "Bayes-optimal in one episode" not in dict(bandit(num_arms=7, horizon=10).references)
+@pytest.mark.parametrize(("tasks", "num_episodes"), [("bandit", 1), ("grid", 4), ("tabular-mdp", 10), ("point", 2)])
+def test_a_trial_has_as_many_episodes_as_the_tasks_ask_for_unless_told_otherwise(tasks, num_episodes):
+    def episodes(**given):
+        built = build("rl2", tasks, {"width": 4} | given)
+        batch = jax.eval_shape(lambda: built.tasks.batch(jax.random.key(0), 1))
+        state = jax.eval_shape(built.algorithm.init, jax.random.key(0))
+        return jax.eval_shape(built.algorithm.collect, jax.random.key(0), state, batch).steps.reward.shape[1]
+
+    assert episodes() == num_episodes
+    assert episodes(num_episodes=3) == 3

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.algorithms import maml
+from metajax.algorithms import maml, rl2
 from metajax.base import TaskDistribution
 from metajax.errors import ConfigError, NonFiniteError
 from metajax.learning.outer import policy_gradient
-from metajax.networks import mlp
+from metajax.networks import memory_policy, mlp
 from metajax.running.training import compile_program, debug, meta_iteration, new_learner, train
-from metajax.tasks import point
+from metajax.tasks import bandit, point
 from metajax.tasks.point_navigation import PointNavigation
 
 TASKS = point(horizon=4)
@@ -53,6 +53,25 @@ def test_metrics_are_means_over_the_meta_iterations(program):
 
     singles, together = metrics(1), metrics(4)[0]
     np.testing.assert_allclose(together["return_after"], np.mean([m["return_after"] for m in singles]), rtol=1e-5)
+
+
+def test_schedules_run_over_the_training_and_go_on_after_an_interruption():
+    """RL²'s learning rate falls to zero over every training, also over one that was stopped and taken up again."""
+    tasks = bandit(num_arms=2, horizon=3)
+    algorithm = rl2(tasks.env, memory_policy(tasks.env, width=4), num_steps=3, num_episodes=1)
+    program = compile_program(algorithm, tasks, num_tasks=4)
+
+    def left(learner, end, **options):
+        shares = []
+        for progress in train(program, learner, num_iterations=end, log_every=1, **options):
+            shares.append(round(float(progress.learner.state.outer.remaining), 4))
+        return shares, progress.learner
+
+    assert left(new_learner(algorithm, jax.random.key(0)), 4, anneal=False)[0] == [1.0] * 4
+    first = next(train(program, new_learner(algorithm, jax.random.key(0)), num_iterations=4, log_every=2)).learner
+    shares, last = left(first, 4)
+    assert shares == [0.5, 0.25]
+    assert left(last, 6)[0] == [1.0, 0.5]
 
 
 def test_nothing_leaves_the_device_between_log_lines(program):

@@ -1,0 +1,105 @@
+"""How far training has come: the score of a run between random actions and the best known policy, and its late gain."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from metajax.agents import uniform
+from metajax.base import Agent, Array, PyTree, TaskDistribution
+from metajax.errors import ConfigError
+from metajax.evaluation import EvaluationProtocol, Score, evaluate, interval, score
+from metajax.simulators.environment import is_on_host
+
+_LATE = 0.2  # share of training whose gain is reported
+
+
+class Scale(NamedTuple):
+    """The returns of whole trials that are scores 0 and 1.
+
+    Attributes:
+        random: return of random actions, in the same held-out tasks.
+        reference: return of the best known policy.
+        name: what that policy is.
+        exact: whether it is Bayes-optimal, so that no agent can do better on average.
+    """
+
+    random: float
+    reference: float
+    name: str
+    exact: bool
+
+    def score(self, returns: Array | np.ndarray) -> Score:
+        """The score of returns [N, K, B] in as many held-out tasks, for the sum over the K episodes of a trial."""
+        trial = np.asarray(returns).mean(-1).sum(-1)
+        return score(trial, random=self.random, reference=self.reference)
+
+
+def find_scale(tasks: TaskDistribution, protocol: EvaluationProtocol) -> Scale | None:
+    """The scale of an agent's trials, each of which is the K episodes of a protocol.
+
+    The reference is the Bayes-optimal return or, where it is out of reach, the best of the family's hand-written
+    agents, which play the protocol. None if neither is known.
+
+    Args:
+        tasks: the task distribution.
+        protocol: of the evaluation of the agent that is scored.
+    """
+    if is_on_host(tasks.env) or (tasks.optimum is None and tasks.agents is None):
+        return None
+    play = partial(_mean_return, tasks, protocol)
+    random = play(uniform(tasks.env))
+    if tasks.optimum is not None:
+        try:
+            return Scale(random, tasks.optimum(protocol.num_stages), "Bayes-optimal", exact=True)
+        except ConfigError:  # out of reach
+            pass
+    if tasks.agents is None:
+        return None
+    returns = {name: play(agent) for name, agent in tasks.agents(protocol.num_stages).items()}
+    best = max(returns, key=lambda name: returns[name])
+    return Scale(random, returns[best], best, exact=False)
+
+
+def _mean_return(tasks: TaskDistribution, protocol: EvaluationProtocol, agent: Agent) -> float:
+    """The mean return of an agent's trials in the held-out tasks of a protocol."""
+    sizes = protocol.sizes._replace(num_copies=1)
+
+    @jax.jit
+    def play(key: Array) -> PyTree:
+        key_tasks, key_play = jax.random.split(key)
+        batch = tasks.batch(key_tasks, protocol.num_tasks, held_out=True)
+        return evaluate(key_play, agent, (), tasks.env, batch, sizes, greedy=False).sampled
+
+    return float(np.asarray(play(jax.random.key(protocol.seed))).sum((1, 2)).mean())
+
+
+class Gain(NamedTuple):
+    """How much the return has risen late in training, with the half-width of its 95 % interval."""
+
+    mean: float
+    width: float
+
+    @property
+    def is_rising(self) -> bool:
+        """Whether the interval lies above zero."""
+        return self.mean > self.width
+
+
+def late_gain(returns: Sequence[float]) -> Gain | None:
+    """The gain of the last fifth of training over the fifth before it; None for fewer than 10 lines of metrics.
+
+    Args:
+        returns: the return in every line of metrics, from the first to the last.
+
+    >>> late_gain([float(number) for number in range(20)]).mean
+    4.0
+    """
+    size = round(_LATE * len(returns))
+    if size < 2:
+        return None
+    before, after = np.asarray(returns[-2 * size : -size]), np.asarray(returns[-size:])
+    (mean_before, width_before), (mean_after, width_after) = interval(before), interval(after)
+    return Gain(float(mean_after - mean_before), float(np.hypot(width_before, width_after)))
