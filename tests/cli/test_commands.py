@@ -359,7 +359,7 @@ def test_the_usage_text_fits_on_a_screen(capsys):
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24
-    assert max(map(len, lines)) <= 88
+    assert max(map(len, lines)) <= 80
     modules = {path.stem for path in Path(metajax.cli.__file__).parent.glob("*.py") if "\ndef run(" in path.read_text()}
     assert modules == set(COMMANDS)
 
