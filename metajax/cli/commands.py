@@ -14,9 +14,9 @@ from metajax.errors import (
     LESS_MEMORY,
     NonFiniteError,
     WorkerError,
-    check_choice,
     first_line,
     is_out_of_memory,
+    known_name,
 )
 from metajax.running import processes, run_folder
 
@@ -50,9 +50,9 @@ def _run(command: str, arguments: Sequence[str]) -> None:
     if (text := answer([command])) is not None:
         print(text)
     else:
-        check_choice("command", command, COMMANDS)
+        name = known_name("command", command, COMMANDS)
         try:
-            importlib.import_module(f"metajax.cli.{command}").run(arguments)
+            importlib.import_module(f"metajax.cli.{name}").run(arguments)
         except SystemExit:  # --help, or an unknown option
             sys.stdout.flush()
             raise

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from metajax.base import Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
-from metajax.errors import ConfigError, check_choice, check_count
+from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
 from metajax.rollouts import check_like, trial
 from metajax.running import checkpoint, export, record
@@ -25,9 +25,10 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
-from metajax.running.recipes import build, task_options
+from metajax.running.recipes import ALGORITHMS, build, task_options
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
 from metajax.simulators.environment import NO_SHARING, check_compiled
+from metajax.tasks import TASKS
 
 if TYPE_CHECKING:  # matplotlib is slow to import
     from matplotlib.figure import Figure
@@ -97,8 +98,8 @@ class MetaAgent:
         self.num_tasks = int(self.num_tasks)
         self.share_over(num_devices)
         self.config: dict[str, Any] = {
-            "algorithm": algorithm,
-            "tasks": tasks if isinstance(tasks, str) else None,
+            "algorithm": known_name("algorithm", algorithm, ALGORITHMS),
+            "tasks": known_name("tasks", tasks, TASKS) if isinstance(tasks, str) else None,
             "tasks_version": self.tasks.version,
             "seed": seed,
             "num_tasks": self.num_tasks,
