@@ -41,11 +41,13 @@ def default_options(algorithm: str) -> TrainOptions:
     return TrainOptions(NewRunOptions(), run, EvaluationOptions(), DeviceOptions(), ProcessOptions())
 
 
+OPTIONS = (TrainOptions,)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Meta-trains an algorithm on tasks, evaluates it on held-out tasks, and draws pictures."""
-    algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
-    prog = f"metajax train {algorithm} {tasks}"
-    own, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog=prog, about=run.__doc__)
+    algorithm, tasks, flags, prog, about = algorithm_and_tasks("train", arguments, run.__doc__)
+    own, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog=prog, about=about)
     check_run(own.run)
     check_evaluation(own.evaluation)
     check_processes(own.processes)

@@ -1,6 +1,7 @@
 """The commands and the text of `metajax --help`, without JAX, so that they are there at once.
 
-A command is a module of this package with `run(arguments)`, and one entry in COMMANDS.
+A command is a module of this package with `run(arguments)`, and one entry in COMMANDS. If it has options, `OPTIONS`
+lists the types that it reads them into.
 """
 
 from collections.abc import Sequence
