@@ -192,25 +192,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, list(arguments)[len(names) :]
 
 
-class Named(NamedTuple):
-    """The names that a command was given.
-
-    Attributes:
-        algorithm: name of the algorithm.
-        tasks: name of the tasks.
-        flags: the options after the names.
-        prog: the command with its names, for the help text.
-        about: what the command does, for the help text, and where the options of other algorithms and tasks are listed.
-    """
-
-    algorithm: str
-    tasks: str
-    flags: list[str]
-    prog: str
-    about: str
-
-
-def algorithm_and_tasks(command: str, arguments: Sequence[str], about: str | None) -> Named:
+def algorithm_and_tasks(command: str, arguments: Sequence[str]) -> tuple[str, str, list[str]]:
     """The algorithm (default maml), the tasks (default point) and the options of a command.
 
     Raises ConfigError for unknown names, or more than two.
@@ -219,15 +201,22 @@ def algorithm_and_tasks(command: str, arguments: Sequence[str], about: str | Non
     if len(names) > 2:
         raise ConfigError(f"metajax {command} takes an algorithm, a name of tasks and options; got {names[2]!r} too")
     algorithm, tasks = (names + ["maml", "point"][len(names) :])[:2]
-    algorithm, tasks = known_name("algorithm", algorithm, ALGORITHMS), known_name("tasks", tasks, TASKS)
+    return known_name("algorithm", algorithm, ALGORITHMS), known_name("tasks", tasks, TASKS), flags
+
+
+def help_of(command: str, arguments: Sequence[str], about: str | None) -> tuple[str, str]:
+    """The command with its names, and what it does, for its help text.
+
+    If names are left out, the text says whose options are listed, and where to find the others.
+    """
+    algorithm, tasks, _ = algorithm_and_tasks(command, arguments)
     about = inspect.cleandoc(about or "")
-    if len(names) == 2:
-        return Named(algorithm, tasks, flags, f"metajax {command} {algorithm} {tasks}", about)
-    about += (
-        f"\n\nThese are the options of {algorithm} on {tasks}; metajax {command} ALGORITHM TASKS --help lists those of "
-        f"others. ALGORITHM is one of {', '.join(ALGORITHMS)}; metajax tasks lists TASKS."
+    if len(split(arguments)[0]) == 2:
+        return f"metajax {command} {algorithm} {tasks}", about
+    return f"metajax {command} [ALGORITHM] [TASKS]", (
+        f"{about} These are the options of {algorithm} on {tasks}; metajax {command} ALGORITHM TASKS --help lists those "
+        f"of others. ALGORITHM is one of {', '.join(ALGORITHMS)}; metajax tasks lists TASKS."
     )
-    return Named(algorithm, tasks, flags, f"metajax {command} [ALGORITHM] [TASKS]", about)
 
 
 def one_folder(command: str, names: Sequence[str]) -> Path:

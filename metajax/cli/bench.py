@@ -16,7 +16,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from metajax.cli import bench_tables, console, launch
-from metajax.cli.arguments import algorithm_and_tasks, parse, parse_experiment, split
+from metajax.cli.arguments import algorithm_and_tasks, help_of, parse, parse_experiment, split
 from metajax.cli.choices import one_of
 from metajax.cli.options import PATH, DeviceOptions
 from metajax.devices import hardware, meshes
@@ -107,7 +107,8 @@ def run(arguments: Sequence[str]) -> None:
         check(options.reference, options.device.devices)
         references(console.new(), options.reference, options.device.devices)
         return
-    algorithm, tasks, flags, prog, about = algorithm_and_tasks("bench", arguments, run.__doc__)
+    algorithm, tasks, flags = algorithm_and_tasks("bench", arguments)
+    prog, about = help_of("bench", arguments, run.__doc__)
     defaults = NamedBenchOptions(AlgorithmOptions(ALGORITHMS[algorithm].num_tasks))
     own, given = parse_experiment(defaults, flags, algorithm, tasks, prog=prog, about=about)
     launch.prepare(own.device.device)

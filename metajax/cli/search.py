@@ -15,7 +15,7 @@ from rich.table import Table
 from tyro.conf import arg
 
 from metajax.cli import console, launch
-from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
+from metajax.cli.arguments import algorithm_and_tasks, help_of, parse_experiment
 from metajax.cli.choices import one_of
 from metajax.cli.options import PATH, Platform
 from metajax.errors import ConfigError, check_choice, check_count
@@ -139,7 +139,8 @@ OPTIONS = (SearchCommandOptions,)
 
 def run(arguments: Sequence[str]) -> None:
     """Searches for a network that learns well, compares it with random search, and writes a folder."""
-    algorithm, tasks, flags, prog, about = algorithm_and_tasks("search", arguments, run.__doc__)
+    algorithm, tasks, flags = algorithm_and_tasks("search", arguments)
+    prog, about = help_of("search", arguments, run.__doc__)
     options, given = parse_experiment(SearchCommandOptions(), flags, algorithm, tasks, prog=prog, about=about)
     own = options.search
     _check(own, options.study)

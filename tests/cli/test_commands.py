@@ -20,10 +20,11 @@ import metajax.cli
 from metajax import MetaAgent
 from metajax.cli import run_training
 from metajax.cli.arguments import algorithm_and_tasks, factory_options, parse_experiment
-from metajax.cli.commands import COMMANDS, main
+from metajax.cli.commands import main
 from metajax.cli.described import flag_of
 from metajax.cli.options import EvaluationOptions, RunOptions
 from metajax.cli.train import default_options
+from metajax.cli.usage import COMMANDS
 from metajax.devices import hardware
 from metajax.evaluation import SUCCESS_AT
 from metajax.learning.baselines import BASELINES
@@ -407,8 +408,8 @@ def test_help_without_names_says_whose_options_it_lists(capsys, monkeypatch):
 
 
 def test_names_may_be_written_in_other_ways(capsys):
-    named = algorithm_and_tasks("train", ["Meta-SGD", "POINT_SPARSE", "--seed", "1"], "")
-    assert named[:3] == ("meta_sgd", "point-sparse", ["--seed", "1"])
+    named = algorithm_and_tasks("train", ["Meta-SGD", "POINT_SPARSE", "--seed", "1"])
+    assert named == ("meta_sgd", "point-sparse", ["--seed", "1"])
     options = ["--memory", "Linear_Attention", "--outer", "TRPO", "--show", "Reward"]
     own, given = parse_experiment(default_options("rl2"), options, "rl2", "point", prog="metajax train")
     assert given == {"memory": "linear-attention", "outer": "trpo", "show": ("reward",)}
