@@ -214,8 +214,8 @@ def help_of(command: str, arguments: Sequence[str], about: str | None) -> tuple[
     if len(split(arguments)[0]) == 2:
         return f"metajax {command} {algorithm} {tasks}", about
     return f"metajax {command} [ALGORITHM] [TASKS]", (
-        f"{about} These are the options of {algorithm} on {tasks}; metajax {command} ALGORITHM TASKS --help lists those "
-        f"of others. ALGORITHM is one of {', '.join(ALGORITHMS)}; metajax tasks lists TASKS."
+        f"{about} These are the options of {algorithm} on {tasks}; metajax {command} ALGORITHM TASKS --help lists "
+        f"those of others. ALGORITHM is one of {', '.join(ALGORITHMS)}; metajax tasks lists TASKS."
     )
 
 

@@ -25,8 +25,12 @@ class RunOptions(NamedTuple):
     """Number of tasks per meta-iteration."""
     log_every: int = 10
     """Number of meta-iterations between two lines of metrics."""
-    log_to: Annotated[tuple[str, ...], one_of([name for name in record.SINKS if name != "jsonl"])] = ()
-    """Where metrics go in addition to metrics.jsonl. Needs metajax[logging]."""
+    log_to: Annotated[tuple[str, ...], one_of(record.SINKS)] = ()
+    """Where metrics and evaluations go in addition to the run folder. Needs metajax[logging]."""
+    wandb_project: Annotated[str, arg(metavar="NAME")] = "metajax"
+    """Project of the run at Weights & Biases."""
+    wandb_tags: Annotated[tuple[str, ...], arg(metavar="[TAG ...]")] = ()
+    """Tags of the run at Weights & Biases."""
     save_every: float = 60.0
     """Seconds between two checkpoints, or more, so that saving takes at most a tenth of the time. 0: at every line."""
     keep: int = 3

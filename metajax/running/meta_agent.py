@@ -25,7 +25,7 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
-from metajax.running.recipes import ALGORITHMS, build, task_options
+from metajax.running.recipes import ALGORITHMS, build, options, task_options
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
 from metajax.simulators.environment import NO_SHARING, check_compiled
 from metajax.tasks import TASKS
@@ -137,6 +137,18 @@ class MetaAgent:
     def learner(self) -> Learner:
         """The state of training, initialised from the seed at first use."""
         return jax.jit(partial(new_learner, self.algorithm, tasks=self.tasks))(jax.random.key(self.config["seed"]))
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """All options of the algorithm, network, outer loop and tasks by name, those with default values included."""
+        given = self.config["options"]
+        known = options(self.config["algorithm"], self.config["tasks"] or self.tasks, given.get("outer"))
+        found = {name: option.default for name, option in known.items()}
+        if self.recipe.outers:
+            found["outer"] = next(iter(self.recipe.outers))
+        if "context" in found:  # by default the steps of a trial
+            found["context"] = self.network.context
+        return found | given
 
     @property
     def iteration(self) -> int:
