@@ -20,7 +20,7 @@ from metajax.cli.arguments import algorithm_and_tasks, help_of, parse, parse_exp
 from metajax.cli.choices import one_of
 from metajax.cli.options import PATH, DeviceOptions
 from metajax.devices import hardware, meshes
-from metajax.errors import WorkerError, check_choice, check_count
+from metajax.errors import WorkerError, check_count
 from metajax.measuring import timing
 from metajax.measuring.programs import (
     DEFAULT,
@@ -117,8 +117,6 @@ def run(arguments: Sequence[str]) -> None:
 
 def check(options: ReferenceOptions, num_devices: int | None) -> None:
     """Validates the options for the reference programs; raises ConfigError if one is out of its range."""
-    for name in options.programs:
-        check_choice("program", name, REFERENCES)
     for size in options.sizes:
         check_count("sizes", size)
     if num_devices is not None:
@@ -129,8 +127,6 @@ def check(options: ReferenceOptions, num_devices: int | None) -> None:
     check_count("repeats", options.repeats, at_least=MIN_REPEATS)
     if options.micro_batch is not None:
         check_count("micro_batch", options.micro_batch)
-    if options.compute_dtype is not None:
-        check_choice("compute_dtype", options.compute_dtype, COMPUTE_DTYPES)
 
 
 def references(screen: Console, options: ReferenceOptions, num_devices: int | None) -> dict[str, Any]:
