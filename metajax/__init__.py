@@ -1,71 +1,45 @@
 """Vectorised meta-reinforcement learning in JAX.
 
-Importing this loads jax, flax and optax; what needs an environment suite, orbax or matplotlib is loaded when it is
-first asked for.
+Importing this imports nothing else; a public name or a module is imported when it is first asked for. So `metajax
+--help` does not wait for JAX.
 """
 
 import importlib
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
 from metajax import _moved
-from metajax.algorithms import (
-    anil,
-    cavia,
-    dice_maml,
-    e_maml,
-    es_maml,
-    fomaml,
-    imaml,
-    maml,
-    meta_sgd,
-    multi_task,
-    promp,
-    reptile,
-    rl2,
-)
-from metajax.base import (
-    Agent,
-    Algorithm,
-    Decision,
-    Distribution,
-    Environment,
-    Experience,
-    Network,
-    Percept,
-    Sizes,
-    Stage,
-    Store,
-    TaskDistribution,
-    Transition,
-)
-from metajax.envs.contract import check_env, check_tasks
-from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
-from metajax.evaluation import Evaluation, EvaluationProtocol, Score, evaluate, interval, score
-from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
-from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
-from metajax.learning.inner import Inner, Meta, inner_updates
-from metajax.learning.outer import Batch, Outer, policy_gradient, ppo, trust_region
-from metajax.learning.returns import gae, reward_to_go
-from metajax.learning.store import trial_store
-from metajax.networks import memory_policy, mlp
-from metajax.replays import replay
-from metajax.rollouts import Trial, collect_trials, rollout, stage_returns, trial
-from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
-from metajax.simulators.environment import HostEnvironment
 
 __version__ = "0.1.0"
 
 _moved.install()
 
-_LAZY = {
-    "MetaAgent": "metajax.running.meta_agent",
-    "AdaptedAgent": "metajax.running.acting",
-    "CheckpointError": "metajax.running.checkpoint",
-    "load_params": "metajax.running.export",
-    "load_policy": "metajax.running.meta_agent",
-    "to_gymnasium": "metajax.envs.gymnasium_env",
+_PUBLIC = {  # module below metajax: the public names that it defines
+    "algorithms": "anil cavia dice_maml e_maml es_maml fomaml imaml maml meta_sgd multi_task promp reptile rl2",
+    "base": "Agent Algorithm Decision Distribution Environment Experience Network Percept Sizes Stage Store "
+    "TaskDistribution Transition",
+    "envs.contract": "check_env check_tasks",
+    "envs.gymnasium_env": "to_gymnasium",
+    "errors": "ConfigError NonFiniteError ShapeError WorkerError",
+    "evaluation": "Evaluation EvaluationProtocol Score evaluate interval score",
+    "learning.baselines": "advantages learned_baseline linear_baseline",
+    "learning.distributions": "Categorical Normal TanhNormal mask_logits",
+    "learning.inner": "Inner Meta inner_updates",
+    "learning.outer": "Batch Outer policy_gradient ppo trust_region",
+    "learning.returns": "gae reward_to_go",
+    "learning.store": "trial_store",
+    "networks": "memory_policy mlp",
+    "replays": "replay",
+    "rollouts": "Trial collect_trials rollout stage_returns trial",
+    "running.acting": "AdaptedAgent",
+    "running.checkpoint": "CheckpointError",
+    "running.export": "load_params",
+    "running.meta_agent": "MetaAgent load_policy",
+    "running.training": "Learner Program Progress compile_program new_learner train",
+    "simulators.environment": "HostEnvironment",
 }
+_MODULES = {name: f"metajax.{module}" for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = [
     "AdaptedAgent",
@@ -152,17 +126,63 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if TYPE_CHECKING:  # the names in _LAZY
+if TYPE_CHECKING:  # the names in _PUBLIC
+    from metajax.algorithms import (
+        anil,
+        cavia,
+        dice_maml,
+        e_maml,
+        es_maml,
+        fomaml,
+        imaml,
+        maml,
+        meta_sgd,
+        multi_task,
+        promp,
+        reptile,
+        rl2,
+    )
+    from metajax.base import (
+        Agent,
+        Algorithm,
+        Decision,
+        Distribution,
+        Environment,
+        Experience,
+        Network,
+        Percept,
+        Sizes,
+        Stage,
+        Store,
+        TaskDistribution,
+        Transition,
+    )
+    from metajax.envs.contract import check_env, check_tasks
     from metajax.envs.gymnasium_env import to_gymnasium
+    from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
+    from metajax.evaluation import Evaluation, EvaluationProtocol, Score, evaluate, interval, score
+    from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
+    from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
+    from metajax.learning.inner import Inner, Meta, inner_updates
+    from metajax.learning.outer import Batch, Outer, policy_gradient, ppo, trust_region
+    from metajax.learning.returns import gae, reward_to_go
+    from metajax.learning.store import trial_store
+    from metajax.networks import memory_policy, mlp
+    from metajax.replays import replay
+    from metajax.rollouts import Trial, collect_trials, rollout, stage_returns, trial
     from metajax.running.acting import AdaptedAgent
     from metajax.running.checkpoint import CheckpointError
     from metajax.running.export import load_params
     from metajax.running.meta_agent import MetaAgent, load_policy
+    from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
+    from metajax.simulators.environment import HostEnvironment
 else:
 
     def __getattr__(name: str) -> Any:
-        if name in _LAZY:
-            return getattr(importlib.import_module(_LAZY[name]), name)
+        if name in _MODULES:
+            return getattr(importlib.import_module(_MODULES[name]), name)
         if name in _moved.MOVED:
             return sys.modules[f"{__name__}.{name}"]
+        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+            return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

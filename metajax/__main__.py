@@ -1,17 +1,26 @@
 """The entry point of the command `metajax` and of `python -m metajax`."""
 
+import os
 import signal
 import sys
 import traceback
 
-from metajax.errors import ConfigError
-from metajax.running import processes
+from metajax.cli import usage
 
 AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes with which all processes stop together
 
 
 def main() -> int:
-    """Runs the command line; several processes connect first, because importing the commands already uses JAX."""
+    """Runs the command line; several processes connect first, because importing the commands already uses JAX.
+
+    The usage text and the version need no JAX, which takes seconds to import.
+    """
+    text = usage.answer(sys.argv[1:])
+    if text is not None:
+        return _print(text)
+    from metajax.errors import ConfigError
+    from metajax.running import processes
+
     try:
         processes.begin(sys.argv[1:])
     except ConfigError as error:
@@ -31,6 +40,16 @@ def main() -> int:
     if code not in (0, *AGREED):
         processes.leave(code)
     return code
+
+
+def _print(text: str) -> int:
+    """Prints a text and returns the exit code, which is 1 if nobody reads stdout, as in `metajax --help | true`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # exit flushes it again
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

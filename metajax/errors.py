@@ -101,10 +101,30 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ConfigError(f"unknown {name} {value!r}; {hint}expected one of: {', '.join(choices)}")
 
 
+def known_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The known name that equals `name` up to upper and lower case, `-` and `_`.
+
+    Raises ConfigError, which suggests the closest names, if there is none.
+
+    >>> known_name("tasks", "Point_Sparse", ["point", "point-sparse"])
+    'point-sparse'
+    """
+    known = list(known)
+    same = next((one for one in known if _folded(one) == _folded(name)), name)
+    check_choice(kind, same, known)
+    return same
+
+
+def _folded(name: Any) -> str:
+    return str(name).lower().replace("_", "-")
+
+
 def lookup(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """`table[name]`. Raises ConfigError, which suggests the closest names, if there is no such entry."""
-    check_choice(kind, name, table)
-    return table[name]
+    """The entry of a table, whose name is read as in `known_name`.
+
+    Raises ConfigError, which suggests the closest names, if there is no such entry.
+    """
+    return table[known_name(kind, name, table)]
 
 
 def import_extra(module: str, *, extra: str, needed_by: str) -> ModuleType:

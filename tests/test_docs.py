@@ -13,8 +13,8 @@ import pytest
 import results_tables
 from nbclient import NotebookClient
 
-from metajax.cli import commands
 from metajax.cli import search as search
+from metajax.cli import usage
 from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
 from metajax.cli.train import default_options
 from metajax.networks import MEMORIES
@@ -152,7 +152,7 @@ def test_the_figures_of_readme_are_measured():
 
 def test_every_algorithm_memory_module_and_command_is_named():
     assert all(f"`{name}`" in README for name in [*ALGORITHMS, *MEMORIES])
-    assert all(re.search(rf"^  {name}\b", commands.usage(), re.M) for name in commands.COMMANDS)
+    assert all(re.search(rf"^  {name}\b", usage.usage(), re.M) for name in usage.COMMANDS)
     modules = {str(path.relative_to(ROOT / "metajax")) for path in (ROOT / "metajax").rglob("[!_]*.py")}
     modules |= {f"algorithms/{path.name}" for path in (ROOT / "metajax/algorithms").glob("_[!_]*.py")}
     named = {

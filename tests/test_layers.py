@@ -15,7 +15,7 @@ from metajax import _moved
 PACKAGE = Path(__file__).parents[1] / "metajax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SUITES = ("brax", "craftax", "jumanji", "mujoco", "navix", "xminigrid")
-HEAVY = ("matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evosax", "tyro", *SUITES)
+HEAVY = ("jax", "numpy", "matplotlib", "pandas", "gymnax", "gymnasium", "orbax", "optuna", "evosax", "tyro", *SUITES)
 
 # From the bottom up: a module imports from its own layer or from those before it, and never in a circle.
 LAYERS = {
@@ -148,10 +148,29 @@ def test_no_module_is_a_drawer_or_shadows_the_standard_library():
     assert not names & set(sys.stdlib_module_names)
 
 
-def test_importing_metajax_loads_nothing_heavy():
-    code = f"import sys, metajax; print([name for name in {HEAVY} if name in sys.modules])"
+@pytest.mark.parametrize("arguments", ["--version", "--help"])
+def test_metajax_and_its_usage_text_load_nothing_heavy(arguments):
+    code = f"import sys; sys.argv[1:] = [{arguments!r}]; from metajax.__main__ import main; main(); "
+    code += f"print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert "metajax" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_public_names_say_where_they_are():
+    import metajax
+
+    assert sorted(metajax._MODULES) == sorted(metajax.__all__)
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]  # for type checkers
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == metajax._MODULES
+
+
+def test_modules_are_attributes_and_unknown_names_are_not():
+    code = "import metajax; print(metajax.factories.__name__, hasattr(metajax, 'lerning'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "metajax.factories False\n"
 
 
 @pytest.mark.slow

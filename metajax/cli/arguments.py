@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import itertools
+import shutil
+import textwrap
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,10 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
-from metajax.errors import ConfigError, lookup
+from metajax.cli.choices import known_value, one_of
+from metajax.cli.described import choices_of, describe, flag_of, options_in, with_choices
+from metajax.cli.unknown_options import unknown_option
+from metajax.errors import ConfigError, known_name
 from metajax.running.recipes import ALGORITHMS, Option, network_options, options, task_options
 from metajax.tasks import TASKS
 
@@ -20,16 +25,29 @@ Groups = Mapping[str, Mapping[str, Option]]
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-def parse(defaults: Options, arguments: Sequence[str], *, prog: str, about: str | None) -> Options:
+def parse(
+    defaults: Options,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    about: str | None,
+    shown: Mapping[str, str] = _NONE,
+) -> Options:
     """The options of a command that the arguments change from `defaults`; `--help` prints all of them and exits.
 
     Args:
         defaults: a NamedTuple of groups, which are NamedTuples of options.
         arguments: the options as written, without the names before them.
         prog: the command, for the help text.
-        about: what the command does; the help text shows the first line.
+        about: what the command does, for the help text.
+        shown: defaults in words, by name of the option, that the help text shows instead of the values.
+
+    Raises ConfigError for an unknown option, and for an unknown name where an option is a choice of names.
     """
-    return _parse(defaults, {}, arguments, prog, about)[0]
+    own, _, unknown = _parse(defaults, {}, arguments, prog, about, shown=shown)
+    if unknown:
+        raise ConfigError(unknown_option(unknown[0], prog.split()[1], _flags(defaults, {})))
+    return own
 
 
 def parse_experiment(
@@ -45,18 +63,24 @@ def parse_experiment(
     """The options of a command, and those of the factories of `algorithm` on `tasks` that differ from their defaults.
 
     `saved` options of the factories replace their defaults, and are returned even if they equal them. Raises
-    ConfigError for an unknown algorithm, tasks or outer loop.
+    ConfigError as `parse` does, and for an unknown algorithm, tasks or outer loop.
     """
     first = _Outer(saved.get("outer"))
     chosen, rest = tyro.cli(
         _Outer, args=list(arguments), prog=prog, default=first, return_unknown_args=True, add_help=False
     )
-    groups = _factory_options(algorithm, tasks, chosen.outer)
-    given = saved if chosen.outer is None else {**saved, "outer": chosen.outer}
-    own, values = _parse(defaults, groups, rest, prog, about, given)
-    known = {name: option for group in groups.values() for name, option in group.items()}
+    outer = chosen.outer
+    if outer is not None and ALGORITHMS[algorithm].outers:
+        outer = known_name("outer", outer, ALGORITHMS[algorithm].outers)
+    groups = factory_options(algorithm, tasks, outer)
+    given = saved if outer is None else {**saved, "outer": outer}
+    own, values, unknown = _parse(defaults, groups, rest, prog, about, given)
+    if unknown:
+        known = _flags(defaults, groups)
+        raise ConfigError(unknown_option(unknown[0], prog.split()[1], known, (algorithm, tasks, outer)))
+    known_options = {name: option for group in groups.values() for name, option in group.items()}
     return own, {
-        name: values[name] for name, option in known.items() if name in saved or values[name] != option.default
+        name: values[name] for name, option in known_options.items() if name in saved or values[name] != option.default
     }
 
 
@@ -66,15 +90,19 @@ class _Outer(NamedTuple):
     outer: str | None = None
 
 
-def _factory_options(algorithm: str, tasks: str, outer: str | None) -> dict[str, dict[str, Option]]:
+def factory_options(algorithm: str, tasks: str, outer: str | None) -> dict[str, dict[str, Option]]:
     """The options of all factories of a run, grouped by the part of the run that takes them."""
     known, recipe = options(algorithm, tasks, outer), ALGORITHMS[algorithm]
     of_network, of_tasks, of_outer = network_options(algorithm), task_options(tasks), {"outer"}
+    if "context" in known:  # `build` replaces the default of the factory
+        text = f"{known['context'].help.rstrip('.')}; None: the steps of a whole trial"
+        known["context"] = Option(int | None, None, text)
+    known = with_choices(known)
     if recipe.outers:
         first = next(iter(recipe.outers))
         of_outer |= inspect.signature(recipe.outers[outer or first]).parameters.keys()
-        text = f"Outer loop: {', '.join(recipe.outers)}. Each has its own options."
-        known = {"outer": Option(str, first, text)} | known
+        text = "Outer loop. Each has options of its own, which --help lists after it, as in --outer ppo --help."
+        known = {"outer": Option(Annotated[str, one_of(recipe.outers)], first, text)} | known
     groups: dict[str, dict[str, Option]] = {"algorithm": {}, "network": {}, "outer_loop": {}, "tasks": {}}
     for name, option in known.items():
         if name in of_network:
@@ -93,40 +121,69 @@ def _parse(
     prog: str,
     about: str | None,
     given: Mapping[str, Any] = _NONE,
-) -> tuple[Options, dict[str, Any]]:
-    """The options of `defaults` and, by name, those of `groups`; `given` values replace the defaults of the groups."""
+    shown: Mapping[str, str] = _NONE,
+) -> tuple[Options, dict[str, Any], list[str]]:
+    """The options of `defaults`, by name those of `groups`, and the arguments that are no options.
+
+    `given` values replace the defaults of the groups.
+    """
     kind: Any = type(defaults)
-    hints = typing.get_type_hints(kind, include_extras=True)
-    fields = [_group(name, hints[name], getattr(defaults, name)) for name in kind._fields]
-    for title, group in groups.items():
-        shape = _dataclass(title, [_field(name, option, given) for name, option in group.items()])
-        fields.append(_group(f"of_{title}", shape, shape()))
+    own = dict(zip(kind._fields, defaults, strict=True))
+    every = {title: options_in(group) for title, group in own.items()} | dict(groups)
+    fields = []
+    for title, group in every.items():
+        replaced, text = (_NONE, inspect.getdoc(type(own[title]))) if title in own else (given, "")
+        fields.append(_group(title, [_field(*item, replaced, shown) for item in group.items()], text or ""))
     omit: Any = tyro.conf.OmitArgPrefixes
     whole = omit[_dataclass("whole", fields)]
-    found = vars(tyro.cli(whole, args=list(arguments), prog=prog, description=(about or "").partition("\n")[0]))
-    own = kind(*(found.pop(name) for name in kind._fields))
-    return own, {name: value for part in found.values() for name, value in vars(part).items()}
+    found, unknown = tyro.cli(
+        whole, args=list(arguments), prog=prog, description=_wrapped(about or ""), return_unknown_args=True
+    )
+    values = {
+        title: {name: known_value(name, value, choices_of(every[title][name])) for name, value in vars(part).items()}
+        for title, part in vars(found).items()
+    }
+    parsed = kind(*(type(group)(**values[title]) for title, group in own.items()))
+    return parsed, {name: value for title in groups for name, value in values[title].items()}, unknown
 
 
-def _group(name: str, shape: Any, default: Any) -> tuple[str, Any, Any]:
-    """A field of options, which the help text shows under its name."""
-    return name, Annotated[shape, tyro.conf.arg(name=name.removeprefix("of_").replace("_", " "))], default
+def _group(title: str, fields: Sequence[tuple[str, Any, Any]], text: str) -> tuple[str, Any, Any]:
+    """A field of options, which the help text shows under its title."""
+    shape: Any = _dataclass(title, fields, text)
+    return title, Annotated[shape, tyro.conf.arg(name=title.replace("_", " "))], shape()
 
 
-def _field(name: str, option: Option, given: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    """A field of one option of a factory; a given value replaces its default."""
+def _field(name: str, option: Option, given: Mapping[str, Any], shown: Mapping[str, str]) -> tuple[str, Any, Any]:
+    """A field of one option; a given value replaces its default, and a shown one what the help text says of it."""
     default = given.get(name, option.default)
-    hint = "(default: none)" if default == () else None
-    shown = tyro.conf.arg(name=name.rstrip("_"), help=option.help, help_behavior_hint=hint)
-    return name, Annotated[option.annotation, shown], default
+    about = describe(name, option._replace(default=default))
+    hint = f"(default: {shown.get(name, about.default)})"
+    looks = tyro.conf.arg(name=name.rstrip("_"), help=about.text, metavar=about.values or None, help_behavior_hint=hint)
+    marks = getattr(option.annotation, "__metadata__", ())  # which may replace these looks
+    annotation = typing.get_args(option.annotation)[0] if marks else option.annotation
+    return name, Annotated[annotation, looks, *marks], default
 
 
-def _dataclass(title: str, fields: Sequence[tuple[str, Any, Any]]) -> type:
-    """A frozen dataclass of (name, annotation, default) fields."""
+def _dataclass(title: str, fields: Sequence[tuple[str, Any, Any]], text: str = "") -> type:
+    """A frozen dataclass of (name, annotation, default) fields, and its docstring."""
     with_defaults = [(name, annotation, dataclasses.field(default=default)) for name, annotation, default in fields]
     shape = dataclasses.make_dataclass(title, with_defaults, frozen=True)
-    shape.__doc__ = ""
+    shape.__doc__ = text
     return shape
+
+
+def _flags(defaults: tuple, groups: Groups) -> list[str]:
+    """The flags of all options of a command."""
+    names = [name for group in (*map(options_in, defaults), *groups.values()) for name in group]
+    return [flag_of(name) for name in names]
+
+
+def _wrapped(about: str) -> str:
+    """A text, wrapped at the width of the terminal and indented, because tyro joins lines that are not."""
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(
+        " ".join(about.split()), width, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False
+    )
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -144,9 +201,22 @@ def algorithm_and_tasks(command: str, arguments: Sequence[str]) -> tuple[str, st
     if len(names) > 2:
         raise ConfigError(f"metajax {command} takes an algorithm, a name of tasks and options; got {names[2]!r} too")
     algorithm, tasks = (names + ["maml", "point"][len(names) :])[:2]
-    lookup("algorithm", algorithm, ALGORITHMS)
-    lookup("tasks", tasks, TASKS)
-    return algorithm, tasks, flags
+    return known_name("algorithm", algorithm, ALGORITHMS), known_name("tasks", tasks, TASKS), flags
+
+
+def help_of(command: str, arguments: Sequence[str], about: str | None) -> tuple[str, str]:
+    """The command with its names, and what it does, for its help text.
+
+    If names are left out, the text says whose options are listed, and where to find the others.
+    """
+    algorithm, tasks, _ = algorithm_and_tasks(command, arguments)
+    about = inspect.cleandoc(about or "")
+    if len(split(arguments)[0]) == 2:
+        return f"metajax {command} {algorithm} {tasks}", about
+    return f"metajax {command} [ALGORITHM] [TASKS]", (
+        f"{about} These are the options of {algorithm} on {tasks}; metajax {command} ALGORITHM TASKS --help lists "
+        f"those of others. ALGORITHM is one of {', '.join(ALGORITHMS)}; metajax tasks lists TASKS."
+    )
 
 
 def one_folder(command: str, names: Sequence[str]) -> Path:

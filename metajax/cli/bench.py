@@ -16,10 +16,11 @@ from rich.console import Console
 from tyro.conf import arg
 
 from metajax.cli import bench_tables, console, launch
-from metajax.cli.arguments import algorithm_and_tasks, parse, parse_experiment, split
-from metajax.cli.options import DeviceOptions
+from metajax.cli.arguments import algorithm_and_tasks, help_of, parse, parse_experiment, split
+from metajax.cli.choices import one_of
+from metajax.cli.options import PATH, DeviceOptions
 from metajax.devices import hardware, meshes
-from metajax.errors import WorkerError, check_choice, check_count
+from metajax.errors import WorkerError, check_count
 from metajax.measuring import timing
 from metajax.measuring.programs import (
     DEFAULT,
@@ -39,7 +40,7 @@ from metajax.running.recipes import ALGORITHMS
 from metajax.running.training import num_groups
 
 MIN_REPEATS = 7
-Out = Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: none)")]
+Out = Annotated[str | None, PATH]
 _KERNELS = 8
 _LARGE, _BATCHED = "large product", "20 products 2000 x 64 x 64"
 
@@ -47,9 +48,9 @@ _LARGE, _BATCHED = "large product", "20 products 2000 x 64 x 64"
 class ReferenceOptions(NamedTuple):
     """The reference programs. `metajax bench maml point --help` lists the options to time MAML on point."""
 
-    programs: Annotated[tuple[str, ...], arg(metavar=f"[{{{','.join(REFERENCES)}}} ...]")] = DEFAULT
+    programs: Annotated[tuple[str, ...], one_of(REFERENCES)] = DEFAULT
     """Reference programs to time."""
-    sizes: Annotated[tuple[int, ...], arg(metavar="[INT ...]", help_behavior_hint="(default: 20 or 256)")] = ()
+    sizes: Annotated[tuple[int, ...], arg(help_behavior_hint="(default: that of each program, 20 or 256)")] = ()
     """Numbers of tasks per meta-iteration, in increasing order until one does not fit in memory."""
     split: bool = True
     """Also time the parts of a meta-iteration, and a start in fresh processes."""
@@ -57,14 +58,12 @@ class ReferenceOptions(NamedTuple):
     """Number of rounds, at least 7. All parts take turns in each."""
     kernels: bool = False
     """Also list the kernels that take most of the device's time in a meta-iteration, by JAX's profiler."""
-    micro_batch: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: from the algorithm)")] = None
-    """Number of tasks to differentiate at a time."""
-    compute_dtype: Annotated[str | None, arg(metavar="{float32,bfloat16}", help_behavior_hint="(default: float32)")] = (
-        None
-    )
-    """Type of the networks' matrix products."""
+    micro_batch: int | None = None
+    """Number of tasks to differentiate at a time. None: from the algorithm."""
+    compute_dtype: Annotated[str | None, one_of(COMPUTE_DTYPES)] = None
+    """Type of the networks' matrix products. None: float32."""
     out: Out = None
-    """JSON file to write the figures to."""
+    """JSON file to write the figures to. None: none."""
 
 
 class AlgorithmOptions(NamedTuple):
@@ -77,7 +76,7 @@ class AlgorithmOptions(NamedTuple):
     iterations: int = 3
     """Number of meta-iterations per measurement."""
     out: Out = None
-    """JSON file to write the figures to."""
+    """JSON file to write the figures to. None: none."""
 
 
 class BenchOptions(NamedTuple):
@@ -94,6 +93,9 @@ class NamedBenchOptions(NamedTuple):
     device: DeviceOptions = DeviceOptions()
 
 
+OPTIONS = (BenchOptions, NamedBenchOptions)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Times the reference programs or, with names, a meta-iteration of any algorithm on any tasks.
 
@@ -106,17 +108,15 @@ def run(arguments: Sequence[str]) -> None:
         references(console.new(), options.reference, options.device.devices)
         return
     algorithm, tasks, flags = algorithm_and_tasks("bench", arguments)
+    prog, about = help_of("bench", arguments, run.__doc__)
     defaults = NamedBenchOptions(AlgorithmOptions(ALGORITHMS[algorithm].num_tasks))
-    prog = f"metajax bench {algorithm} {tasks}"
-    own, given = parse_experiment(defaults, flags, algorithm, tasks, prog=prog, about=run.__doc__)
+    own, given = parse_experiment(defaults, flags, algorithm, tasks, prog=prog, about=about)
     launch.prepare(own.device.device)
     time_algorithm(console.new(), algorithm, tasks, given, own.timing, own.device.devices)
 
 
 def check(options: ReferenceOptions, num_devices: int | None) -> None:
     """Validates the options for the reference programs; raises ConfigError if one is out of its range."""
-    for name in options.programs:
-        check_choice("program", name, REFERENCES)
     for size in options.sizes:
         check_count("sizes", size)
     if num_devices is not None:
@@ -127,8 +127,6 @@ def check(options: ReferenceOptions, num_devices: int | None) -> None:
     check_count("repeats", options.repeats, at_least=MIN_REPEATS)
     if options.micro_batch is not None:
         check_count("micro_batch", options.micro_batch)
-    if options.compute_dtype is not None:
-        check_choice("compute_dtype", options.compute_dtype, COMPUTE_DTYPES)
 
 
 def references(screen: Console, options: ReferenceOptions, num_devices: int | None) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The command line: its commands, and the messages and exit codes of their errors.
-
-A command is a module of this package with `run(arguments)`, and one entry in COMMANDS.
-"""
+"""The command line: runs a command, and turns errors into messages and exit codes."""
 
 import importlib
 import os
@@ -9,56 +6,19 @@ import select
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 
-import metajax
+from metajax.cli.usage import COMMANDS, answer
 from metajax.errors import (
     LESS_MEMORY,
     NonFiniteError,
     WorkerError,
-    check_choice,
     first_line,
     is_out_of_memory,
+    known_name,
 )
 from metajax.running import processes, run_folder
-
-
-class Command(NamedTuple):
-    """A line of the usage text."""
-
-    arguments: str
-    about: str
-
-
-COMMANDS = {
-    "train": Command("[ALGORITHM] [TASKS]", "meta-train, evaluate, draw pictures (default: maml point)"),
-    "resume": Command("RUN", "resume the training of a run"),
-    "evaluate": Command("RUN", "evaluate a run again, for example on more tasks"),
-    "table": Command("RUN ...", "print the results of several runs as one table"),
-    "report": Command("RUN", "write one HTML file about a run"),
-    "bench": Command("[ALGORITHM TASKS]", "time the reference programs, or an algorithm on tasks"),
-    "search": Command("[ALGORITHM] [TASKS]", "search for a network (default: maml point)"),
-    "algorithms": Command("", "list the algorithms"),
-    "tasks": Command("[NAME]", "list the task distributions, or describe one"),
-    "doctor": Command("", "show versions and devices, and time this machine"),
-}
-
-
-def usage() -> str:
-    """The text of `metajax --help`."""
-    lines = [f"  {f'{name} {command.arguments}':28}{command.about}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: metajax COMMAND [NAMES] [OPTIONS]",
-            "",
-            *lines,
-            "",
-            "RUN is a run folder, such as runs/maml-point-0.",
-            "metajax COMMAND --help lists the options of a command, metajax --version the version.",
-        ]
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,14 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: Sequence[str]) -> None:
-    if command in ("-h", "--help"):
-        print(usage())
-    elif command == "--version":
-        print(f"metajax {metajax.__version__}")
+    if (text := answer([command])) is not None:
+        print(text)
     else:
-        check_choice("command", command, COMMANDS)
+        name = known_name("command", command, COMMANDS)
         try:
-            importlib.import_module(f"metajax.cli.{command}").run(arguments)
+            importlib.import_module(f"metajax.cli.{name}").run(arguments)
         except SystemExit:  # --help, or an unknown option
             sys.stdout.flush()
             raise

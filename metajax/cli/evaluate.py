@@ -18,6 +18,9 @@ class EvaluateOptions(NamedTuple):
     device: DeviceOptions = DeviceOptions()
 
 
+OPTIONS = (EvaluateOptions,)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Evaluates the last checkpoint of a run on held-out tasks, and replaces the run's evaluation and pictures."""
     names, flags = split(arguments)

@@ -5,15 +5,16 @@ from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import arg
 
-from metajax.errors import ConfigError, check_choice, check_count, check_number
+from metajax.cli.choices import one_of
+from metajax.devices.hardware import PLATFORMS
+from metajax.errors import ConfigError, check_count, check_number
 from metajax.evaluation import SUCCESS_AT
 from metajax.running import processes, record
 from metajax.running.recipes import Recipe
 from metajax.running.stopping import parse_until
 
-Platform = Annotated[str, arg(metavar="{auto,cpu,gpu,tpu}")]
-NumDevices = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: as above)")]
-ByCluster = arg(help_behavior_hint="(default: from the cluster)")
+PATH = arg(metavar="PATH")
+Platform = Annotated[str, one_of(PLATFORMS)]
 
 
 class RunOptions(NamedTuple):
@@ -30,10 +31,12 @@ class RunOptions(NamedTuple):
     a return is reached there. A score is 0 for random actions and 1 for the best known policy."""
     log_every: int = 10
     """Number of meta-iterations between two lines of metrics."""
-    log_to: Annotated[
-        tuple[str, ...], arg(metavar="[{tensorboard,wandb} ...]", help_behavior_hint="(default: none)")
-    ] = ()
-    """Where metrics go in addition to metrics.jsonl. Needs metajax[logging]."""
+    log_to: Annotated[tuple[str, ...], one_of(record.SINKS)] = ()
+    """Where metrics and evaluations go in addition to the run folder. Needs metajax[logging]."""
+    wandb_project: Annotated[str, arg(metavar="NAME")] = "metajax"
+    """Project of the run at Weights & Biases."""
+    wandb_tags: Annotated[tuple[str, ...], arg(metavar="[TAG ...]")] = ()
+    """Tags of the run at Weights & Biases."""
     save_every: float = 60.0
     """Seconds between two checkpoints, or more, so that saving takes at most a tenth of the time. 0: at every line."""
     keep: int = 3
@@ -50,10 +53,10 @@ class NewRunOptions(NamedTuple):
     """Random seed of training."""
     seeds: int = 1
     """Number of seeds, starting with --seed."""
-    sweep: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUES ...]", help_behavior_hint="(default: none)")] = ()
+    sweep: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUES ...]")] = ()
     """Values of float hyper-parameters: inner_lr=0.1,0.3 or inner_lr=LOW:HIGH:COUNT or inner_lr=LOW:HIGH:logCOUNT."""
-    folder: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: a new folder in runs/)")] = None
-    """Run folder. It must be new or empty."""
+    folder: Annotated[str | None, PATH] = None
+    """Run folder. It must be new or empty. None: a new folder in runs/."""
     debug: bool = False
     """Only run a few small meta-iterations that check every index, number and division."""
 
@@ -61,9 +64,9 @@ class NewRunOptions(NamedTuple):
 class EvaluationOptions(NamedTuple):
     """Evaluation on held-out tasks."""
 
-    eval_tasks: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 1000, or all if fewer)")] = None
-    """Number of held-out tasks to evaluate on."""
-    success_at: Annotated[str, arg(metavar="{any,end}")] = "any"
+    eval_tasks: int | None = None
+    """Number of held-out tasks to evaluate on. None: 1000, or all if fewer."""
+    success_at: Annotated[str, one_of(SUCCESS_AT)] = "any"
     """When an episode is a success: if any step succeeds, or if the last step does."""
 
 
@@ -73,23 +76,37 @@ class DeviceOptions(NamedTuple):
 
     device: Platform = "auto"
     """Platform to run on. auto uses the platform that JAX chooses."""
-    devices: NumDevices = None
-    """Number of devices that share the tasks or, if several runs train together, the runs."""
+    devices: int | None = None
+    """Number of devices that share the tasks or, if several runs train together, the runs. None: as said above."""
 
 
 class ProcessOptions(NamedTuple):
     """Several processes that train one run together."""
 
-    coordinator: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: one process)")] = None
-    """Address of process 0, the same in all processes. auto takes it from Slurm, Open MPI, Kubernetes or a TPU pod."""
-    processes: Annotated[int | None, arg(metavar="INT"), ByCluster] = None
-    """Number of processes."""
-    process: Annotated[int | None, arg(metavar="INT"), ByCluster] = None
-    """Number of this process, counted from 0."""
-    heartbeat: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 100)")] = None
-    """Seconds of silence after which a process counts as lost and the others exit."""
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """Address of process 0, the same in all processes. auto takes it from Slurm, Open MPI, Kubernetes or a TPU pod.
+    None: one process."""
+    processes: int | None = None
+    """Number of processes. None: from the cluster."""
+    process: int | None = None
+    """Number of this process, counted from 0. None: from the cluster."""
+    heartbeat: int | None = None
+    """Seconds of silence after which a process counts as lost and the others exit. None: 100."""
     stall: float = 0.0
     """Print the stacks of all threads and exit after this many seconds without a line of metrics. 0: never."""
+
+
+class ListFormatOptions(NamedTuple):
+    """The output."""
+
+    format: Annotated[str, one_of(("text", "json"))] = "text"
+    """Format of what is printed."""
+
+
+class ListOptions(NamedTuple):
+    """All options of a command that lists things or describes one of them."""
+
+    output: ListFormatOptions = ListFormatOptions()
 
 
 class NoOptions(NamedTuple):
@@ -118,7 +135,6 @@ def check_evaluation(evaluation: EvaluationOptions) -> None:
     """Validates the options of an evaluation; raises ConfigError if one is out of its range."""
     if evaluation.eval_tasks is not None:
         check_count("eval_tasks", evaluation.eval_tasks, at_least=2)
-    check_choice("success_at", evaluation.success_at, SUCCESS_AT)
 
 
 def check_processes(options: ProcessOptions) -> None:

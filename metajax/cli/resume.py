@@ -39,6 +39,9 @@ class ResumeOptions(NamedTuple):
     processes: ProcessOptions
 
 
+OPTIONS = (ResumeOptions,)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Resumes the training of a run from its last checkpoint, then evaluates it.
 
@@ -46,7 +49,8 @@ def run(arguments: Sequence[str]) -> None:
     """
     names, flags = split(arguments)
     if not names:  # --help without a run
-        parse(_defaults("maml", {}), flags, prog="metajax resume RUN", about=run.__doc__)
+        shown = dict.fromkeys((*RunOptions._fields, *EvaluationOptions._fields), "that of the run")
+        parse(_defaults("maml", {}), flags, prog="metajax resume RUN", about=run.__doc__, shown=shown)
     folder = one_folder("resume", names)
     config = run_folder.named_config(folder)
     algorithm, tasks = config["algorithm"], config["tasks"]

@@ -37,6 +37,7 @@ def evaluate_and_report(
     evaluated = list(zip(members.items(), evaluations, strict=True))
     for (folder, agent), evaluation in evaluated:
         run_folder.write_evaluation(agent, evaluation, protocol, folder, scale)
+        run_folder.log_evaluation(agent, evaluation, folder)
     for (folder, agent), evaluation in evaluated[:_MAX_DRAWN]:
         report.draw_pictures(agent, evaluation, folder)
         report.write_report(folder)

@@ -106,6 +106,8 @@ def _train(
                     keep=run.keep,
                     keep_every=run.keep_every,
                     log_to=run.log_to,
+                    wandb_project=run.wandb_project,
+                    wandb_tags=run.wandb_tags,
                     stall=stall,
                     show=show,
                 )

@@ -15,10 +15,13 @@ from rich.table import Table
 from tyro.conf import arg
 
 from metajax.cli import console, launch
-from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
-from metajax.cli.options import Platform
+from metajax.cli.arguments import algorithm_and_tasks, help_of, parse_experiment
+from metajax.cli.choices import one_of
+from metajax.cli.options import PATH, Platform
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks import memory_policy
+from metajax.networks.heads import ACTIVATIONS
+from metajax.networks.layers import NORMS
 from metajax.running import record, run_folder
 from metajax.running.recipes import ALGORITHMS
 from metajax.search import archive, pictures, protocol, studies
@@ -27,20 +30,15 @@ from metajax.search.evaluator import EXECUTIONS, Evaluator, make_evaluator
 from metajax.search.problem import Problem, make_problem
 from metajax.search.protocol import Report
 from metajax.search.searching import Step, Training, search, search_differentiable, search_study
-from metajax.search.space import Range, Space, architecture_space
+from metajax.search.space import MASKED_MEMORIES, Range, Space, architecture_space
 
 _ALL_DRIVERS = (*DRIVERS, *studies.STUDY_DRIVERS, "differentiable")
-_ByRecipe = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: from the algorithm's recipe)")]
-
-
-def _one_of(*choices: str) -> Any:
-    return arg(metavar=f"{{{','.join(choices)}}}")
 
 
 class SearchOptions(NamedTuple):
     """The search, the training of each architecture, and the final choice."""
 
-    driver: Annotated[str, _one_of(*_ALL_DRIVERS)] = "genetic"
+    driver: Annotated[str, one_of(_ALL_DRIVERS)] = "genetic"
     """Search method. differentiable ignores --budget and proposes one architecture per seed."""
     budget: int = 64
     """Number of architectures to train in full, each from all seeds."""
@@ -58,16 +56,16 @@ class SearchOptions(NamedTuple):
     """Also run random search with the same budget."""
     proxy: bool = False
     """Report how well training on one task ranks the first generation, compared with training on all tasks."""
-    execution: Annotated[str, _one_of(*EXECUTIONS)] = "auto"
+    execution: Annotated[str, one_of(EXECUTIONS)] = "auto"
     """How a generation runs: as masked networks in one program, or with a compiled program for each network."""
     seed: int = 0
     """Random seed of the driver and of all trainings."""
-    num_iterations: _ByRecipe = None
-    """Number of meta-iterations of a training."""
-    num_tasks: _ByRecipe = None
-    """Number of tasks per meta-iteration."""
-    folder: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: a new folder in runs/)")] = None
-    """Folder of the search. A search with the same options continues there."""
+    num_iterations: int | None = None
+    """Number of meta-iterations of a training. None: from the algorithm's recipe."""
+    num_tasks: int | None = None
+    """Number of tasks per meta-iteration. None: from the algorithm's recipe."""
+    folder: Annotated[str | None, PATH] = None
+    """Folder of the search. A search with the same options continues there. None: a new folder in runs/."""
 
 
 class SpaceOptions(NamedTuple):
@@ -77,24 +75,24 @@ class SpaceOptions(NamedTuple):
     """Numbers of hidden layers, 0 included if wanted. In a memory policy they come before the memory."""
     widths: tuple[int, ...] = (8, 16, 32, 64)
     """Widths, chosen for each hidden layer."""
-    activations: tuple[str, ...] = ("tanh", "relu", "gelu", "silu")
+    activations: Annotated[tuple[str, ...], one_of(ACTIVATIONS)] = ("tanh", "relu", "gelu", "silu")
     """Activation functions of the hidden layers."""
     skips: tuple[bool, ...] = (False, True)
     """Whether hidden layers have skip connections."""
-    norms: tuple[str, ...] = ("none", "layer", "rms")
+    norms: Annotated[tuple[str, ...], one_of(NORMS)] = ("none", "layer", "rms")
     """Normalisations of the hidden layers."""
-    memories: tuple[str, ...] = ("gru", "lstm")
+    memories: Annotated[tuple[str, ...], one_of(MASKED_MEMORIES)] = ("gru", "lstm")
     """Memories, for algorithms with a memory policy."""
     memory_widths: tuple[int, ...] = (16, 32, 64)
     """Widths of the memory, for algorithms with a memory policy."""
-    ranges: Annotated[tuple[str, ...], arg(metavar="[NAME=LOW:HIGH ...]", help_behavior_hint="(default: none)")] = ()
+    ranges: Annotated[tuple[str, ...], arg(metavar="[NAME=LOW:HIGH ...]")] = ()
     """Float hyper-parameters to search too: discount=0.9:1, or inner_lr=0.01:1:log for a logarithmic scale."""
 
 
 class StudyOptions(NamedTuple):
     """Several workers that share one search, with the driver gp, tpe or nsga2."""
 
-    storage: Annotated[str, arg(metavar="URL", help_behavior_hint="(default: none)")] = ""
+    storage: Annotated[str, arg(metavar="URL")] = ""
     """Where workers share the study: journal:PATH, grpc://HOST:PORT or the URL of a database."""
     study: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: from the algorithm and tasks)")] = ""
     """Name of the study in the storage."""
@@ -136,11 +134,14 @@ class _Setting(NamedTuple):
     about: str  # identifies the studies whose results can be shared
 
 
+OPTIONS = (SearchCommandOptions,)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Searches for a network that learns well, compares it with random search, and writes a folder."""
     algorithm, tasks, flags = algorithm_and_tasks("search", arguments)
-    prog = f"metajax search {algorithm} {tasks}"
-    options, given = parse_experiment(SearchCommandOptions(), flags, algorithm, tasks, prog=prog, about=run.__doc__)
+    prog, about = help_of("search", arguments, run.__doc__)
+    options, given = parse_experiment(SearchCommandOptions(), flags, algorithm, tasks, prog=prog, about=about)
     own = options.search
     _check(own, options.study)
     launch.prepare(options.platform.device)

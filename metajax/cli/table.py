@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from tyro.conf import arg
-
 from metajax.cli.arguments import parse, split
-from metajax.errors import check_choice
+from metajax.cli.choices import one_of
 from metajax.running.table import FORMATS, table
 
 
 class FormatOptions(NamedTuple):
     """The output."""
 
-    format: Annotated[str, arg(metavar=f"{{{','.join(FORMATS)}}}")] = "markdown"
+    format: Annotated[str, one_of(FORMATS)] = "markdown"
     """Format of the table, which is printed."""
 
 
@@ -24,6 +22,9 @@ class TableOptions(NamedTuple):
     output: FormatOptions = FormatOptions()
 
 
+OPTIONS = (TableOptions,)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Prints one table of the evaluations of runs: a row for each method, with its seeds aggregated.
 
@@ -31,5 +32,4 @@ def run(arguments: Sequence[str]) -> None:
     """
     names, flags = split(arguments)
     own = parse(TableOptions(), flags, prog="metajax table RUN ...", about=run.__doc__)
-    check_choice("format", own.output.format, FORMATS)
     print(table([Path(name) for name in names], form=own.output.format), end="")

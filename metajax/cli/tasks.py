@@ -1,102 +1,132 @@
 """The command tasks."""
 
 import inspect
-import re
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from metajax.base import TaskDistribution
 from metajax.cli.arguments import parse, split
-from metajax.cli.options import NoOptions
-from metajax.errors import ConfigError, MissingExtraError, lookup
-from metajax.running.recipes import options, task_options
+from metajax.cli.described import all_as_json, prose, table_of, table_of_rows, with_choices
+from metajax.cli.options import ListOptions
+from metajax.cli.summaries import TASKS_DIFFER_IN
+from metajax.errors import ConfigError, MissingExtraError, known_name
+from metajax.running.recipes import Option, options, task_options
 from metajax.tasks import SUITES, TASKS
 
-_SOURCE = re.compile(r" \([^()]*\b\d{4}\b[^()]*\)")
+OPTIONS = (ListOptions,)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Lists the task distributions, a line each or, with NAME, everything about one of them."""
+    """Lists the task distributions, a line each or, with NAME, describes one of them with its options."""
     names, flags = split(arguments)
-    parse(NoOptions(), flags, prog="metajax tasks [NAME]", about=run.__doc__)
+    own = parse(ListOptions(), flags, prog="metajax tasks [NAME]", about=run.__doc__)
     if len(names) > 1:
         raise ConfigError(f"metajax tasks takes one name of tasks; got {names[1]!r} too")
-    screen = Console(highlight=False)
-    if not names:
-        print("\n".join(task_lines(screen.width)))
-        return
-    for table in (about_table(names[0]), options_table(names[0])):
-        screen.print(table, "")
+    name = known_name("tasks", names[0], TASKS) if names else None
+    if own.output.format == "json":
+        print(json.dumps([_listed(one) for one in TASKS] if name is None else described(name), indent=2))
+    elif name is None:
+        print("\n".join(task_lines()))
+    else:
+        screen = Console(highlight=False)
+        for table in (about_table(name), table_of(_options(name), "option")):
+            screen.print(table, "")
 
 
-def task_lines(width: int) -> list[str]:
-    """A line for each task distribution: name, number of steps per episode, and what it is, cut at `width`."""
-    longest, lines = max(map(len, TASKS)), []
-    slow = {name for suite in SUITES.values() if suite.slow for name in suite.tasks}
-    for name, factory in TASKS.items():
-        about, steps = _SOURCE.sub("", _about(name)), ""
-        if name not in slow:
-            try:
-                steps = str(factory().num_steps)
-            except MissingExtraError:
-                about = f"(needs metajax[{_suite(name)[1]}]) {about}"
-        lines.append(f"{name:{longest}}  {steps:>5}  {about}")
-    header = f"{'tasks':{longest}}  steps  what it is"
-    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in (header, *lines)]
+def task_lines() -> list[str]:
+    """A line of at most 80 characters for each task distribution, below a line for each suite that needs an extra."""
+    longest, lines, last = max(map(len, TASKS)), [], ""
+    for name in TASKS:
+        suite, extra = _suite(name)
+        if suite != last:
+            lines.append(f"{suite}, which needs metajax[{extra}]:")
+            last = suite
+        steps = _steps(name)
+        lines.append(f"{name:{longest}}  {'' if steps is None else steps:>5}  {TASKS_DIFFER_IN[name]}")
+    return [f"{'tasks':{longest}}  steps  what differs between tasks", *lines]
 
 
-def about_table(name: str) -> Table:
-    """Everything about one task distribution but its options; raises ConfigError if it is unknown."""
-    tasks = lookup("tasks", name, TASKS)()
-    env, params, (suite, extra) = tasks.env, tasks.env.default_params, _suite(name)
-    rows = {
-        "tasks": name,
-        "what it is": _about(name),
-        "suite": f"{suite}, metajax[{extra}]" if suite else type(env).__module__.partition(".")[0],
+def _listed(name: str) -> dict[str, Any]:
+    """The line of a task distribution as JSON; the extra is empty if it needs none, the steps null if unknown."""
+    suite, extra = _suite(name)
+    return {
+        "name": name,
+        "differs_in": TASKS_DIFFER_IN[name],
+        "num_steps": _steps(name),
+        "suite": suite or None,
+        "extra": extra or None,
+    }
+
+
+def described(name: str) -> dict[str, Any]:
+    """Everything about one task distribution, as JSON values."""
+    tasks = TASKS[name]()
+    env, params = tasks.env, tasks.env.default_params
+    return _listed(name) | {
+        "description": _about(name),
+        "num_steps": tasks.num_steps,
         "environment": env.name,
         "observation": _size(env.observation_space(params)),
         "action": _size(env.action_space(params)),
-        "steps per episode": str(tasks.num_steps),
-        "differ in": ", ".join(_varying(tasks)),
-        "held-out tasks": tasks.split,
-        "known returns": ", ".join(f"{who} {value:g}" for who, value in tasks.references),
+        "parameters_that_differ": _varying(tasks),
+        "split": tasks.split,
+        "num_held_out": tasks.num_held_out,
+        "references": dict(tasks.references),
+        "version": tasks.version,
+        "options": all_as_json(_options(name)),
     }
-    table = Table.grid(Column(no_wrap=True), Column(), padding=(0, 2))
-    for title, text in rows.items():
-        if text:
-            table.add_row(title, escape(text))
-    return table
 
 
-def options_table(name: str) -> Table:
-    """The options of one task distribution, with their defaults."""
-    table = Table(Column("option", no_wrap=True), "default", "what it sets", box=None, pad_edge=False)
+def about_table(name: str) -> Table:
+    """Everything about one task distribution but its options."""
+    about, (suite, extra) = described(name), _suite(name)
+    rows = {
+        "tasks": name,
+        "what it is": about["description"],
+        "differ in": about["differs_in"],
+        "parameters": ", ".join(about["parameters_that_differ"]),
+        "suite": f"{suite}, metajax[{extra}]" if suite else type(TASKS[name]().env).__module__.partition(".")[0],
+        "environment": about["environment"],
+        "observation": about["observation"],
+        "action": about["action"],
+        "steps per episode": str(about["num_steps"]),
+        "held-out tasks": about["split"],
+        "known returns": ", ".join(f"{who} {value:g}" for who, value in about["references"].items()),
+    }
+    return table_of_rows({title: text for title, text in rows.items() if text})
+
+
+def _options(name: str) -> dict[str, Option]:
     own = task_options(name)
-    for option, (_, default, text) in options("maml", name).items():
-        if option in own:
-            table.add_row(f"--{option.rstrip('_').replace('_', '-')}", escape(str(default)), escape(text))
-    return table
+    return with_choices({option: value for option, value in options("maml", name).items() if option in own})
+
+
+def _steps(name: str) -> int | None:
+    """The steps of an episode; None if only a package that is not installed, or slow to start, knows them."""
+    horizon = _options(name).get("horizon")
+    if horizon is not None and horizon.default is not None:
+        return horizon.default
+    try:
+        return TASKS[name]().num_steps
+    except MissingExtraError:
+        return None
 
 
 def _about(name: str) -> str:
-    """The first paragraph of the factory's docstring; the changed options, if it is a variant of other tasks."""
+    """The description of the factory and, for a variant, the options that it changes."""
     factory = TASKS[name]
-    if isinstance(factory, partial):
-        changed = ", ".join(f"{option}={value}" for option, value in factory.keywords.items())
-        others = [other for other, made_by in TASKS.items() if made_by is factory.func]
-        return f"{others[0]} with {changed}" if others else f"{_first_paragraph(factory.func)} With {changed}."
-    return _first_paragraph(factory)
-
-
-def _first_paragraph(factory: Callable) -> str:
-    return " ".join((inspect.getdoc(factory) or "").partition("\n\n")[0].split())
+    if not isinstance(factory, partial):
+        return prose(inspect.getdoc(factory) or "")
+    changed = ", ".join(f"{option}={value}" for option, value in factory.keywords.items())
+    same = next((f"{other}, with" for other, made_by in TASKS.items() if made_by is factory.func), "With")
+    return f"{prose(inspect.getdoc(factory.func) or '')}\nThese tasks are {same} {changed}."
 
 
 def _suite(name: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metajax.cli import launch, run_training
-from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
+from metajax.cli.arguments import algorithm_and_tasks, help_of, parse_experiment
 from metajax.cli.options import (
     DeviceOptions,
     EvaluationOptions,
@@ -41,11 +41,14 @@ def default_options(algorithm: str) -> TrainOptions:
     return TrainOptions(NewRunOptions(), run, EvaluationOptions(), DeviceOptions(), ProcessOptions())
 
 
+OPTIONS = (TrainOptions,)
+
+
 def run(arguments: Sequence[str]) -> None:
     """Meta-trains an algorithm on tasks, evaluates it on held-out tasks, and draws pictures."""
     algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
-    prog = f"metajax train {algorithm} {tasks}"
-    own, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog=prog, about=run.__doc__)
+    prog, about = help_of("train", arguments, run.__doc__)
+    own, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog=prog, about=about)
     check_run(own.run)
     check_evaluation(own.evaluation)
     check_processes(own.processes)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from metajax.errors import LESS_MEMORY, ConfigError, lookup
+from metajax.errors import LESS_MEMORY, ConfigError, known_name
 
 _CONFIG: Any = jax.config  # its options are attributes that JAX adds at run time
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
@@ -21,7 +21,8 @@ def select_platform(name: str) -> None:
     Raises ConfigError if JAX finds no such platform (the message names the extra to install), or if JAX already runs on
     another platform.
     """
-    platform = lookup("device", name, PLATFORMS)
+    name = known_name("device", name, PLATFORMS)
+    platform = PLATFORMS[name]
     if platform is None:
         return
     before = _CONFIG.jax_platforms

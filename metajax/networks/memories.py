@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
-from metajax.errors import ConfigError, check_choice, check_count
+from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.networks.attention import Attention, LinearAttention
 from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, observation_reader
 from metajax.networks.layers import check_layers, hidden_layers
@@ -252,7 +252,7 @@ def memory_policy(
     >>> memory_policy(bandit().env, memory="lstm", width=16).memory()[0][0].shape
     (16,)
     """
-    check_choice("memory", memory, MEMORIES)
+    memory = known_name("memory", memory, MEMORIES)
     check_count("width", width)
     check_count("layers", layers)
     check_layers(hidden, activation, skip, norm)

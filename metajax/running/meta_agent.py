@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from metajax.base import Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
-from metajax.errors import ConfigError, check_choice, check_count
+from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
 from metajax.rollouts import check_like, trial
 from metajax.running import checkpoint, export, record
@@ -25,11 +25,12 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
-from metajax.running.recipes import build, task_options
+from metajax.running.recipes import ALGORITHMS, build, options, task_options
 from metajax.running.standing import Scale, find_scale
 from metajax.running.stopping import VALIDATIONS, Until, condition, parse_until
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
 from metajax.simulators.environment import NO_SHARING, check_compiled, is_on_host
+from metajax.tasks import TASKS
 
 if TYPE_CHECKING:  # matplotlib is slow to import
     from matplotlib.figure import Figure
@@ -99,8 +100,8 @@ class MetaAgent:
         self.num_tasks = int(self.num_tasks)
         self.share_over(num_devices)
         self.config: dict[str, Any] = {
-            "algorithm": algorithm,
-            "tasks": tasks if isinstance(tasks, str) else None,
+            "algorithm": known_name("algorithm", algorithm, ALGORITHMS),
+            "tasks": known_name("tasks", tasks, TASKS) if isinstance(tasks, str) else None,
             "tasks_version": self.tasks.version,
             "seed": seed,
             "num_tasks": self.num_tasks,
@@ -138,6 +139,18 @@ class MetaAgent:
     def learner(self) -> Learner:
         """The state of training, initialised from the seed at first use."""
         return jax.jit(partial(new_learner, self.algorithm, tasks=self.tasks))(jax.random.key(self.config["seed"]))
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """All options of the algorithm, network, outer loop and tasks by name, those with default values included."""
+        given = self.config["options"]
+        known = options(self.config["algorithm"], self.config["tasks"] or self.tasks, given.get("outer"))
+        found = {name: option.default for name, option in known.items()}
+        if self.recipe.outers:
+            found["outer"] = next(iter(self.recipe.outers))
+        if "context" in found:  # by default the steps of a trial
+            found["context"] = self.network.context
+        return found | given
 
     @property
     def iteration(self) -> int:

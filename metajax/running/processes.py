@@ -82,7 +82,7 @@ def begin(arguments: Sequence[str]) -> None:
         return
     if told.coordinator is None:
         hardware.make_of_cores(told.devices)
-    elif list(arguments[:1]) in (["train"], ["resume"]):
+    elif [name.lower() for name in arguments[:1]] in (["train"], ["resume"]):
         if told.devices and told.processes:
             hardware.make_of_cores(max(1, told.devices // told.processes))
         how = {} if told.heartbeat is None else {"heartbeat": told.heartbeat}

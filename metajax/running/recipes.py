@@ -172,7 +172,7 @@ def build(
     given = dict(given)
     outer_name = given.pop("outer", None)
     known = options(algorithm, tasks, outer_name)
-    recipe = ALGORITHMS[algorithm]
+    recipe = lookup("algorithm", algorithm, ALGORITHMS)
     of_network = set() if network is None else network_options(algorithm)
     for name in given:
         check_choice("option", name, [option for option in known if option not in of_network])
@@ -181,7 +181,7 @@ def build(
         own = _options_of(factory)
         return factory(*arguments, **{name: value for name, value in given.items() if name in own}, **decided)
 
-    distribution = call(TASKS[tasks]) if isinstance(tasks, str) else tasks
+    distribution = call(lookup("tasks", tasks, TASKS)) if isinstance(tasks, str) else tasks
     check_tasks(distribution)
     if "num_episodes" in known and distribution.num_episodes is not None:
         given.setdefault("num_episodes", distribution.num_episodes)

@@ -9,15 +9,16 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from metajax.errors import ConfigError, check_choice
 
 METRICS = "metrics.jsonl"
+WANDB_ID = "wandb-id"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
 
 
@@ -39,7 +40,51 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-Sink = Callable[[Mapping[str, Any]], None]
+class Sink(NamedTuple):
+    """Where the metrics of a run go.
+
+    Attributes:
+        write: takes a line of metrics.
+        summarise: takes the results of an evaluation.
+        close: ends writing.
+    """
+
+    write: Callable[[Mapping[str, Any]], None]
+    summarise: Callable[[Mapping[str, float]], None] = lambda values: None
+    close: Callable[[], None] = lambda: None
+
+
+class LoggedRun(NamedTuple):
+    """A run as sinks show it.
+
+    Attributes:
+        folder: its run folder.
+        name: its name, with the algorithm and the tasks.
+        group: the algorithm and the tasks, which runs with other seeds and options share.
+        config: what it depends on: names, sizes and all options, those with default values included.
+        project: its project at Weights & Biases.
+        tags: its tags at Weights & Biases.
+    """
+
+    folder: Path
+    name: str
+    group: str
+    config: Mapping[str, Any]
+    project: str = "metajax"
+    tags: Sequence[str] = ()
+
+
+def run_name(folder: Path, group: str) -> str:
+    """The name of a run: its folder's, after the algorithm and the tasks; a member of a sweep has both folders.
+
+    >>> run_name(Path("runs/maml-point-0"), "maml-point"), run_name(Path("mine"), "maml-point")
+    ('maml-point-0', 'maml-point-mine')
+    >>> run_name(Path("runs/maml-point-0/seed-1"), "maml-point")
+    'maml-point-0-seed-1'
+    """
+    if folder.name.startswith(group):
+        return folder.name
+    return f"{folder.parent.name if folder.parent.name.startswith(group) else group}-{folder.name}"
 
 
 def jsonl(folder: Path) -> Sink:
@@ -53,30 +98,48 @@ def jsonl(folder: Path) -> Sink:
         with (folder / METRICS).open("a") as file:
             file.write(json.dumps(kept) + "\n")
 
-    return write
+    return Sink(write)
 
 
-def tensorboard(folder: Path) -> Sink:
-    """A sink that writes event files to `tensorboard` in the folder; needs the extra `logging`."""
-    writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder / "tensorboard"))
+def tensorboard(run: LoggedRun) -> Sink:
+    """A sink that writes event files to `tensorboard/NAME` in the folder; needs the extra `logging`."""
+    writer = importlib.import_module("tensorboardX").SummaryWriter(str(run.folder / "tensorboard" / run.name))
+    rows = [f"| {name} | {value} |" for name, value in run.config.items()]
+    writer.add_text("configuration", "\n".join(["| option | value |", "|---|---|", *rows]))
 
     def write(metrics: Mapping[str, Any]) -> None:
         for name, value in metrics.items():
             writer.add_scalar(name, value, metrics["iteration"])
         writer.flush()
 
-    return write
+    return Sink(write, write, writer.close)
 
 
-def wandb(folder: Path) -> Sink:
-    """A sink for Weights & Biases; needs the extra `logging`. WANDB_MODE=offline writes only to the folder."""
-    run = importlib.import_module("wandb").init(
-        project="metajax", name=folder.name, dir=str(folder), reinit="create_new"
+def wandb(run: LoggedRun) -> Sink:
+    """A sink for Weights & Biases; needs the extra `logging`. WANDB_MODE=offline writes only to the folder.
+
+    A run that is logged again, as after `metajax resume`, continues the one whose id is in the folder. Its horizontal
+    axis is the meta-iteration, because lines after the last checkpoint are written twice. The results of an evaluation
+    are in its summary.
+    """
+    kept = run.folder / WANDB_ID
+    opened = importlib.import_module("wandb").init(
+        project=run.project,
+        name=run.name,
+        group=run.group,
+        tags=list(run.tags),
+        dir=str(run.folder),
+        id=kept.read_text() if kept.exists() else None,
+        resume="allow",
+        reinit="create_new",
     )
-    return lambda metrics: run.log(dict(metrics), step=metrics["iteration"])
+    write_text(kept, opened.id)
+    opened.config.update(dict(run.config), allow_val_change=True)
+    opened.define_metric("*", step_metric="iteration")
+    return Sink(lambda metrics: opened.log(dict(metrics)), lambda values: opened.summary.update(values), opened.finish)
 
 
-SINKS: dict[str, Callable[[Path], Sink]] = {"jsonl": jsonl, "tensorboard": tensorboard, "wandb": wandb}
+SINKS: dict[str, Callable[[LoggedRun], Sink]] = {"tensorboard": tensorboard, "wandb": wandb}
 
 
 def check_sinks(names: Iterable[str]) -> None:
@@ -88,12 +151,12 @@ def check_sinks(names: Iterable[str]) -> None:
             raise ConfigError(f"log_to={name} needs the package {packages[name]}; install metajax[logging]")
 
 
-def open_sinks(names: Iterable[str], folder: Path) -> dict[str, Sink]:
-    """The sinks by name, always with jsonl; a sink that fails to open is left out with a warning."""
+def open_sinks(names: Iterable[str], run: LoggedRun) -> dict[str, Sink]:
+    """The sinks by name; a sink that fails to open is left out with a warning."""
     sinks = {}
-    for name in dict.fromkeys(["jsonl", *names]):
+    for name in dict.fromkeys(names):
         try:
-            sinks[name] = SINKS[name](folder)
+            sinks[name] = SINKS[name](run)
         except Exception as error:  # training must go on
             warnings.warn(f"metrics are not written to {name}: {error}", stacklevel=2)
     return sinks
@@ -101,12 +164,27 @@ def open_sinks(names: Iterable[str], folder: Path) -> dict[str, Sink]:
 
 def send(sinks: dict[str, Sink], metrics: Mapping[str, Any]) -> None:
     """Sends metrics to every sink; a sink that fails is removed with a warning."""
+    _each(sinks, lambda sink: sink.write(metrics))
+
+
+def summarise(sinks: dict[str, Sink], values: Mapping[str, float]) -> None:
+    """Sends the results of an evaluation to every sink; a sink that fails is removed with a warning."""
+    _each(sinks, lambda sink: sink.summarise(values))
+
+
+def close(sinks: dict[str, Sink]) -> None:
+    """Closes every sink; a sink that fails is named in a warning."""
+    _each(sinks, lambda sink: sink.close())
+    sinks.clear()
+
+
+def _each(sinks: dict[str, Sink], act: Callable[[Sink], None]) -> None:
     for name, sink in list(sinks.items()):
         try:
-            sink(metrics)
+            act(sink)
         except Exception as error:  # training must go on
             del sinks[name]
-            warnings.warn(f"metrics are no longer written to {name}: {error}", stacklevel=2)
+            warnings.warn(f"metrics are no longer written to {name}: {error}", stacklevel=3)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -136,6 +136,8 @@ def learn(
     keep: int,
     keep_every: int,
     log_to: Sequence[str],
+    wandb_project: str = "metajax",
+    wandb_tags: Sequence[str] = (),
     stall: float = 0.0,
     show: Callable[[Sequence[Progress]], None],
 ) -> None:
@@ -149,6 +151,8 @@ def learn(
         keep: number of newest checkpoints to keep.
         keep_every: also keep checkpoints whose meta-iteration is a multiple of this number; 0: none of them.
         log_to: sinks of metrics besides metrics.jsonl.
+        wandb_project: project of the sink wandb.
+        wandb_tags: tags of the sink wandb.
         stall: seconds without progress after which the process exits; 0: never.
         show: called with each progress.
 
@@ -159,7 +163,10 @@ def learn(
     writers = members if processes.is_first() else {}
     before = {folder: _forget_after(folder, agent.iteration) for folder, agent in writers.items()}
     stopped: list[Path] = []
-    sinks = {folder: record.open_sinks(log_to, folder) for folder in writers}
+    sinks = {folder: {"jsonl": record.jsonl(folder)} for folder in writers}
+    if log_to:
+        for folder, agent in writers.items():
+            sinks[folder] |= record.open_sinks(log_to, _logged_run(folder, agent, wandb_project, wandb_tags))
 
     def save() -> None:
         nonlocal saved, pause
@@ -192,8 +199,36 @@ def learn(
         except InterruptedRun:
             save()
             raise
+        finally:
+            for opened in sinks.values():
+                record.close(opened)
         save()
         check()
+
+
+def _logged_run(folder: Path, agent: MetaAgent, project: str, tags: Sequence[str]) -> record.LoggedRun:
+    """The run as sinks show it."""
+    about = dict(agent.config)
+    given, run = about.pop("options"), about.pop("run", {})
+    group = f"{about['algorithm']}-{about['tasks'] or 'tasks'}"
+    config = about | run | agent.all_options | given
+    return record.LoggedRun(folder, record.run_name(folder, group), group, config, project, tags)
+
+
+def log_evaluation(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> None:
+    """Sends the mean returns and successes after each number of adaptations to the sinks that the run logs to."""
+    run = agent.config.get("run", {})
+    names = run.get("log_to", ())
+    if not names:
+        return
+    values: dict[str, float] = {"iteration": agent.iteration, "evaluation/num_tasks": len(evaluation.sampled)}
+    for name, of in evaluation._asdict().items():
+        for stage, mean in enumerate([] if of is None else of.mean((0, 2))):
+            values[f"evaluation/{name}/adaptations_{stage}"] = float(mean)
+    logged = _logged_run(folder, agent, run.get("wandb_project", "metajax"), run.get("wandb_tags", ()))
+    sinks = record.open_sinks(names, logged)
+    record.summarise(sinks, values)
+    record.close(sinks)
 
 
 def write_evaluation(

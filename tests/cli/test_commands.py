@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import jax
@@ -18,13 +19,19 @@ from PIL import Image
 import metajax.cli
 from metajax import MetaAgent
 from metajax.cli import run_training
-from metajax.cli.arguments import parse_experiment
-from metajax.cli.commands import COMMANDS, main
+from metajax.cli.arguments import algorithm_and_tasks, factory_options, parse_experiment
+from metajax.cli.commands import main
+from metajax.cli.described import flag_of
+from metajax.cli.options import EvaluationOptions, RunOptions
 from metajax.cli.train import default_options
+from metajax.cli.usage import COMMANDS
 from metajax.devices import hardware
-from metajax.running import report, run_folder, sweep
+from metajax.evaluation import SUCCESS_AT
+from metajax.learning.baselines import BASELINES
+from metajax.networks import MEMORIES
+from metajax.running import meta_agent, recipes, report, run_folder, sweep
 from metajax.running.recipes import ALGORITHMS
-from metajax.tasks import TASKS
+from metajax.tasks import point
 
 TINY = ["--num-tasks", "2", "--num-rollouts", "2", "--horizon", "4", "--eval-tasks", "3", "--hidden", "4"]
 TINY += ["--outer", "gradient"]
@@ -210,6 +217,8 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["train", "maml", "point", "--device", "gpu"], "finds no gpu here; install metajax[cuda12]"),
         (["train", "maml", "point", "--device", "gpuu"], "unknown device 'gpuu'; did you mean gpu"),
         (["doctor", "point"], "metajax doctor takes no arguments"),
+        (["algorithms", "mamml"], "unknown algorithm 'mamml'; did you mean maml"),
+        (["algorithms", "maml", "rl2"], "got 'rl2' too"),
         (["tasks", "pont"], "unknown tasks 'pont'; did you mean point"),
         (["tasks", "point", "bandit"], "got 'bandit' too"),
         (["resume"], "metajax resume takes one run folder"),
@@ -231,6 +240,30 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["train", "--save-every", "-1"], "save_every=-1.0 must be a finite number >= 0"),
         (["train", "--log-to", "tensorbored"], "unknown log_to 'tensorbored'; did you mean tensorboard"),
         (["train", "--success-at", "start"], "unknown success_at 'start'"),
+        (["train", "--estimator", "dise"], "unknown estimator 'dise'; did you mean dice"),
+        (["train", "--inner-lrr", "0.1"], "metajax train has no option --inner-lrr; did you mean --inner-lr?"),
+        (["evaluate", "RUN", "--eval-task=3"], "metajax evaluate has no option --eval-task; did you mean --eval-tasks"),
+        (
+            ["evaluate", "RUN", "--inner-lr", "1"],
+            "--inner-lr is an option of metajax train, resume, bench, search, not",
+        ),
+        (["evaluate", "RUN", "--num-iteration", "1"], "did you mean --num-iterations, an option of metajax train"),
+        (
+            ["train", "--format", "csv"],
+            "--format is an option of metajax table, algorithms, tasks, not of metajax train",
+        ),
+        (["train", "--clip", "0.1"], "--clip is an option of --outer ppo, not of --outer trpo"),
+        (["train", "--outer", "ppo", "--max-kl", "1"], "--max-kl is an option of --outer trpo, not of --outer ppo"),
+        (["train", "maml", "bandit", "--goals", "square"], "--goals is an option of the tasks point, point-unscaled"),
+        (["train", "--memory", "gru"], "--memory is an option of the algorithm rl2, not of maml"),
+        (
+            ["bench", "--inner-lr", "1"],
+            "--inner-lr is an option of metajax bench with an algorithm and tasks",
+        ),
+        (["bench", "maml", "point", "--programs", "promp"], "--programs is an option of metajax bench without an"),
+        (["train", "--nothing-like-it"], "metajax train has no option --nothing-like-it; metajax train --help lists"),
+        (["train", "--seed", "1", "maml"], "metajax train does not expect 'maml' here; names come first"),
+        (["train", "--num-steps", "200"], "--horizon sets the steps of an episode"),
     ],
 )
 def test_a_mistake_is_one_message_and_a_failure(command, message, capsys):
@@ -242,14 +275,11 @@ def test_a_mistake_is_one_message_and_a_failure(command, message, capsys):
     assert not os.path.exists("runs")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [(["--inner-lrr", "0.1"], "--inner-lr"), (["--inner-lr", "fast"], "fast")]
-)
-def test_a_misspelt_option_or_a_value_of_the_wrong_type_is_shown(options, message, capsys):
+def test_a_value_of_the_wrong_type_is_shown(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["train", "maml", "point", *options])
+        main(["train", "maml", "point", "--inner-lr", "fast"])
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    assert "fast" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_or_not_writable_is_refused_before_compiling(tmp_path, capsys, monkeypatch):
@@ -266,51 +296,10 @@ def test_a_folder_in_use_or_not_writable_is_refused_before_compiling(tmp_path, c
         assert "cannot be written" in capsys.readouterr().err
 
 
-def test_lists_name_everything(capsys):
-    assert main(["tasks"]) == 0
-    assert main(["algorithms"]) == 0
-    printed = capsys.readouterr().out
-    for name in (*ALGORITHMS, *TASKS, "trpo"):
-        assert name in printed
-    about = [inspect.getdoc(recipe.algorithm).splitlines()[0] for recipe in ALGORITHMS.values()]
-    assert len(set(about)) == len(about)
+def test_the_usage_text_and_the_version_are_commands_too(capsys):
     assert main(["--version"]) == 0
     assert main([]) == 0
     assert "usage: metajax" in capsys.readouterr().out
-
-
-def test_tasks_whose_extra_is_missing_are_listed_with_it(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
-    for package in ("brax", "xminigrid", "jumanji", "navix", "craftax"):
-        monkeypatch.setitem(sys.modules, package, None)
-    assert main(["tasks"]) == 0
-    printed = capsys.readouterr().out
-    for name, extra in {"ant-goal": "physics", "xland": "envs", "tsp": "envs", "crossing": "envs"}.items():
-        assert re.search(rf"^{name} .*\(needs metajax\[{extra}\]\)", printed, re.MULTILINE)
-    assert main(["tasks", "tsp"]) == 2
-    assert "install the extra: metajax[envs]" in capsys.readouterr().err
-
-
-def test_tasks_are_listed_in_80_columns_and_described_one_by_one(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(["tasks"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["tasks", *TASKS]
-    assert max(map(len, lines)) <= 80
-    assert "pendulum                   200  Pendulum with" in "\n".join(lines)
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(["tasks", "pendulum"]) == 0
-    rows = dict(
-        re.split("  +", line.strip(), maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip()
-    )
-    assert rows["suite"] == "gymnax"
-    assert rows["environment"] == "Pendulum-v1"
-    assert rows["observation"] == "3 in -8 to 8"
-    assert rows["action"] == "1 in -2 to 2"
-    assert rows["differ in"] == "g, m, l"
-    assert rows["--horizon"].startswith("200  ")
-    assert main(["tasks", "point"]) == 0
-    assert "goal known -0.506, goal unknown -38.26" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -338,8 +327,51 @@ def test_every_command_has_its_own_help(command, capsys, monkeypatch):
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"usage: metajax {command}")
-    about = inspect.getdoc(importlib.import_module(f"metajax.cli.{command}").run).splitlines()[0]
-    assert about in printed
+    about = inspect.getdoc(importlib.import_module(f"metajax.cli.{command}").run)
+    assert " ".join(about.split()) in " ".join(printed.split())
+
+
+def flags_and_help(command, capsys):
+    """The flags that a command accepts, and the lines of its help text."""
+    module = importlib.import_module(f"metajax.cli.{command[0]}")
+    named = len(command) > 1
+    own = [
+        kind for kind in getattr(module, "OPTIONS", ()) if command[0] != "bench" or named == ("Named" in kind.__name__)
+    ]
+    groups = [group for kind in own for group in typing.get_type_hints(kind).values()]
+    flags = {flag_of(name) for group in groups for name in group._fields}
+    if named:
+        flags |= {flag_of(name) for group in factory_options(*command[1:], None).values() for name in group}
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    assert stopped.value.code == 0
+    return flags, capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([name] for name in COMMANDS if name not in ("train", "search")),
+        ["train", "maml", "point"],
+        ["train", "rl2", "bandit"],
+        ["train", "reptile", "partner"],
+        ["bench", "maml", "point"],
+        ["search", "rl2", "grid"],
+    ],
+    ids=" ".join,
+)
+def test_help_has_every_option_and_fits(command, width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    flags, lines = flags_and_help(command, capsys)
+    shown = {found[1] for line in lines if (found := re.match(r"  (--\w[\w-]*)", line))}
+    assert shown == flags
+    assert max(len(line.rstrip()) for line in lines) <= width
+    text = "\n".join(lines)
+    assert "None" not in text
+    assert text.count("(default: ") >= len(flags) - text.count("(default:\n")
+    broken = re.findall(r"\d,\n *\d|=[^ ]*,\n", text)  # a number, or the values of an option's example
+    assert not broken
 
 
 def test_options_are_shown_in_groups_with_choices_and_defaults(capsys):
@@ -349,17 +381,67 @@ def test_options_are_shown_in_groups_with_choices_and_defaults(capsys):
     titles = ["run", "evaluation", "device", "processes", "algorithm", "network", "outer loop", "tasks"]
     places = [printed.index(f" {title} options ") for title in titles]
     assert places == sorted(places)
-    assert "--device {auto,cpu,gpu,tpu}" in printed
+    for option, table in {
+        "device": hardware.PLATFORMS,
+        "success-at": SUCCESS_AT,
+        "memory": MEMORIES,
+        "baseline": BASELINES,
+        "outer": ALGORITHMS["rl2"].outers,
+    }.items():
+        assert f"--{option} {{{','.join(table)}}}" in printed
     of_task = printed.index("--num-arms")
     assert printed.index("--epochs") < places[-1] < of_task
     assert re.search(r"--num-iterations INT.*\(default: 300\)", printed, re.DOTALL)
+
+
+def test_help_without_names_says_whose_options_it_lists(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["train", "rl2", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "usage: metajax train [ALGORITHM] [TASKS]" in printed
+    assert "These are the options of rl2 on point" in printed
+    with pytest.raises(SystemExit):
+        main(["resume", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("(default: that of the run)") == len(RunOptions._fields + EvaluationOptions._fields)
+
+
+def test_names_may_be_written_in_other_ways(capsys):
+    named = algorithm_and_tasks("train", ["Meta-SGD", "POINT_SPARSE", "--seed", "1"])
+    assert named == ("meta_sgd", "point-sparse", ["--seed", "1"])
+    options = ["--memory", "Linear_Attention", "--outer", "TRPO", "--show", "Reward"]
+    own, given = parse_experiment(default_options("rl2"), options, "rl2", "point", prog="metajax train")
+    assert given == {"memory": "linear-attention", "outer": "trpo", "show": ("reward",)}
+    own, _ = parse_experiment(default_options("rl2"), ["--success-at", "END"], "rl2", "point", prog="metajax train")
+    assert own.evaluation.success_at == "end"
+    assert main(["Algorithms"]) == 0
+    assert main(["TASKS", "Pont"]) == 2
+    assert "unknown tasks 'Pont'; did you mean point" in capsys.readouterr().err
+
+
+def test_the_context_of_a_transformer_is_a_trial_unless_it_is_given():
+    for options, expected in ([], {}), (["--context", "128"], {"context": 128}):
+        parsed = parse_experiment(default_options("rl2"), options, "rl2", "bandit", prog="metajax train")
+        assert parsed[1] == expected
+
+
+def test_episodes_longer_than_those_of_the_tasks_are_one_message(monkeypatch, capsys):
+    def build(*arguments):
+        return recipes.build(*arguments)._replace(tasks=point(horizon=3))
+
+    monkeypatch.setattr(meta_agent, "build", build)
+    assert main(["train", "maml", "point", *TINY]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: num_steps=4 of the algorithm must be at most the 3 steps of an episode")
+    assert len(error.splitlines()) == 1
 
 
 def test_the_usage_text_fits_on_a_screen(capsys):
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24
-    assert max(map(len, lines)) <= 88
+    assert max(map(len, lines)) <= 80
     modules = {path.stem for path in Path(metajax.cli.__file__).parent.glob("*.py") if "\ndef run(" in path.read_text()}
     assert modules == set(COMMANDS)
 

@@ -160,7 +160,7 @@ def test_fewer_trials_than_minibatches_are_one_each():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--programs", "maml-trop"], "unknown program 'maml-trop'; did you mean maml-trpo"),
+        (["--programs", "maml-trop"], "unknown programs 'maml-trop'; did you mean maml-trpo"),
         (["--repeats", "3"], "repeats=3 must be a whole number of at least 7"),
         (["--sizes", "4", "0"], "sizes=0 must be a whole number of at least 1"),
         (["--sizes", "6", "--devices", "4"], "tasks=6 must be a multiple of 4 devices; use 4 or 8"),

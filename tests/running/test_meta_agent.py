@@ -229,3 +229,14 @@ def test_a_foreign_or_damaged_export_is_refused(learned, tmp_path):
             load_policy(foreign)
     with pytest.raises(CheckpointError, match="is not an export of metajax"):
         load_policy(tmp_path / "nothing.safetensors")
+
+
+def test_names_are_known_whatever_their_case_and_dashes():
+    agent = MetaAgent("Meta-SGD", "POINT_SPARSE", num_tasks=2)
+    assert (agent.config["algorithm"], agent.config["tasks"]) == ("meta_sgd", "point-sparse")
+    assert agent.title == MetaAgent("meta_sgd", "point-sparse", num_tasks=2).title
+    one, other = (
+        MetaAgent("rl2", "bandit", memory=memory, outer=outer, num_tasks=4)
+        for memory, outer in (("linear-attention", "trpo"), ("Linear_Attention", "TRPO"))
+    )
+    assert jax.tree.map(jax.numpy.shape, one.params) == jax.tree.map(jax.numpy.shape, other.params)

@@ -216,15 +216,15 @@ def test_numbers_that_are_not_finite_name_the_checkpoint_that_is_left(tmp_path):
 def test_a_sink_that_fails_never_stops_training(tmp_path, monkeypatch):
     written = []
 
-    def failing(folder):
+    def failing(run):
         def write(metrics):
             written.append(metrics["iteration"])
             raise OSError("the server is gone")
 
-        return write
+        return record.Sink(write)
 
     monkeypatch.setitem(record.SINKS, "tensorboard", failing)
-    monkeypatch.setitem(record.SINKS, "wandb", lambda folder: 1 / 0)
+    monkeypatch.setitem(record.SINKS, "wandb", lambda run: 1 / 0)
     agent = small()
     learning = ([progress] for progress in agent.learning(3, log_every=1))
     with pytest.warns(UserWarning, match="metrics") as warned:

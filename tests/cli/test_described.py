@@ -1,0 +1,61 @@
+"""How options are described."""
+
+from typing import Annotated, NamedTuple
+
+import pytest
+
+from metajax.cli.choices import one_of
+from metajax.cli.described import Described, describe, options_in, prose
+from metajax.running.recipes import ALGORITHMS, Option, options
+from metajax.tasks import TASKS
+
+
+class Sample(NamedTuple):
+    """A group of options."""
+
+    rate: float = 0.5
+    """How fast,
+    per second."""
+    names: tuple[str, ...] = ()
+    """What to do. None: nothing."""
+
+
+def test_options_have_the_texts_below_their_fields():
+    found = options_in(Sample())
+    assert found["rate"] == Option(float, 0.5, "How fast, per second.")
+    assert found["names"].default == ()
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (Option(float, 1e-5, "of the step (1e-5)."), ("FLOAT", "Some rate of the step.", "1e-05")),
+        (Option(int | None, None, "steps; None: as many as 2,048. Kept."), ("INT", "Steps. Kept.", "as many as 2048")),
+        (Option(int | None, 3, "steps; None: 0.9."), ("INT", "Steps; None: 0.9.", "3")),
+        (Option(float | None, None, "share; None: 0.9."), ("FLOAT", "Share.", "0.9")),
+        (Option(tuple[int, ...], (), "widths."), ("[INT ...]", "Widths.", "none")),
+        (Option(tuple[int, ...], (8, 4), "widths."), ("[INT ...]", "Widths.", "8 4")),
+        (Option(bool, False, "do it."), ("", "Do it.", "False")),
+        (Option(Annotated[str, one_of(["a", "b"])], "a", "a or b."), ("{a,b}", "a or b.", "a")),
+    ],
+)
+def test_a_description(option, expected):
+    found = describe("some_rate_", option)
+    assert (found.values, found.text, found.default) == expected
+    assert found.flag == "--some-rate"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tasks"), [*((name, "point") for name in ALGORITHMS), *(("maml", name) for name in TASKS)]
+)
+def test_no_default_is_none_without_words(algorithm, tasks):
+    for name, option in options(algorithm, tasks).items():
+        found = describe(name, option)
+        assert isinstance(found, Described)
+        assert found.text, name
+        assert "None" not in found.text + found.default
+        assert option.default is not None or found.default != "none", name
+
+
+def test_prose_ends_where_arguments_begin():
+    assert prose("One\nline.\n\nAnother.\n\nArgs:\n    x: y.\n\nMore.") == "One line.\nAnother."
