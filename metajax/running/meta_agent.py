@@ -16,6 +16,7 @@ from metajax.base import Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
+from metajax.pictures import words
 from metajax.rollouts import check_like, trial
 from metajax.running import checkpoint, export, record
 from metajax.running.acting import (
@@ -356,7 +357,7 @@ class MetaAgent:
     @property
     def title(self) -> str:
         """The title of figures and animations."""
-        return f"{self.config['algorithm']} on {self.config['tasks'] or self.tasks.env.name}"
+        return f"{words.method(self.config['algorithm'])} on {self.config['tasks'] or self.tasks.env.name}"
 
     def save(self, folder: str | Path, *, keep: int = 3, keep_every: int = 0) -> Path:
         """Saves a checkpoint of the learner and the configuration, and returns the folder; `load` resumes from it.
