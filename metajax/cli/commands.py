@@ -37,6 +37,7 @@ COMMANDS = {
     "resume": Command("RUN", "resume the training of a run"),
     "evaluate": Command("RUN", "evaluate a run again, for example on more tasks"),
     "table": Command("RUN ...", "print the results of several runs as one table"),
+    "plot": Command("RUN ...", "plot the curves of several runs in one figure"),
     "report": Command("RUN", "write one HTML file about a run"),
     "bench": Command("[ALGORITHM TASKS]", "time the reference programs, or an algorithm on tasks"),
     "search": Command("[ALGORITHM] [TASKS]", "search for a network (default: maml point)"),

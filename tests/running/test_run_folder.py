@@ -16,6 +16,7 @@ import pytest
 
 from metajax import ConfigError, MetaAgent, NonFiniteError
 from metajax.cli import commands
+from metajax.evaluation import Evaluation
 from metajax.running import checkpoint, record, report, run_folder
 from metajax.running.training import Progress
 
@@ -275,6 +276,19 @@ def test_steps_and_seconds_count_on_in_a_resumed_run_with_other_sizes(tmp_path, 
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 20, "seconds": 2.0}\n')
     run_folder.learn({tmp_path: agent}, learning(30), **SAVING)
     assert run_folder.metrics(tmp_path)[-1]["env_steps"] == 30_000
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "in_context", "adaptations"),
+    [("maml", {"hidden": (2,)}, False, 1), ("rl2", {"width": 2, "num_episodes": 4}, True, 3)],
+)
+def test_an_evaluation_says_how_the_agent_adapts_and_how_often_it_was_trained_to(
+    tmp_path, algorithm, options, in_context, adaptations
+):
+    agent = MetaAgent(algorithm, "bandit", horizon=2, num_tasks=2, **options)
+    run_folder.write_evaluation(agent, Evaluation(np.zeros((2, 6, 1))), agent.protocol(2), tmp_path)
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (about["in_context"], about["trained_adaptations"]) == (in_context, adaptations)
 
 
 def test_a_disk_too_small_is_seen_before_compiling(tmp_path, monkeypatch, capsys):
