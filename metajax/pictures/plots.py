@@ -22,6 +22,7 @@ _ACTIONS = {
 }
 _STAGES = (style.ORANGE, style.BLUE)  # before adaptation and after
 _MOST_VALUES = 60  # of returns that get a bar each
+_MOST_BINS = 40  # of other returns
 _WIDTH, _HEIGHT = 5.5, 4.0
 
 
@@ -85,7 +86,8 @@ def task_histogram(evaluation: Evaluation, title: str) -> Figure:
     shown = returns[:, sorted({0, last})]
     values = _values(shown)
     if values is None:
-        edges = np.histogram_bin_edges(shown, 40)
+        edges = np.histogram_bin_edges(shown, "auto")
+        edges = edges if len(edges) <= _MOST_BINS else np.histogram_bin_edges(shown, _MOST_BINS)
         for mark, column in zip(marks, shown.T, strict=True):
             axes.hist(column, edges.tolist(), histtype="stepfilled", color=mark.colour, alpha=0.25)
             axes.hist(column, edges.tolist(), histtype="step", color=mark.colour)
@@ -155,15 +157,14 @@ def animate_paths(
         for task in range(num_tasks):
             colour = style.COLOURS[task % len(style.COLOURS)]
             if goals is not None:
-                axes.plot(*goals[task], **_GOAL.look | {"color": colour}, markersize=14, markeredgecolor="black")
+                axes.plot(
+                    *goals[task], **_GOAL.look | {"color": colour}, markersize=14, markeredgecolor="black", zorder=3
+                )
             for copy in range(min(num_copies, steps.reward.shape[2])):
                 points, end = _path(steps, (task, stage, copy), [index for _, index in plane])
-                look = _ACTING.look | {"color": colour, "linewidth": 1, "alpha": 0.8, "markersize": 5}
+                look = _ACTING.look | {"color": colour, "linewidth": 0.6, "markersize": 7, "markeredgecolor": "black"}
                 paths.append((axes.plot([], [], markevery=[-1], **look)[0], points, end))
-    everything = np.concatenate([points for _, points, _ in paths] + ([] if goals is None else [goals]))
-    low, high = everything.min(0), everything.max(0)
-    margin = 0.06 * (high - low) + 1e-6
-    row[0].set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    _show_all(row[0], [points for _, points, _ in paths] + ([] if goals is None else [goals]))
     style.legend(figure, [*([] if goals is None else [_GOAL]), _ACTING, _TERMINATED, _TIME_UP])
     told = f"{words.counted(num_tasks, 'task')}, a colour each"
 
@@ -176,6 +177,14 @@ def animate_paths(
         return []
 
     FuncAnimation(figure, draw, frames=frames).save(path, writer=PillowWriter(fps=12), dpi=80)
+
+
+def _show_all(axes: Axes, points: Sequence[np.ndarray]) -> None:
+    """Sets the limits of the axes such that all points [..., 2] are inside."""
+    everything = np.concatenate(points)
+    low, high = everything.min(0), everything.max(0)
+    margin = 0.06 * (high - low) + 1e-6
+    axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
 
 
 def _path(steps: Transition, index: tuple[int, int, int], plane: list[int]) -> tuple[np.ndarray, str]:
