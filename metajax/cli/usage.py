@@ -22,6 +22,7 @@ COMMANDS = {
     "resume": Command("RUN", "resume the training of a run"),
     "evaluate": Command("RUN", "evaluate a run again, such as on more tasks"),
     "table": Command("RUN ...", "print the results of several runs as one table"),
+    "plot": Command("RUN ...", "plot the curves of several runs in one figure"),
     "report": Command("RUN", "write one HTML file about a run"),
     "bench": Command("[ALGORITHM TASKS]", "time reference programs, or an algorithm"),
     "search": Command("[ALGORITHM] [TASKS]", "search for a network (default: maml point)"),

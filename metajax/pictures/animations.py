@@ -8,32 +8,38 @@ import jax
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from metajax.base import PyTree, Transition
-from metajax.pictures.scene_charts import market, treatment
-from metajax.pictures.scene_choices import bernoulli_posterior, chemistry, instructed, moves
-from metajax.pictures.scene_rooms import lake, meeting, room
-from metajax.pictures.scene_vehicles import cart_and_pole, crossing, pendulum, projected_cart_and_pole, road
+from metajax.pictures import scene_charts, scene_choices, scene_rooms, scene_vehicles, style, words
 
-# Scenes by the name of the environment. `scene(axes, task, episode, last)` draws an episode [T] up to step `last`.
-Scene = Callable[[Axes, PyTree, Transition, int], None]
-SCENES: dict[str, Scene] = {
-    "CartPole-v1": cart_and_pole,
-    "ProjectedCartPole": projected_cart_and_pole,
-    "Pendulum-v1": pendulum,
-    "Highway": road,
-    "Intersection": crossing,
-    "Grid": room,
-    "FrozenLake": lake,
-    "Coordination": meeting,
-    "Instructions": instructed,
-    "BernoulliBandit": bernoulli_posterior,
-    "RepeatedGame": moves,
-    "Alchemy": chemistry,
-    "Dosing": treatment,
-    "MarketMaking": market,
+
+class Scene(NamedTuple):
+    """How episodes of an environment look.
+
+    Attributes:
+        draw: `draw(axes, task, episode, last)` draws an episode [T] up to step `last`.
+        marks: what its markers, lines and areas mean.
+    """
+
+    draw: Callable[[Axes, PyTree, Transition, int], None]
+    marks: tuple[style.Mark, ...]
+
+
+SCENES = {  # by the name of the environment
+    "CartPole-v1": Scene(scene_vehicles.cart_and_pole, scene_vehicles.CART_AND_POLE),
+    "ProjectedCartPole": Scene(scene_vehicles.projected_cart_and_pole, scene_vehicles.PROJECTED_CART_AND_POLE),
+    "Pendulum-v1": Scene(scene_vehicles.pendulum, scene_vehicles.PENDULUM),
+    "Highway": Scene(scene_vehicles.road, scene_vehicles.ROAD),
+    "Intersection": Scene(scene_vehicles.crossing, scene_vehicles.CROSSING),
+    "Grid": Scene(scene_rooms.room, scene_rooms.ROOM),
+    "FrozenLake": Scene(scene_rooms.lake, scene_rooms.LAKE),
+    "Coordination": Scene(scene_rooms.meeting, scene_rooms.MEETING),
+    "Instructions": Scene(scene_choices.instructed, scene_choices.INSTRUCTED),
+    "BernoulliBandit": Scene(scene_choices.bernoulli_posterior, scene_choices.POSTERIORS),
+    "RepeatedGame": Scene(scene_choices.moves, scene_choices.MOVES),
+    "Alchemy": Scene(scene_choices.chemistry, scene_choices.CHEMISTRY),
+    "Dosing": Scene(scene_charts.treatment, scene_charts.TREATMENT),
+    "MarketMaking": Scene(scene_charts.market, scene_charts.MARKET),
 }
 
 
@@ -45,28 +51,36 @@ class Episodes(NamedTuple):
     steps: Transition  # [N, K, T]
 
 
+@style.styled
 def animate(path: Path, scene: Scene, episodes: Episodes, title: str, *, frames: int = 60) -> None:
-    """Writes a GIF with one row per task and one column per number of adaptation steps."""
+    """Writes a GIF with one row per task, one column per number of adaptation steps, and a legend."""
     num_tasks, num_stages, length = episodes.steps.reward.shape
-    figure = Figure(figsize=(3.2 * num_stages, 2.6 * num_tasks + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.new_figure(3.2 * num_stages, 2.7 * num_tasks + 0.8)
     grid = figure.subplots(num_tasks, num_stages, squeeze=False)
+    style.legend(figure, scene.marks)
 
     def draw(frame: int) -> list:
         shown = max(1, round((frame + 1) / min(frames, length) * length))
-        figure.suptitle(f"{title}, step {shown}")
+        figure.suptitle(f"{title}, step {shown} of {length}")
         for task, row in enumerate(grid):
             for stage, axes in enumerate(row):
                 axes.clear()
+                axes.spines[:].set_visible(True)
                 episode = _part(episodes.steps, (task, stage))
-                last = min(shown, int(episode.valid.sum())) - 1
-                scene(axes, _part(episodes.tasks, task), episode, last)
-                return_so_far = episode.reward[: last + 1].sum()
-                steps = f"adaptation steps: {episodes.adaptations[stage]}"
-                axes.set_title(f"{steps}, return so far: {return_so_far:.1f}", fontsize=9)
+                num_steps = int(episode.valid.sum())
+                last = min(shown, num_steps) - 1
+                scene.draw(axes, _part(episodes.tasks, task), episode, last)
+                when = f"task {task + 1}, {words.after(episodes.adaptations[stage])}"
+                end = f", {_end(episode, last)}" if shown >= num_steps else ""
+                axes.set_title(f"{when}\nreturn {episode.reward[: last + 1].sum():.1f}{end}", fontsize=9)
         return []
 
-    FuncAnimation(figure, draw, frames=min(frames, length)).save(path, writer=PillowWriter(fps=12), dpi=70)
+    FuncAnimation(figure, draw, frames=min(frames, length)).save(path, writer=PillowWriter(fps=12), dpi=80)
+
+
+def _end(episode: Transition, last: int) -> str:
+    """What ended an episode at its last step."""
+    return f"ended by the task at step {last + 1}" if episode.terminated[last] else "time limit"
 
 
 def _part(tree: PyTree, index: Any) -> PyTree:

@@ -1,6 +1,7 @@
 """A stateful interface for notebooks and the command line; it contains no learning code."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from metajax.base import Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
+from metajax.pictures import words
 from metajax.rollouts import check_like, trial
 from metajax.running import checkpoint, export, record
 from metajax.running.acting import (
@@ -181,12 +183,21 @@ class MetaAgent:
         return compile_evaluation(self.algorithm, self.tasks, self.over)
 
     @cached_property
-    def sizes(self) -> Sizes:
-        """The stages, copies and steps of a training trial."""
+    def _collected(self) -> tuple[int, ...]:
+        """The axes of the experience of a meta-iteration: trials, stages, copies and steps."""
         key = jax.random.key(0)
         batch = jax.eval_shape(lambda: self.tasks.batch(key, self.num_tasks))
-        experience = jax.eval_shape(self.algorithm.collect, key, self.learner.state, batch)
-        return Sizes(*experience.steps.reward.shape[1:])
+        return jax.eval_shape(self.algorithm.collect, key, self.learner.state, batch).steps.reward.shape
+
+    @property
+    def sizes(self) -> Sizes:
+        """The stages, copies and steps of a training trial."""
+        return Sizes(*self._collected[1:])
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """The environment steps of a meta-iteration, where every episode counts with its full length."""
+        return math.prod(self._collected)
 
     @property
     def evaluation_sizes(self) -> Sizes:
@@ -430,7 +441,7 @@ class MetaAgent:
     @property
     def title(self) -> str:
         """The title of figures and animations."""
-        return f"{self.config['algorithm']} on {self.config['tasks'] or self.tasks.env.name}"
+        return f"{words.method(self.config['algorithm'])} on {self.config['tasks'] or self.tasks.env.name}"
 
     def save(self, folder: str | Path, *, keep: int = 3, keep_every: int = 0) -> Path:
         """Saves a checkpoint of the learner and the configuration, and returns the folder; `load` resumes from it.

@@ -47,7 +47,9 @@ def draw_pictures(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> Non
     figures = {
         "adaptation": plots.adaptation_curve(evaluation, agent.tasks.references, agent.title),
         "histogram": plots.task_histogram(evaluation, agent.title),
-        "training": plots.training_curve([line["iteration"] for line in lines], lines, agent.title),
+        "training": plots.training_curve(
+            [line["iteration"] for line in lines], lines, agent.title, num_tasks=agent.num_tasks
+        ),
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=120)

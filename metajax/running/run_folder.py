@@ -158,10 +158,11 @@ def learn(
 
     Raises InterruptedRun after a signal, and NonFiniteError or WorkerError with the place of the last checkpoint.
     """
+    writers = members if processes.is_first() else {}
+    steps = next(iter(members.values())).steps_per_iteration if writers else 0  # the same for all members
     start = saved = time.monotonic()
     pause = save_every
-    writers = members if processes.is_first() else {}
-    before = {folder: _forget_after(folder, agent.iteration) for folder, agent in writers.items()}
+    before = {folder: _forget_after(folder, agent.iteration, steps) for folder, agent in writers.items()}
     stopped: list[Path] = []
     sinks = {folder: {"jsonl": record.jsonl(folder)} for folder in writers}
     if log_to:
@@ -185,8 +186,13 @@ def learn(
                         continue
                     if progress.stopped:
                         stopped.append(folder)
-                    seconds = round(before[folder] + time.monotonic() - start, 3)
-                    record.send(sinks[folder], {"iteration": progress.iteration, "seconds": seconds} | progress.metrics)
+                    last = before[folder]
+                    counts = {
+                        "iteration": progress.iteration,
+                        "seconds": round(last["seconds"] + time.monotonic() - start, 3),
+                        "env_steps": last["env_steps"] + steps * (progress.iteration - last["iteration"]),
+                    }
+                    record.send(sinks[folder], counts | progress.metrics)
                 show(all_progress)
                 if processes.of_first(time.monotonic() - saved >= pause):
                     save()
@@ -254,6 +260,8 @@ def write_evaluation(
             "references": dict(agent.tasks.references),
             "score": None if scale is None else scale.score(evaluation.sampled)._asdict() | scale._asdict(),
             "iteration": agent.iteration,
+            "in_context": agent.algorithm.agent.in_context,
+            "trained_adaptations": agent.sizes.num_stages - 1,
         }
         | agent.config
         | means
@@ -273,8 +281,9 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _forget_after(folder: Path, iteration: int) -> float:
-    """Drops the lines after the last checkpoint, which training repeats; returns the seconds trained until then."""
+def _forget_after(folder: Path, iteration: int, steps_per_iteration: int) -> dict[str, Any]:
+    """Drops the lines after the last checkpoint, which training repeats; returns the last line that is kept."""
     kept = list(itertools.takewhile(lambda line: line["iteration"] <= iteration, metrics(folder)))
     record.write_text(folder / record.METRICS, "".join(json.dumps(line) + "\n" for line in kept))
-    return kept[-1]["seconds"] if kept else 0.0
+    last = kept[-1] if kept else {"iteration": 0, "seconds": 0.0}
+    return {"env_steps": steps_per_iteration * last["iteration"]} | last

@@ -4,9 +4,9 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,26 +31,41 @@ class Result(NamedTuple):
     @property
     def tasks(self) -> str:
         """Name and options of the tasks."""
-        return _described(self.about["tasks"] or "unnamed tasks", self._options(of_tasks=True))
+        return tasks_of(self.about)
 
     @property
     def method(self) -> str:
         """Name of the algorithm, and all options but those of the tasks."""
-        given = self._options(of_tasks=False)
-        given |= {"num_tasks": self.about["num_tasks"], "iterations": self.about["iteration"]}
-        return _described(self.about["algorithm"], given)
+        return method_of(self.about)
 
-    def _options(self, *, of_tasks: bool) -> dict[str, Any]:
-        """The options of the tasks, or all others, that differ from their defaults."""
-        tasks, given = self.about["tasks"], self.about["options"]
-        known = options(self.about["algorithm"], tasks, given.get("outer")) if isinstance(tasks, str) else {}
-        defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
-        own = task_options(tasks)
-        return {
-            name: value
-            for name, value in given.items()
-            if (name in own) == of_tasks and (name not in defaults or value != defaults[name])
-        }
+
+def tasks_of(about: Mapping[str, Any]) -> str:
+    """Name and options of the tasks of config.json or evaluation.json."""
+    return _described(about["tasks"] or "unnamed tasks", _options(about, of_tasks=True))
+
+
+def method_of(about: Mapping[str, Any]) -> str:
+    """Name of the algorithm of config.json or evaluation.json, and its options."""
+    return _described(about["algorithm"], method_options(about))
+
+
+def method_options(about: Mapping[str, Any]) -> dict[str, Any]:
+    """All options but those of the tasks that differ from their defaults, tasks and, if evaluated, meta-iterations."""
+    evaluated = {"iterations": about["iteration"]} if "iteration" in about else {}
+    return _options(about, of_tasks=False) | {"num_tasks": about["num_tasks"]} | evaluated
+
+
+def _options(about: Mapping[str, Any], *, of_tasks: bool) -> dict[str, Any]:
+    """The options of the tasks, or all others, that differ from their defaults."""
+    tasks, given = about["tasks"], about["options"]
+    known = options(about["algorithm"], tasks, given.get("outer")) if isinstance(tasks, str) else {}
+    defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
+    own = task_options(tasks)
+    return {
+        name: value
+        for name, value in given.items()
+        if (name in own) == of_tasks and (name not in defaults or value != defaults[name])
+    }
 
 
 def read_evaluation(folder: Path) -> Result:
@@ -108,15 +123,10 @@ _HEADER = (
 
 def _section(tasks: str, methods: dict[str, list[Result]]) -> list[list[str]]:
     every = [result for results in methods.values() for result in results]
-    _check_same(tasks, every, "protocol")
-    _check_same(tasks, every, "tasks_version")
+    check_same(tasks, every, "protocol")
+    check_same(tasks, every, "tasks_version")
     for method, results in methods.items():
-        seen: dict[int, Path] = {}
-        for result in results:
-            seed = result.about["seed"]
-            if seed in seen:
-                raise ConfigError(f"{seen[seed]} and {result.folder} are both seed {seed} of {method} on {tasks}")
-            seen[seed] = result.folder
+        check_seeds(f"{method} on {tasks}", results)
     first = next(iter(methods.values()))
     return [_row(tasks, method, results, first) for method, results in methods.items()]
 
@@ -139,14 +149,32 @@ def _cell(scores: np.ndarray) -> str:
     return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _check_same(tasks: str, results: Sequence[Result], field: str) -> None:
-    for result in results[1:]:
-        one, other = results[0].about[field], result.about[field]
+class Described(Protocol):
+    """Anything about a run: its folder, and the content of config.json or evaluation.json."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+
+
+def check_seeds(what: str, runs: Sequence[Described]) -> None:
+    """Raises ConfigError if two runs of the same method have the same seed."""
+    seen: dict[int, Path] = {}
+    for run in runs:
+        seed = run.about["seed"]
+        if seed in seen:
+            raise ConfigError(f"{seen[seed]} and {run.folder} are both seed {seed} of {what}")
+        seen[seed] = run.folder
+
+
+def check_same(what: str, runs: Sequence[Described], field: str) -> None:
+    """Raises ConfigError if the runs differ in a field."""
+    for run in runs[1:]:
+        one, other = runs[0].about[field], run.about[field]
         if one != other:
-            raise ConfigError(
-                f"{results[0].folder} and {result.folder} differ in the {field.replace('_', ' ')} of {tasks}: "
-                f"{one} and {other}"
-            )
+            where = f"{runs[0].folder} and {run.folder}"
+            raise ConfigError(f"{where} differ in the {field.replace('_', ' ')} of {what}: {one} and {other}")
 
 
 def _notes(results: Sequence[Result]) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from metajax import ConfigError, MetaAgent, NonFiniteError
 from metajax.cli import commands
+from metajax.evaluation import Evaluation
 from metajax.running import checkpoint, record, report, run_folder
 from metajax.running.training import Progress
 
@@ -109,7 +110,7 @@ with {context}:
 
 
 class SlowToSave:
-    iteration = 0
+    iteration, steps_per_iteration = 0, 1
 
     def __init__(self, clock):
         self.clock, self.times = clock, []
@@ -250,6 +251,44 @@ def test_lines_that_were_not_saved_are_written_again(tmp_path):
     assert first == lines[0]
     assert second["return_after"] is None
     assert 2.5 < second["seconds"] < 60
+
+
+def test_steps_and_seconds_count_on_in_a_resumed_run_with_other_sizes(tmp_path, monkeypatch):
+    """2 tasks of 2 stages of 2 copies of 4 steps make 32 steps; lines of earlier versions lack the count."""
+    clock = [100.0]
+    monkeypatch.setattr(run_folder, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def learning(*iterations):
+        for iteration in iterations:
+            clock[0] += 1
+            yield [Progress(None, iteration, {})]
+
+    class Agent:
+        iteration, steps_per_iteration, save = 0, small().steps_per_iteration, lambda self, folder, **how: None
+
+    agent = Agent()
+    run_folder.learn({tmp_path: agent}, learning(10, 20), **SAVING)
+    agent.iteration, agent.steps_per_iteration = 20, 1000
+    clock[0] = 0.0
+    run_folder.learn({tmp_path: agent}, learning(30), **SAVING)
+    counted = [(line["iteration"], line["seconds"], line["env_steps"]) for line in run_folder.metrics(tmp_path)]
+    assert counted == [(10, 1.0, 320), (20, 2.0, 640), (30, 3.0, 10640)]
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 20, "seconds": 2.0}\n')
+    run_folder.learn({tmp_path: agent}, learning(30), **SAVING)
+    assert run_folder.metrics(tmp_path)[-1]["env_steps"] == 30_000
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "in_context", "adaptations"),
+    [("maml", {"hidden": (2,)}, False, 1), ("rl2", {"width": 2, "num_episodes": 4}, True, 3)],
+)
+def test_an_evaluation_says_how_the_agent_adapts_and_how_often_it_was_trained_to(
+    tmp_path, algorithm, options, in_context, adaptations
+):
+    agent = MetaAgent(algorithm, "bandit", horizon=2, num_tasks=2, **options)
+    run_folder.write_evaluation(agent, Evaluation(np.zeros((2, 6, 1))), agent.protocol(2), tmp_path)
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (about["in_context"], about["trained_adaptations"]) == (in_context, adaptations)
 
 
 def test_a_disk_too_small_is_seen_before_compiling(tmp_path, monkeypatch, capsys):

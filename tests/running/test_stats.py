@@ -6,6 +6,7 @@ import pytest
 from metajax.errors import ConfigError, ShapeError
 from metajax.running.stats import (
     bootstrap_interval,
+    interquartile_band,
     interquartile_mean,
     performance_profile,
     probability_of_improvement,
@@ -49,6 +50,17 @@ def test_an_interval_is_of_any_statistic_and_needs_two_seeds():
     assert wide[0] < low
     assert high < wide[1]
     assert bootstrap_interval(X[:1]) is None
+
+
+def test_a_band_is_the_interval_at_every_point():
+    points = np.stack([X, 2 * X + 1], -1)
+    middle, low, high = interquartile_band(points)
+    for number, scores in enumerate((X, 2 * X + 1)):
+        assert middle[number] == pytest.approx(interquartile_mean(scores))
+        assert (low[number], high[number]) == pytest.approx(bootstrap_interval(scores))
+    assert interquartile_band(points[:1])[1:] == (None, None)
+    with pytest.raises(ConfigError, match="scores must be finite"):
+        interquartile_band(np.full((2, 2, 3), np.nan))
 
 
 def test_scores_are_seeds_by_tasks_and_finite():

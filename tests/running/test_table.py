@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import cache
 
 import jax
 import numpy as np
@@ -16,10 +17,17 @@ from metajax.running.table import read_evaluation, table
 PROTOCOL = {"num_stages": 2, "num_copies": 2}
 
 
+@cache
+def new_agent(tasks, **options):
+    agent = MetaAgent("maml", tasks, **options)
+    assert agent.sizes.num_stages == 2  # which takes a second, and is known to its copies with other seeds
+    return agent
+
+
 def write_run(folder, *, seed=0, shift=0.0, num_tasks=8, success_at="any", tasks="point", version=1, **options):
     """An evaluated run, without its training."""
     folder.mkdir()
-    agent = MetaAgent("maml", tasks, seed=seed, **options)
+    agent = new_agent(tasks, **options).with_seed(seed)
     agent.config |= {"tasks_version": version, "run": {"command": ["metajax", "train", f"--seed={seed}"]}}
     protocol = agent.protocol(num_tasks, success_at=success_at)._replace(**PROTOCOL)
     draws = np.random.default_rng(seed).normal(size=(num_tasks, 2, 2)) + np.array([0, 1 + shift])[:, None]
