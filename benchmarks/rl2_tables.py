@@ -1,4 +1,4 @@
-"""Compares RL² with exact optima on bandits, tabular MDPs, grids and T-mazes, with several seeds per row.
+"""Compares RL² at its defaults with exact optima on bandits, MDPs, grids and T-mazes, with several seeds per row.
 
     python benchmarks/rl2_tables.py                              # all rows for a CPU, then the tables
     python benchmarks/rl2_tables.py bandit-5-10 grid             # the named rows
@@ -20,7 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -36,11 +36,10 @@ from metajax.envs.revealed import reveal
 from metajax.evaluation import Score, evaluate, score
 from metajax.networks import MEMORIES
 from metajax.running import record
-from metajax.running.recipes import Built, build
-from metajax.running.training import meta_iteration, new_learner, run
+from metajax.running.recipes import ALGORITHMS, Built, build
+from metajax.running.training import meta_iteration, new_learner, planned, run
 from metajax.tasks import TASKS
-from metajax.tasks.grids import grid_goals
-from metajax.tasks.optima import dependent_optimum, grid_optimum
+from metajax.tasks.tabular import TabularMDP
 
 RESULTS = Path(__file__).parent / "results" / "rl2"
 CHECKED = 20_000  # held-out tasks per point of the curve
@@ -50,13 +49,13 @@ class Row(NamedTuple):
     """A row of the table: a training run and its references. Returns are sums over a whole trial.
 
     Attributes:
-        tasks: name of the tasks.
+        tasks: name of the tasks, or a function that makes them.
         options: options of the tasks.
-        random: return of random actions, score 0.
-        reference: return of the reference, score 1.
+        random: return of random actions, score 0; None: it is measured.
+        reference: return of the reference, score 1; None: the exact optimum, `tasks.optimum`.
         source: the reference, in words.
         to_reach: score whose training time is recorded.
-        training: options of the algorithm, its network and its outer loop.
+        training: options that differ from the defaults.
         num_tasks: tasks per meta-iteration.
         num_iterations: meta-iterations.
         num_episodes: episodes per trial.
@@ -66,20 +65,76 @@ class Row(NamedTuple):
         agents: `agents(row, tasks)` returns hand-written agents to compare with, by name.
     """
 
-    tasks: str
-    options: Mapping[str, Any]
-    random: float
-    reference: float
-    source: str
-    to_reach: float
+    tasks: str | Callable[..., TaskDistribution]
+    options: Mapping[str, Any] = MappingProxyType({})
+    random: float | None = None
+    reference: float | None = None
+    source: str = "Bayes-optimal, exact"
+    to_reach: float = 0.97
     training: Mapping[str, Any] = MappingProxyType({})
-    num_tasks: int = 256
-    num_iterations: int = 600
+    num_tasks: int = ALGORITHMS["rl2"].num_tasks
+    num_iterations: int = ALGORITHMS["rl2"].num_iterations
     num_episodes: int = 1
     ceiling: float | None = None
     paper: float | None = None
     accelerator: bool = False
     agents: Callable[["Row", TaskDistribution], dict[str, Agent]] = lambda row, tasks: {}
+
+    def make(self) -> TaskDistribution:
+        """Returns the tasks."""
+        return (TASKS[self.tasks] if isinstance(self.tasks, str) else self.tasks)(**self.options)
+
+    def limits(self) -> dict[str, float | None]:
+        """Returns the arguments of `score`."""
+        tasks = self.make()
+        reference = tasks.optimum(self.num_episodes) if self.reference is None else self.reference
+        random = (
+            mean_return(uniform(tasks.env), tasks, self.num_episodes, CHECKED)[0]
+            if self.random is None
+            else self.random
+        )
+        return {"random": random, "reference": reference, "ceiling": self.ceiling}
+
+
+def finite_processes(
+    number: int, *, num_hypotheses: int = 8, num_states: int = 5, num_actions: int = 3, horizon: int = 6
+) -> TaskDistribution:
+    """Returns random deterministic processes of which one, drawn uniformly, is the task.
+
+    Rewards are 0 or 1; a quarter of the pairs of a state and an action pays. The optimum is found by recursion over
+    the set of processes that agree with what was seen.
+    """
+    rng = np.random.default_rng(number)
+    shape = (num_hypotheses, num_states, num_actions)
+    after, reward = rng.integers(0, num_states, shape), (rng.random(shape) < 0.25).astype(float)
+    env = TabularMDP(num_states, num_actions)
+    template = env.default_params.replace(noise_std=0.0, max_steps_in_episode=horizon)
+    transition = np.eye(num_states)[after]
+
+    def optimum(num_episodes: int) -> float:
+        @cache
+        def value(step: int, state: int, possible: tuple[int, ...]) -> float:
+            if step == num_episodes * horizon:
+                return 0.0
+            state = state if step % horizon else 0
+            return max(of_action(step, state, possible, action) for action in range(num_actions))
+
+        def of_action(step: int, state: int, possible: tuple[int, ...], action: int) -> float:
+            seen: dict[tuple[int, float], list[int]] = {}
+            for one in possible:
+                seen.setdefault((int(after[one, state, action]), float(reward[one, state, action])), []).append(one)
+            return sum(
+                len(left) / len(possible) * (paid + value(step + 1, place, tuple(left)))
+                for (place, paid), left in seen.items()
+            )
+
+        return value(0, 0, tuple(range(num_hypotheses)))
+
+    def sample(key: Array) -> PyTree:
+        one = jax.random.randint(key, (), 0, num_hypotheses)
+        return template.replace(transition=jnp.asarray(transition)[one], reward=jnp.asarray(reward)[one])
+
+    return TaskDistribution(env, sample, horizon=horizon, optimum=optimum, num_episodes=3)
 
 
 def bandit_agents(row: Row, tasks: TaskDistribution) -> dict[str, Agent]:
@@ -97,18 +152,22 @@ def bandit_agents(row: Row, tasks: TaskDistribution) -> dict[str, Agent]:
 
 def tabular_agents(row: Row, tasks: TaskDistribution) -> dict[str, Agent]:
     bonus = 0.3 if row.num_episodes <= 10 else 1.0
-    return {"random": uniform(tasks.env), "PSRL": psrl(tasks.env), f"BEB, bonus {bonus}": beb(tasks.env, bonus=bonus)}
+    steps = tasks.num_steps
+    return {
+        "random": uniform(tasks.env),
+        "PSRL": psrl(tasks.env, num_steps=steps),
+        f"BEB, bonus {bonus}": beb(tasks.env, num_steps=steps, bonus=bonus),
+    }
 
 
 def random_agent(row: Row, tasks: TaskDistribution) -> dict[str, Agent]:
     return {"random": uniform(tasks.env)}
 
 
-def bandit_row(num_arms: int, horizon: int, to_reach: float, **more: Any) -> Row:
-    if "reference" not in more:
-        more |= {"reference": BAYES_OPTIMAL[num_arms, horizon], "source": "Bayes-optimal, exact"}
-    options = {"num_arms": num_arms, "horizon": horizon}
-    return Row("bandit", options, random=horizon / 2, to_reach=to_reach, agents=bandit_agents, **more)
+def bandit_row(num_arms: int, horizon: int, *, prior: tuple[float, float] = (1.0, 1.0), **more: Any) -> Row:
+    options = {"num_arms": num_arms, "horizon": horizon, "alpha": prior[0], "beta": prior[1]}
+    agents = bandit_agents if prior == (1.0, 1.0) else random_agent
+    return Row("bandit", options, random=horizon * prior[0] / sum(prior), agents=agents, **more)
 
 
 def gittins_row(num_arms: int, horizon: int, to_reach: float, value: float, ceiling: float, paper: float) -> Row:
@@ -116,7 +175,7 @@ def gittins_row(num_arms: int, horizon: int, to_reach: float, value: float, ceil
     return bandit_row(
         num_arms,
         horizon,
-        to_reach,
+        to_reach=to_reach,
         reference=value,
         ceiling=ceiling,
         source="finite-horizon Gittins",
@@ -147,27 +206,25 @@ def tabular_row(num_episodes: int, best: float, known: float, paper: float, to_r
     )
 
 
-def maze_row(length: int, num_iterations: int) -> Row:
+def maze_row(length: int) -> Row:
     """Returns a row of a T-maze; a score of 0 is the best return without memory instead of random actions."""
-    return Row(
-        "t-maze",
-        {"length": length},
-        random=0.5,
-        reference=1.0,
-        source="optimal",
-        to_reach=0.97,
-        num_iterations=num_iterations,
-        agents=random_agent,
-    )
+    return Row("t-maze", {"length": length}, random=0.5, agents=random_agent)
+
+
+def grid_row(size: int, columns: int) -> Row:
+    return Row("grid", {"size": size, "columns": columns, "horizon": 20}, num_episodes=4, agents=random_agent)
 
 
 ROWS: dict[str, Row] = {
-    "bandit-2-10": bandit_row(2, 10, 0.97, num_tasks=512),
-    "bandit-5-10": bandit_row(5, 10, 0.97, paper=6.7, num_tasks=512),
-    "bandit-10-10": bandit_row(10, 10, 0.97, paper=6.7, num_tasks=1024),
-    "bandit-50-10": bandit_row(50, 10, 0.97, paper=6.8, num_tasks=1024),
-    "bandit-3-30": bandit_row(3, 30, 0.97, num_tasks=512, num_iterations=500),
-    "bandit-2-100": bandit_row(2, 100, 0.97, num_iterations=400),
+    **{f"bandit-{arms}-{pulls}": bandit_row(arms, pulls) for arms in (2, 5, 6, 10, 15) for pulls in (10, 20)},
+    **{
+        f"bandit-5-{pulls}-beta-{alpha}-{beta}": bandit_row(5, pulls, prior=(float(alpha), float(beta)))
+        for alpha, beta in ((1, 3), (3, 3))
+        for pulls in (10, 20)
+    },
+    "bandit-50-10": bandit_row(50, 10, paper=6.8),
+    "bandit-3-30": bandit_row(3, 30),
+    "bandit-2-100": bandit_row(2, 100),
     "bandit-5-100": gittins_row(5, 100, 0.99, 78.65, 81.34, 78.7),
     "bandit-10-100": gittins_row(10, 100, 0.99, 83.77, 86.12, 83.5),
     "bandit-50-100": gittins_row(50, 100, 0.99, 85.40, 85.81, 84.9),
@@ -178,30 +235,32 @@ ROWS: dict[str, Row] = {
         "dependent-bandit",
         {"horizon": 100},
         random=50.0,
-        reference=dependent_optimum(100),
-        source="Bayes-optimal, exact",
-        to_reach=0.97,
-        num_iterations=180,
         agents=bandit_agents,
     ),
-    "grid": Row(
-        "grid",
-        {},
-        random=-4.66,
-        reference=grid_optimum(grid_goals(5, 5), rows=5, columns=5, start=(0, 0), horizon=15, num_episodes=4),
-        source="Bayes-optimal, exact",
-        to_reach=0.95,
-        num_episodes=4,
-        training={"discount": 0.97},
-        agents=random_agent,
+    "grid": Row("grid", random=-4.66, num_episodes=4, agents=random_agent),
+    "grid-4x5": grid_row(4, 5),
+    "grid-5x6": grid_row(5, 6),
+    **{
+        f"finite-{number}": Row(finite_processes, {"number": number}, num_episodes=3, agents=random_agent)
+        for number in range(10)
+    },
+    "mdp-6-3-8": Row(
+        "tabular-mdp",
+        {"num_states": 6, "num_actions": 3, "horizon": 6},
+        random=48.0,
+        reference=68.87,
+        source="BEB",
+        to_reach=1.0,
+        num_episodes=8,
+        agents=tabular_agents,
     ),
     "mdp-10": tabular_row(10, 150.7, 217.2, 156.2, 156.0),
     "mdp-25": tabular_row(25, 441.7, 543.1, 445.7, 446.0),
     "mdp-50": tabular_row(50, 958.1, 1086.3, 936.1, 958.0),
     "mdp-75": tabular_row(75, 1480.6, 1630.0, 1428.8, 1480.6),
     "mdp-100": tabular_row(100, 2004.6, 2172.5, 1913.7, 2005.0),
-    "t-maze-10": maze_row(10, 150),
-    "t-maze-100": maze_row(100, 300),
+    "t-maze-10": maze_row(10),
+    "t-maze-100": maze_row(100),
 }
 MEMORY_ROWS = ("t-maze-10", "dependent-100", "t-maze-100")
 
@@ -226,11 +285,11 @@ class Compiled(NamedTuple):
     parameters: int
 
 
-def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
+def compile_row(row: Row, built: Built, seeds: int, num_iterations: int) -> Compiled:
     """Compiles the training of a row, so that the later timing excludes compilation."""
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    learner = jax.jit(jax.vmap(partial(new_learner, built.algorithm)))(keys)
-    iterate = meta_iteration(built.algorithm, built.tasks, num_tasks)
+    learner = jax.jit(jax.vmap(lambda key: planned(new_learner(built.algorithm, key), num_iterations)))(keys)
+    iterate = meta_iteration(built.algorithm, built.tasks, row.num_tasks)
     advance = jax.vmap(run(iterate, max_skipped=10), in_axes=(0, None))
     start = time.perf_counter()
     compiled = jax.jit(advance, donate_argnums=0).lower(learner, jnp.zeros((), int)).compile()
@@ -255,7 +314,7 @@ def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
         return np.asarray(returns(learner, jax.random.key(2**31 - 1 - draw), num_tasks, greedy))
 
     parameters = sum(leaf[0].size for leaf in jax.tree.leaves(built.algorithm.params(learner.state)))
-    steps = num_tasks * row.num_episodes * built.tasks.num_steps
+    steps = row.num_tasks * row.num_episodes * built.tasks.num_steps
 
     def go_on(learner: PyTree, stop: int) -> tuple[PyTree, dict[str, Array]]:
         return compiled(learner, jnp.asarray(stop))
@@ -263,30 +322,26 @@ def compile_row(row: Row, built: Built, seeds: int, num_tasks: int) -> Compiled:
     return Compiled(learner, go_on, measure, seconds, steps, parameters)
 
 
-def scores(row: Row, returns: np.ndarray) -> list[Score]:
+def scores(limits: Mapping[str, Any], returns: np.ndarray) -> list[Score]:
     """Returns the score of every seed from returns [S, N, K]."""
-    limits = {"random": row.random, "reference": row.reference, "ceiling": row.ceiling}
     return [score(trial, **limits) for trial in returns.sum(-1)]
 
 
 def train_row(name: str, memory: str, seeds: int, num_tasks: int, num_iterations: int | None) -> dict[str, Any]:
     """Trains and evaluates a row and returns the results."""
     row = ROWS[name]
+    limits = row.limits()
     total = row.num_iterations if num_iterations is None else num_iterations
-    options = {**row.options, "num_episodes": row.num_episodes, "memory": memory}
-    # The learning rate that is best for recurrent memories destroys what attention has learned.
-    rate = 1e-3 if memory in ("linear-attention", "transformer", "gtrxl") else 3e-3
-    options |= {"anneal_iterations": total, "entropy_coef": 0.03, "learning_rate": rate}
-    options |= row.training
-    built = build("rl2", row.tasks, options)
-    compiled = compile_row(row, built, seeds, row.num_tasks)
+    options = {"num_episodes": row.num_episodes, "memory": memory, **row.training}
+    built = build("rl2", row.make(), options)
+    compiled = compile_row(row, built, seeds, total)
     learner, seconds, curve, reached = compiled.learner, 0.0, [], [None] * seeds
     every = max(1, total // 12)
     for stop in [*range(every, total, every), total]:
         start = time.perf_counter()
         learner, _ = jax.block_until_ready(compiled.advance(learner, stop))
         seconds += time.perf_counter() - start
-        now = scores(row, compiled.evaluate(learner, 1, CHECKED))
+        now = scores(limits, compiled.evaluate(learner, 1, CHECKED))
         reached = [
             at if at is not None or one.mean < row.to_reach else round(seconds, 1)
             for at, one in zip(reached, now, strict=True)
@@ -300,20 +355,21 @@ def train_row(name: str, memory: str, seeds: int, num_tasks: int, num_iterations
         final[kind] = {
             "return": returns.sum(-1).mean(-1).round(4).tolist(),
             "episodes": returns.mean(1).round(3).tolist(),
-            "score": [round(one.mean, 4) for one in scores(row, returns)],
-            "error": [round(one.error, 4) for one in scores(row, returns)],
-            "leaks": [one.leaks for one in scores(row, returns)],
+            "score": [round(one.mean, 4) for one in scores(limits, returns)],
+            "error": [round(one.error, 4) for one in scores(limits, returns)],
+            "leaks": [one.leaks for one in scores(limits, returns)],
         }
     return {
         "row": name,
         "memory": memory,
         "parameters": compiled.parameters,
+        "tasks_options": dict(row.options),
         "options": options,
         "tasks_an_iteration": row.num_tasks,
         "iterations": total,
         "held_out_tasks": num_tasks,
-        "random": row.random,
-        "reference": round(row.reference, 4),
+        "random": round(limits["random"], 4),
+        "reference": round(limits["reference"], 4),
         "source": row.source,
         "ceiling": row.ceiling,
         "to_reach": round(row.to_reach, 4),
@@ -327,26 +383,32 @@ def train_row(name: str, memory: str, seeds: int, num_tasks: int, num_iterations
     }
 
 
+def mean_return(agent: Agent, tasks: TaskDistribution, num_episodes: int, num_tasks: int) -> tuple[float, float]:
+    """Returns the mean return of an agent's trials in held-out tasks, and its standard error."""
+    sizes = Sizes(num_episodes, 1, tasks.num_steps)
+
+    @jax.jit
+    def play(key: Array) -> Array:
+        key_tasks, key_play = jax.random.split(key)
+        batch = tasks.batch(key_tasks, num_tasks, held_out=True)
+        return evaluate(key_play, agent, (), tasks.env, batch, sizes, task_batch=500, greedy=False).sampled
+
+    returns = np.asarray(play(jax.random.key(2**31 - 1))).sum((1, 2))
+    return float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(num_tasks))
+
+
 def hand_written(name: str, num_tasks: int) -> dict[str, dict[str, float]]:
     """Returns the mean returns of a row's hand-written agents with their standard errors."""
     row = ROWS[name]
-    tasks = TASKS[row.tasks](**row.options)
-    kept = {}
-    shown = reveal(tasks)
+    tasks = row.make()
     agents = {agent: (one, tasks) for agent, one in row.agents(row, tasks).items()}
     if hasattr(tasks.env, "action_values"):
+        shown = reveal(tasks)
         agents["task known"] = (task_known(shown.env), shown)
+    kept = {}
     for agent_name, (agent, where) in agents.items():
-        sizes = Sizes(row.num_episodes, 1, tasks.num_steps)
-
-        @jax.jit
-        def play(key: Array, batch: PyTree, agent=agent, where=where, sizes=sizes) -> Array:
-            return evaluate(key, agent, (), where.env, batch, sizes, task_batch=500, greedy=False).sampled
-
-        key_tasks, key_play = jax.random.split(jax.random.key(2**31 - 1))
-        returns = np.asarray(play(key_play, where.batch(key_tasks, num_tasks, held_out=True))).sum((1, 2))
-        error = returns.std(ddof=1) / np.sqrt(num_tasks)
-        kept[agent_name] = {"return": round(float(returns.mean()), 4), "error": round(float(error), 4)}
+        mean, error = mean_return(agent, where, row.num_episodes, num_tasks)
+        kept[agent_name] = {"return": round(mean, 4), "error": round(error, 4)}
         print(f"{name} {agent_name}: {kept[agent_name]}", flush=True)
     return kept
 
@@ -364,11 +426,12 @@ def table() -> str:
     ]
     for name, row in ROWS.items():
         path = path_of(name, "gru")
-        reference = f"{row.reference:.2f} ({row.source})" + (f", paper {row.paper}" if row.paper else "")
+        paper = f", paper {row.paper}" if row.paper else ""
         if not path.is_file():
-            lines.append(f"| {name} | {row.random:g} | {reference} | not run | | | {row.to_reach:.3f} | | |")
+            lines.append(f"| {name} | | {row.source}{paper} | not run | | | {row.to_reach:.3f} | | |")
             continue
         kept = json.loads(path.read_text())
+        reference = f"{kept['reference']:.2f} ({kept['source']}){paper}"
         sampled, most = kept["final"]["sampled"], kept["final"]["greedy"]
         marks = [" (leak)" if leak else "" for leak in sampled["leaks"]]
         cells = [
@@ -379,7 +442,7 @@ def table() -> str:
             " / ".join("not" if at is None else f"{at:.0f}" for at in kept["seconds_to_reach"]),
             ", ".join(f"{agent} {value['return']:.2f}" for agent, value in kept["hand_written"].items()),
         ]
-        lines.append(f"| {name} | {row.random:g} | {reference} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {kept['random']:.2f} | {reference} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ def rl2(
     num_episodes: int = 2,
     num_copies: int = 1,
     discount: float = 0.99,
-    lambda_: float = 0.95,
+    lambda_: float = 0.7,
     credit: str = "trial",
     baseline: str | None = None,
     bptt_steps: int | None = None,
@@ -64,7 +64,7 @@ def rl2(
         num_episodes: episodes per trial (2).
         num_copies: parallel trials per task, each with its own memory (1).
         discount: per step of the trial (0.99).
-        lambda_: of generalised advantage estimation (0.95; 0.3 in Duan et al.).
+        lambda_: of generalised advantage estimation (0.7; 0.3 in Duan et al.).
         credit: trial or episode: whether values bootstrap through the ends of episodes, so that actions are credited up
             to the end of the trial, or only up to the end of their episode.
         baseline: learned (the network's value), linear (fitted to every batch) or none; None: learned if the network
@@ -190,19 +190,19 @@ def _check_lengths(network: Network, trial_steps: int, bptt_steps: int | None) -
 
 def default_outer(
     *,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     anneal: bool = True,
     epochs: int = 4,
     minibatches: int = 4,
     clip: float = 0.2,
-    value_coef: float = 1.0,
-    entropy_coef: float = 0.01,
+    value_coef: float = 30.0,
+    entropy_coef: float | None = None,
     micro_batch: int | None = None,
 ) -> Outer:
     """PPO with the usual settings for recurrent agents: minibatches, and gradients clipped to a norm of 0.5.
 
     Args:
-        learning_rate: of Adam.
+        learning_rate: of Adam (3e-3, for recurrent memories of width 64).
         anneal: whether the learning rate falls linearly to zero over training, and the weight of the entropy from
             `entropy_coef` to 0 half-way and to minus half of it after three quarters, so that the policy explores early
             and becomes greedy late. Training of unknown length does not anneal.
@@ -210,8 +210,9 @@ def default_outer(
         minibatches: gradient steps per epoch, a divisor of the number of tasks; each minibatch gets one of every
             `minibatches` neighbouring tasks.
         clip: range of the probability ratio around 1.
-        value_coef: weight of the squared error of the values, which are scaled by the length of the trial (1).
-        entropy_coef: weight of the entropy bonus (0.01; without it the policy of a bandit becomes greedy too early).
+        value_coef: weight of the squared error of the values (30, since values are divided by the length of the trial).
+        entropy_coef: weight of the entropy bonus, without which a policy becomes greedy before it has explored; None:
+            0.1 for discrete actions, and 0 for continuous ones, whose entropy has no bound.
         micro_batch: tasks differentiated at a time; None: 8 on a CPU, whose cache holds as many trials, and as many as
             have 4 million environment steps on an accelerator.
     """

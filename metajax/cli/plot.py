@@ -37,6 +37,7 @@ class PlotOptions(NamedTuple):
 
 OPTIONS = (PlotOptions,)
 
+
 def run(arguments: Sequence[str]) -> None:
     """Plots learning or adaptation curves of runs: a line for each method, with its seeds aggregated.
 

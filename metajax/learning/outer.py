@@ -16,6 +16,7 @@ from metajax.chunking import chunk_size
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.baselines import BASELINES
+from metajax.learning.distributions import Categorical
 from metajax.learning.losses import clipped_surrogate
 from metajax.learning.trust_region import line_search, natural_step
 
@@ -184,7 +185,7 @@ def ppo(
     minibatches: int = 1,
     clip: float = 0.3,
     value_coef: float = 0.5,
-    entropy_coef: float = 0.0,
+    entropy_coef: float | None = 0.0,
     anneal: bool = False,
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
     auxiliary: AuxiliaryFn | None = None,
@@ -199,7 +200,8 @@ def ppo(
             `minibatches` neighbouring tasks.
         clip: range of the probability ratio around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
-        entropy_coef: weight of the entropy bonus.
+        entropy_coef: weight of the entropy bonus; None: 0.1 for discrete actions, and 0 for continuous ones, whose
+            entropy has no bound.
         anneal: whether the steps shrink linearly to zero over training, and the weight of the entropy falls from
             `entropy_coef` to 0 half-way and to minus half of it after three quarters, so that the policy becomes
             greedy. Training of unknown length does not anneal.
@@ -217,17 +219,19 @@ def ppo(
     check_count("minibatches", minibatches)
     check_number("clip", clip, above=0, finite=False)
     check_number("value_coef", value_coef, at_least=0)
-    check_number("entropy_coef", entropy_coef, at_least=0)
+    if entropy_coef is not None:
+        check_number("entropy_coef", entropy_coef, at_least=0)
     check_micro_batch(micro_batch)
     transform = optimizer(learning_rate)
 
-    def loss(params: PyTree, chunk: Batch, replay: Replay, bonus: Array) -> tuple[Array, Metrics]:
+    def loss(params: PyTree, chunk: Batch, replay: Replay, share: Array) -> tuple[Array, Metrics]:
         decisions, old = _decide(replay, params, chunk), _recorded(chunk)
         behaviour, log_prob = _behaviour(old), decisions.distribution.log_prob(old.action)
         surrogate = jnp.sum(chunk.weight * clipped_surrogate(log_prob, behaviour, chunk.advantage, clip))
         kl = old.decision.distribution.kl(decisions.distribution)
         entropy = jnp.sum(chunk.weight * decisions.distribution.entropy())
-        total = -surrogate + jnp.sum(chunk.kl_weight * kl) - bonus * entropy
+        bonus = _entropy_coef(decisions) if entropy_coef is None else entropy_coef
+        total = -surrogate + jnp.sum(chunk.kl_weight * kl) - share * bonus * entropy
         metrics = {"surrogate": surrogate, "kl": jnp.sum(chunk.weight * kl), "entropy": entropy}
         if chunk.value_target is not None:
             metrics["value_loss"] = 0.5 * jnp.sum(chunk.weight * (decisions.value - chunk.value_target) ** 2)
@@ -239,8 +243,8 @@ def ppo(
 
     def step(key: Array, params: PyTree, state: PPOState, replay: Replay, batch: Batch) -> tuple:
         remaining = state.remaining
-        bonus = entropy_coef * jnp.maximum(2 * remaining - 1, -0.5)
-        gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, bonus), has_aux=True)
+        share = jnp.maximum(2 * remaining - 1, -0.5)  # of the entropy bonus
+        gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, share), has_aux=True)
         num_tasks = batch.weight.shape[0]
         if num_tasks % minibatches:
             fitting = [count for count in range(1, num_tasks + 1) if num_tasks % count == 0]
@@ -316,6 +320,10 @@ def policy_gradient(
 
 
 OUTERS: dict[str, Callable[..., Outer]] = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+
+
+def _entropy_coef(decisions: Decision) -> float:
+    return 0.1 if isinstance(decisions.distribution, Categorical) else 0.0
 
 
 def annealed(outer: Outer) -> AnnealFn | None:

@@ -72,7 +72,7 @@ ALGORITHMS = {
         memory_policy,
         {"ppo": default_outer, "trpo": partial(trust_region, micro_batch=64)},
         num_tasks=256,
-        num_iterations=300,
+        num_iterations=600,
         min_eval_stages=1,
     ),
 }

@@ -195,6 +195,4 @@ def dependent_bandit(*, horizon: int = 100) -> TaskDistribution:
 def _distribution(
     env: Bandit, sample: Callable[[Array], PyTree], horizon: int, references: list[tuple[str, float]], split: str
 ) -> TaskDistribution:
-    return TaskDistribution(
-        env, sample, horizon=horizon, references=tuple(references), split=split, num_episodes=1
-    )
+    return TaskDistribution(env, sample, horizon=horizon, references=tuple(references), split=split, num_episodes=1)
