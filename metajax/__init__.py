@@ -40,7 +40,7 @@ from metajax.base import (
     Transition,
 )
 from metajax.envs.contract import check_env, check_tasks
-from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
+from metajax.errors import CheckpointError, ConfigError, NonFiniteError, ShapeError, WorkerError
 from metajax.evaluation import Evaluation, EvaluationProtocol, Score, evaluate, interval, score
 from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
 from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
@@ -61,7 +61,6 @@ _moved.install()
 _LAZY = {
     "MetaAgent": "metajax.running.meta_agent",
     "AdaptedAgent": "metajax.running.acting",
-    "CheckpointError": "metajax.running.checkpoint",
     "load_params": "metajax.running.export",
     "load_policy": "metajax.running.meta_agent",
     "to_gymnasium": "metajax.envs.gymnasium_env",
@@ -155,7 +154,6 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:  # the names in _LAZY
     from metajax.envs.gymnasium_env import to_gymnasium
     from metajax.running.acting import AdaptedAgent
-    from metajax.running.checkpoint import CheckpointError
     from metajax.running.export import load_params
     from metajax.running.meta_agent import MetaAgent, load_policy
 else:
