@@ -1,5 +1,6 @@
 """The entry point of the command `metajax` and of `python -m metajax`."""
 
+import os
 import signal
 import sys
 import traceback
@@ -10,8 +11,22 @@ from metajax.running import processes
 AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes with which all processes stop together
 
 
+def open_streams() -> None:
+    """Opens closed standard streams to nowhere, so that no other file takes their place; any text can be written."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def main() -> int:
     """Runs the command line; several processes connect first, because importing the commands already uses JAX."""
+    open_streams()
     try:
         processes.begin(sys.argv[1:])
     except ConfigError as error:
