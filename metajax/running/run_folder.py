@@ -216,18 +216,15 @@ def write_evaluation(agent: MetaAgent, evaluation: Evaluation, protocol: Evaluat
         means[name] = {"mean": mean.tolist(), "width_95": width.tolist()}
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    record.write_bytes(folder / f"{EVALUATION}.npz", content.getvalue())
-    record.write_json(
-        folder / f"{EVALUATION}.json",
-        {
-            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-            "protocol": protocol._asdict(),
-            "references": dict(agent.tasks.references),
-            "iteration": agent.iteration,
-        }
-        | agent.config
-        | means
-        | record.environment(),
+    about = {
+        "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+        "protocol": protocol._asdict(),
+        "references": dict(agent.tasks.references),
+        "iteration": agent.iteration,
+    }
+    text = record.json_text(about | agent.config | means | record.environment())
+    record.write_together(
+        {folder / f"{EVALUATION}.npz": content.getvalue(), folder / f"{EVALUATION}.json": text.encode()}
     )
 
 

@@ -33,6 +33,13 @@ class _Device(TypedDict):
     count: int
 
 
+class _Versions(TypedDict):
+    """The versions of packages that tables and reports name."""
+
+    metajax: str
+    jax: str
+
+
 class _Evaluation(json_files.Config):
     """What evaluation.json contains."""
 
@@ -44,7 +51,7 @@ class _Evaluation(json_files.Config):
     greedy: NotRequired[_Means]
     sampled_success: NotRequired[_Means]
     greedy_success: NotRequired[_Means]
-    versions: dict[str, str]
+    versions: _Versions
     python: str
     device: _Device
     command: list[str]

@@ -122,6 +122,7 @@ def test_a_folder_without_evaluation_or_with_a_foreign_one_is_refused(folders, t
         ({"greedy": None}, "greedy must be an object, not None"),
         ({"sampled": {"mean": [0.0, None], "width_95": []}}, "sampled.mean[1] must be a number, not None"),
         ({"greedy": {"mean": [0.0], "width_95": [0.0]}}, "evaluation.npz and evaluation.json"),
+        ({"versions": {"jax": "0.10"}}, "versions.metajax is missing"),
         ({"protocol": {}}, "protocol.num_tasks is missing"),
         ({"run": {"command": "metajax"}}, "run.command must be a list, not 'metajax'"),
         ({"python": "\ud800"}, "is damaged: it is not JSON in UTF-8"),
