@@ -16,8 +16,10 @@ from metajax.errors import ConfigError, first_line, is_out_of_memory
 from metajax.evaluation import EvaluationProtocol
 from metajax.running import processes
 from metajax.running.meta_agent import MetaAgent
+from metajax.running.recipes import task_options
 from metajax.running.training import new_learner, num_groups
 from metajax.simulators.environment import is_on_host
+from metajax.tasks import TASKS
 
 
 def prepare(device: str) -> None:
@@ -65,6 +67,15 @@ def naming_sizes(given: Mapping[str, Any]) -> Iterator[None]:
         raise ConfigError(f"{size} is too large: {first_line(error)}") from error
 
 
+def check_task_sizes(tasks: str, given: Mapping[str, Any], num_tasks: int) -> None:
+    """Raises ConfigError, before the tasks are built, if those of a meta-iteration exceed the free memory."""
+    own = {name: value for name, value in given.items() if name in task_options(tasks)}
+    size, number = _largest(own)
+    if number >= 1000:  # with smaller numbers the arrays fit, and no simulator on the host is built twice
+        params = jax.eval_shape(lambda: TASKS[tasks](**own).env.default_params)
+        _check_fits(size, (1 + num_tasks) * _largest_array(params))
+
+
 def check_sizes(agent: MetaAgent) -> None:
     """Raises ConfigError, before any memory is allocated, if an array of a meta-iteration exceeds the free memory.
 
@@ -107,8 +118,8 @@ def _largest(given: Mapping[str, Any]) -> tuple[str, int]:
         name: max((one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, int)), default=0)
         for name, value in given.items()
     }
-    name = max(numbers, key=lambda name: numbers[name])
-    return f"{name}={given[name]}", numbers[name]
+    name = max(numbers, key=lambda name: numbers[name], default="")
+    return f"{name}={given.get(name)}", numbers.get(name, 0)
 
 
 def assign_devices(agents: Sequence[MetaAgent], num_devices: int | None) -> int:

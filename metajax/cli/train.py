@@ -79,6 +79,7 @@ def _agents(algorithm: str, tasks: str, own: TrainOptions, given: dict[str, Any]
     if own.new_run.debug and own.device.devices not in (None, 1):
         raise ConfigError("--debug runs on one device; leave out --devices")
     with launch.naming_sizes(given | {"num_tasks": own.run.num_tasks, "seeds": own.new_run.seeds}):
+        launch.check_task_sizes(tasks, given, own.run.num_tasks)
         return sweep.make_agents(
             algorithm,
             tasks,

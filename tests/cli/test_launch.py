@@ -27,6 +27,7 @@ def with_little_memory(tmp_path, monkeypatch):
         ("maml bandit --num-tasks 1000000000", "num_tasks=1000000000"),
         ("maml bandit --num-rollouts 10000000000000000000000", "num_rollouts=10000000000000000000000"),
         ("maml tabular-mdp --num-states 1000000000000", "num_states=1000000000000"),
+        ("maml tabular-mdp --num-states 8000", "num_states=8000"),
         ("maml bandit --hidden 8 100000 100000", "hidden=(8, 100000, 100000)"),
         ("rl2 bandit --width 1000000000", "width=1000000000"),
         ("maml bandit --seeds 1000000000", "seeds=1000000000"),
