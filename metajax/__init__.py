@@ -21,7 +21,7 @@ _PUBLIC = {  # module below metajax: the public names that it defines
     "TaskDistribution Transition",
     "envs.contract": "check_env check_tasks",
     "envs.gymnasium_env": "to_gymnasium",
-    "errors": "ConfigError NonFiniteError ShapeError WorkerError",
+    "errors": "CheckpointError ConfigError NonFiniteError ShapeError WorkerError",
     "evaluation": "Evaluation EvaluationProtocol Score evaluate interval score",
     "learning.baselines": "advantages learned_baseline linear_baseline",
     "learning.distributions": "Categorical Normal TanhNormal mask_logits",
@@ -33,7 +33,6 @@ _PUBLIC = {  # module below metajax: the public names that it defines
     "replays": "replay",
     "rollouts": "Trial collect_trials rollout stage_returns trial",
     "running.acting": "AdaptedAgent",
-    "running.checkpoint": "CheckpointError",
     "running.export": "load_params",
     "running.meta_agent": "MetaAgent load_policy",
     "running.training": "Learner Program Progress compile_program new_learner train",
@@ -159,7 +158,7 @@ if TYPE_CHECKING:  # the names in _PUBLIC
     )
     from metajax.envs.contract import check_env, check_tasks
     from metajax.envs.gymnasium_env import to_gymnasium
-    from metajax.errors import ConfigError, NonFiniteError, ShapeError, WorkerError
+    from metajax.errors import CheckpointError, ConfigError, NonFiniteError, ShapeError, WorkerError
     from metajax.evaluation import Evaluation, EvaluationProtocol, Score, evaluate, interval, score
     from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
     from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
@@ -171,7 +170,6 @@ if TYPE_CHECKING:  # the names in _PUBLIC
     from metajax.replays import replay
     from metajax.rollouts import Trial, collect_trials, rollout, stage_returns, trial
     from metajax.running.acting import AdaptedAgent
-    from metajax.running.checkpoint import CheckpointError
     from metajax.running.export import load_params
     from metajax.running.meta_agent import MetaAgent, load_policy
     from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train

@@ -10,11 +10,25 @@ from metajax.cli import usage
 AGREED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes with which all processes stop together
 
 
+def open_streams() -> None:
+    """Opens closed standard streams to nowhere, so that no other file takes their place; any text can be written."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def main() -> int:
     """Runs the command line; several processes connect first, because importing the commands already uses JAX.
 
     The usage text and the version need no JAX, which takes seconds to import.
     """
+    open_streams()
     text = usage.answer(sys.argv[1:])
     if text is not None:
         return _print(text)

@@ -33,17 +33,22 @@ class NonFiniteError(FloatingPointError):
     """Training produced NaN or infinity. The message names the meta-iteration and, if known, the task."""
 
 
+class CheckpointError(ValueError):
+    """A file of a run is missing, damaged, or of another learner. The message says where they differ."""
+
+
 class WorkerError(RuntimeError):
     """A simulator process died, failed or does not answer. The message names the process and the call it was in."""
 
 
+_LARGEST_COUNT = 2**31 - 1
 LESS_MEMORY = (
     "reduce --num-tasks (with --outer gradient, raise --accumulate to compensate), --num-rollouts or --num-episodes, "
     "or --micro-batch if the algorithm has this option"
 )
 
 
-def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether JAX reports that a device is out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
@@ -54,13 +59,15 @@ def first_line(error: Exception) -> str:
 
 
 def check_count(name: str, value: Any, at_least: int = 1) -> None:
-    """Raises ConfigError unless `value` is a whole number of at least `at_least`."""
+    """Raises ConfigError unless `value` is a whole number from `at_least` to 2**31 - 1, the largest index of JAX."""
     try:
         whole = not isinstance(value, bool) and operator.index(value) >= at_least
     except TypeError:
         whole = False
     if not whole:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {at_least}")
+    if operator.index(value) > _LARGEST_COUNT:
+        raise ConfigError(f"{name}={value!r} is too large: it must be at most {_LARGEST_COUNT}")
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -1,6 +1,5 @@
 """The command bench: how fast the reference programs run, where the time goes, and what share of the speed is used."""
 
-import json
 import os
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from metajax.measuring.programs import (
     whole,
 )
 from metajax.networks.heads import COMPUTE_DTYPES, compute_dtype_of
-from metajax.running import record
+from metajax.running import json_files, record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.recipes import ALGORITHMS
 from metajax.running.training import num_groups
@@ -301,7 +300,7 @@ def _fresh_start(name: str, options: Mapping[str, Any], num_devices: int | None,
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise WorkerError(f"starting {name} in a fresh process failed: {last}")
-    return json.loads(done.stdout)
+    return json_files.parse(done.stdout, dict[str, float], f"the figures of {name} from a fresh process")
 
 
 def start(name: str, options: Mapping[str, Any], num_devices: int | None) -> dict[str, float]:

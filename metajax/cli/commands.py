@@ -1,5 +1,6 @@
 """The command line: runs a command, and turns errors into messages and exit codes."""
 
+import contextlib
 import importlib
 import os
 import select
@@ -24,24 +25,24 @@ from metajax.running import processes, run_folder
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; an error of the user is one line on stderr and exit code 2."""
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: _tell(f"warning: {message}")
     try:
         _run(command, rest)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         if processes.joined():  # the other processes got no signal, and this one would wait for them
             processes.leave(130)
         return 130
     except run_folder.InterruptedRun as error:
-        print(f"{error}: the run is saved; metajax resume continues it", file=sys.stderr)
+        _tell(f"{error}: the run is saved; metajax resume continues it")
         return error.exit_code
-    except (ValueError, NonFiniteError, WorkerError, OSError, jax.errors.JaxRuntimeError) as error:
+    except (ValueError, NonFiniteError, WorkerError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return 1
         message = _message(error, command)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        _tell(f"error: {message}")
         return 2
     return 0
 
@@ -59,6 +60,12 @@ def _run(command: str, arguments: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
+def _tell(text: str) -> None:
+    """Prints to stderr, if somebody reads it."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def _stdout_is_closed() -> bool:
     """Whether the reader of stdout is gone, as in `metajax tasks | head`; if so, exit does not write to it again."""
     poll = select.poll()
@@ -71,13 +78,15 @@ def _stdout_is_closed() -> bool:
 
 def _message(error: Exception, command: str) -> str | None:
     """The message for an error of the user or the machine; None for a defect of the program."""
+    if is_out_of_memory(error):  # JAX reports it as different errors
+        advice = f"; {LESS_MEMORY}" if command == "train" else ""
+        return f"{first_line(error)}{advice}"
     if isinstance(error, jax.errors.JaxRuntimeError):
-        if is_out_of_memory(error):
-            advice = f"; {LESS_MEMORY}" if command == "train" else ""
-            return f"{first_line(error)}{advice}"
         if not processes.joined():
             return None
         return (
             f"this process cannot continue, perhaps because another was lost: {first_line(error)}; run metajax resume"
         )
+    if isinstance(error, MemoryError):
+        return f"out of memory: {first_line(error)}"
     return str(error) if isinstance(error, OSError) or type(error).__module__.startswith("metajax") else None

@@ -1,9 +1,12 @@
 """Output of the command line during and after training."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from metajax.evaluation import Evaluation, interval
 from metajax.running import processes, run_folder
@@ -21,9 +25,42 @@ from metajax.running.training import Progress
 _SHOWN = 20  # runs that get a line each
 
 
+class _Output:
+    """A stream that goes on without its reader: what can no longer be written is dropped."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def new() -> Console:
-    """A console that does not wrap lines; of several processes only the first one prints."""
-    return Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
+    """A console that does not wrap lines and prints text as it is; of several processes only the first one prints.
+
+    If nobody reads the output any more, as after `| head`, the command goes on without it.
+    """
+    output: Any = _Output(sys.stdout)
+    quiet = not processes.is_first()
+    return Console(file=output, soft_wrap=True, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
 def announce(console: Console, members: Mapping[Path, MetaAgent], num_devices: int) -> None:
@@ -32,7 +69,7 @@ def announce(console: Console, members: Mapping[Path, MetaAgent], num_devices: i
     size = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
     stages, copies, steps = agent.sizes
     for folder, member in list(members.items())[:_SHOWN]:
-        console.print(f"[bold]{member.title}[/bold], seed {member.config['seed']}, in {folder}")
+        console.print(Text(member.title, "bold").append(f", seed {member.config['seed']}, in {folder}", "not bold"))
     if len(members) > _SHOWN:
         console.print(f"and {len(members) - _SHOWN} more")
     there = jax.device_count()

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     parse(NoOptions(), flags, prog="metajax doctor", about=run.__doc__)
     check_no_names("doctor", names)
     launch.prepare("auto")
-    Console().print(table())
+    Console(markup=False, emoji=False).print(table())
 
 
 def table() -> Table:
@@ -37,9 +37,11 @@ def table() -> Table:
     for (kind, platform), count in Counter((one.device_kind, one.platform) for one in jax.devices()).items():
         rows.add_row("devices", f"{count} x {kind} ({platform})")
     config: Any = jax.config  # its options are attributes that JAX adds at run time
-    cache = Path(config.jax_compilation_cache_dir or os.environ["JAX_COMPILATION_CACHE_DIR"])
-    size = sum(path.stat().st_size for path in cache.glob("*")) if cache.is_dir() else 0
-    rows.add_row("cache of compiled programs", f"{cache}, {size / 2**20:,.0f} MiB")
+    cache = config.jax_compilation_cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if cache and config.jax_enable_compilation_cache:
+        size = sum(path.stat().st_size for path in Path(cache).glob("*"))
+        cache = f"{cache}, {size / 2**20:,.0f} MiB"
+    rows.add_row("cache of compiled programs", cache or "off")
     rows.add_row("memory free", f"{hardware.free_memory() / 2**30:.1f} GiB")
     rows.add_row("matrix product", f"{_product_speed():,.0f} GFLOP/s")
     rows.add_row("MAML, one outer gradient", f"{_maml_speed():,.0f} environment steps/s")

@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     folder = one_folder("evaluate", names)
     check_evaluation(own.evaluation)
     run_folder.named_config(folder)  # raises before JAX is used
+    run_folder.metrics(folder)  # which a picture shows
     launch.prepare(own.device.device)
     with run_folder.writing(folder, new=False):
         agents = {folder: MetaAgent.load(folder)}

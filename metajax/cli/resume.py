@@ -15,8 +15,8 @@ from metajax.cli.options import (
     check_run,
     run_options,
 )
-from metajax.errors import ConfigError
-from metajax.running import run_folder
+from metajax.errors import ConfigError, lookup
+from metajax.running import json_files, run_folder
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.recipes import ALGORITHMS
 
@@ -57,6 +57,8 @@ def run(arguments: Sequence[str]) -> None:
     saved = {name: _as_tuple(value) for name, value in config["options"].items()}
     was = saved | {"num_tasks": config["num_tasks"]}
     defaults = _defaults(algorithm, {name: _as_tuple(value) for name, value in config["run"].items()} | was)
+    for group in (defaults.run, defaults.evaluation):
+        json_files.check(group._asdict(), type(group), f"the options of {folder}")
     prog = f"metajax resume {folder}"
     own, given = parse_experiment(defaults, flags, algorithm, tasks, prog=prog, about=run.__doc__, saved=saved)
     changed = _changed(was, given | {"num_tasks": own.run.num_tasks})
@@ -89,7 +91,7 @@ def _defaults(algorithm: str, saved: dict[str, Any]) -> ResumeOptions:
     evaluation = {name: saved[name] for name in EvaluationOptions._fields if name in saved}
     return ResumeOptions(
         OverrideOptions(),
-        run_options(ALGORITHMS[algorithm], **saved),
+        run_options(lookup("algorithm", algorithm, ALGORITHMS), **saved),
         EvaluationOptions(**evaluation),
         DeviceOptions(),
         ProcessOptions(),

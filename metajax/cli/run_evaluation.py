@@ -3,17 +3,27 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from metajax.cli import console, launch
 from metajax.cli.options import EvaluationOptions
+from metajax.errors import NonFiniteError
 from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running import processes, report, run_folder, sweep
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.standing import Scale
 from metajax.simulators.environment import is_on_host
 
+_SHOWN_TASKS = 10  # whose numbers a message gives
 _MAX_DRAWN = 8  # runs with pictures, which take seconds each
+
+
+def protocol_of(agent: MetaAgent, options: EvaluationOptions) -> EvaluationProtocol:
+    """The protocol that the options describe; raises ConfigError if it is wrong, or if it needs too much memory."""
+    protocol = agent.protocol(options.eval_tasks, success_at=options.success_at)
+    launch.check_evaluation(agent, protocol)
+    return protocol
 
 
 def evaluate_and_report(
@@ -25,23 +35,38 @@ def evaluate_and_report(
 ) -> None:
     """Evaluates agents on held-out tasks, prints a table and writes the returns, the pictures and the report.
 
-    Of many agents, only the first few get pictures and a report.
+    Of many agents, only the first few get pictures and a report. Raises NonFiniteError, which names the tasks, if
+    returns are not finite; the evaluations of these agents are not written.
     """
     agents = list(members.values())
-    protocol = agents[0].protocol(options.eval_tasks, success_at=options.success_at)
+    protocol = protocol_of(agents[0], options)
     screen.print(f"evaluating: {protocol} …")
     evaluations = _evaluate(agents, swept, protocol, num_devices)
     if not processes.is_first():
         return
     scale = agents[0].find_scale(protocol)
-    evaluated = list(zip(members.items(), evaluations, strict=True))
+    failures = {folder: text for folder, one in zip(members, evaluations, strict=True) if (text := _failure(one))}
+    evaluated = [pair for pair in zip(members.items(), evaluations, strict=True) if pair[0][0] not in failures]
     for (folder, agent), evaluation in evaluated:
         run_folder.write_evaluation(agent, evaluation, protocol, folder, scale)
         run_folder.log_evaluation(agent, evaluation, folder)
     for (folder, agent), evaluation in evaluated[:_MAX_DRAWN]:
         report.draw_pictures(agent, evaluation, folder)
         report.write_report(folder)
-    _show(screen, members, evaluations, scale)
+    if evaluated:
+        _show(screen, dict(pair for pair, _ in evaluated), [evaluation for _, evaluation in evaluated], scale)
+    if failures:
+        raise NonFiniteError("; ".join(f"the evaluation of {folder}: {text}" for folder, text in failures.items()))
+
+
+def _failure(evaluation: Evaluation) -> str:
+    """The held-out tasks whose returns are not finite, in words; empty if there are none."""
+    returns = [values for values in (evaluation.sampled, evaluation.greedy) if values is not None]
+    bad = np.flatnonzero(np.any([~np.isfinite(values).all((1, 2)) for values in returns], axis=0))
+    if not bad.size:
+        return ""
+    named = ", ".join(map(str, bad[:_SHOWN_TASKS])) + (", …" if bad.size > _SHOWN_TASKS else "")
+    return f"returns of {bad.size} of {len(evaluation.sampled)} held-out tasks are not finite: tasks {named}"
 
 
 def _evaluate(

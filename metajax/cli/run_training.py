@@ -9,7 +9,7 @@ from rich.console import Console
 
 from metajax.cli import console, launch
 from metajax.cli.options import EvaluationOptions, RunOptions, saved_options
-from metajax.cli.run_evaluation import evaluate_and_report
+from metajax.cli.run_evaluation import evaluate_and_report, protocol_of
 from metajax.devices import hardware
 from metajax.errors import ConfigError, NonFiniteError
 from metajax.running import processes, record, run_folder, sweep
@@ -47,8 +47,9 @@ def train_and_evaluate(
         new: whether the folders must be empty.
     """
     screen, agents = console.new(), list(members.values())
+    launch.check_sizes(agents[0])
     assigned = launch.assign_devices(agents, num_devices)
-    agents[0].protocol(evaluation.eval_tasks, success_at=evaluation.success_at)  # raises before training
+    protocol_of(agents[0], evaluation)  # raises before training
     with ExitStack() as stack:
         for folder, agent in members.items():
             stack.enter_context(run_folder.writing(folder, new=new))

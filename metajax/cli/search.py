@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
 from rich.console import Console
@@ -22,7 +22,7 @@ from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks import memory_policy
 from metajax.networks.heads import ACTIVATIONS
 from metajax.networks.layers import NORMS
-from metajax.running import record, run_folder
+from metajax.running import json_files, record, run_folder
 from metajax.running.recipes import ALGORITHMS
 from metajax.search import archive, pictures, protocol, studies
 from metajax.search.drivers import DRIVERS
@@ -203,12 +203,21 @@ def parse_range(text: str) -> Range:
         raise ConfigError(f"ranges={text!r} must have the form name=LOW:HIGH or name=LOW:HIGH:log") from error
 
 
+class _Config(TypedDict):
+    """What config.json of a search contains, with the versions and device of the process that wrote it."""
+
+    algorithm: str
+    tasks: str
+    options: dict[str, Any]
+    search: dict[str, Any]
+
+
 def _claim(folder: Path, config: dict[str, Any]) -> None:
     """Writes the configuration; raises ConfigError if the folder holds a search with other options."""
     path = folder / "config.json"
     plain = json.loads(json.dumps(config))
     if path.exists():
-        was, now = map(_flat, (json.loads(path.read_text()), plain))
+        was, now = map(_flat, (json_files.read(path, _Config), plain))
         changed = [
             f"{name} was {was.get(name)}, is {now.get(name)}"
             for name in {**was, **now}

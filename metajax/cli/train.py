@@ -81,15 +81,17 @@ def _agents(algorithm: str, tasks: str, own: TrainOptions, given: dict[str, Any]
         raise ConfigError("several processes train one run; leave out --seeds and --sweep")
     if own.new_run.debug and own.device.devices not in (None, 1):
         raise ConfigError("--debug runs on one device; leave out --devices")
-    return sweep.make_agents(
-        algorithm,
-        tasks,
-        seed=own.new_run.seed,
-        num_seeds=own.new_run.seeds,
-        sweep=own.new_run.sweep,
-        num_tasks=own.run.num_tasks,
-        **given,
-    )
+    with launch.naming_sizes(given | {"num_tasks": own.run.num_tasks, "seeds": own.new_run.seeds}):
+        launch.check_task_sizes(tasks, given, own.run.num_tasks)
+        return sweep.make_agents(
+            algorithm,
+            tasks,
+            seed=own.new_run.seed,
+            num_seeds=own.new_run.seeds,
+            sweep=own.new_run.sweep,
+            num_tasks=own.run.num_tasks,
+            **given,
+        )
 
 
 def _debug(agent: MetaAgent, given: dict[str, Any], seed: int) -> None:

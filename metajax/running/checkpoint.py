@@ -8,17 +8,18 @@ without a manifest is incomplete and ignored. Loading verifies sizes and checksu
 import hashlib
 import json
 import shutil
+import unicodedata
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import orbax.checkpoint as ocp
 
 from metajax.devices import meshes
-from metajax.errors import check_count
-from metajax.running import processes
+from metajax.errors import CheckpointError, ConfigError, check_count
+from metajax.running import json_files, processes
 from metajax.running.record import environment, write_text
 from metajax.running.training import Learner
 
@@ -27,8 +28,35 @@ FORMAT = 1
 _LARGEST_MANIFEST = 2**24  # bytes
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or of another learner; the message says where they differ."""
+class _Format(TypedDict):
+    """What manifests of all versions contain."""
+
+    format: int
+
+
+class _Fingerprint(TypedDict):
+    """The size and checksum of a file."""
+
+    bytes: json_files.Count
+    sha256: str
+
+
+class _Leaf(TypedDict):
+    """The type of an array."""
+
+    dtype: str
+    shape: list[json_files.Count]
+
+
+class _Manifest(_Format):
+    """What a manifest contains, with the versions and device of the process that wrote it."""
+
+    iteration: json_files.Count
+    folder: str
+    files: dict[str, _Fingerprint]
+    leaves: dict[str, _Leaf]
+    config: dict[str, Any]
+    versions: dict[str, str]
 
 
 class Checkpoint(NamedTuple):
@@ -37,7 +65,7 @@ class Checkpoint(NamedTuple):
     path: Path  # the Orbax folder
     iteration: int
     config: dict[str, Any]  # of the run
-    leaves: dict[str, dict[str, Any]]  # shape and dtype by path
+    leaves: dict[str, _Leaf]  # by path
     versions: dict[str, str]
 
 
@@ -58,6 +86,7 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     """
     check_count("keep", keep)
     check_count("keep_every", keep_every, at_least=0)
+    check_name(folder)
     number, root = int(learner.iteration), (folder / FOLDER).absolute()
     numbers = _numbers(root)
     for later in numbers:
@@ -94,11 +123,22 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     processes.meet("after a checkpoint")
 
 
+def check_name(folder: Path) -> None:
+    """Raises ConfigError if Orbax could not read a checkpoint below this folder again because of the folder's name."""
+    path = folder.absolute()
+    wrong = {one for one in str(path) if one in "[]\\" or unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp")}
+    wrong |= {part for part in path.parts if part.endswith(":")}  # as in an URL
+    if wrong:
+        named = ", ".join(map(repr, sorted(wrong)))
+        raise ConfigError(f"a run folder's path cannot have {named}: {str(path)!r}; use a folder with another name")
+
+
 def newest(folder: Path) -> Checkpoint:
     """The newest intact checkpoint of a run folder, with a warning for each damaged one.
 
     Raises CheckpointError if there is none.
     """
+    check_name(folder)
     root = (folder / FOLDER).absolute()
     if not root.is_dir():
         raise CheckpointError(f"{folder} is not a metajax run: it has no {FOLDER} folder")
@@ -151,18 +191,19 @@ def _of_all(learner: Learner) -> Learner:
     return meshes.to_each(learner, meshes.mesh()) if jax.process_count() > 1 else learner
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> _Manifest:
     try:
         if path.stat().st_size > _LARGEST_MANIFEST:
             raise CheckpointError(f"{path} is not a metajax checkpoint: it is too large")
-        checksum, _, body = path.read_text().partition("\n")
-        if hashlib.sha256(body.encode()).hexdigest() != checksum:
-            raise CheckpointError(f"{path} is damaged, or not a metajax checkpoint: its checksum is wrong")
-        content = json.loads(body)
-    except (OSError, UnicodeDecodeError) as error:
+        checksum, _, body = path.read_bytes().partition(b"\n")
+    except OSError as error:
         raise CheckpointError(f"{path} is not a metajax checkpoint: {error}") from error
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']}, this version of metajax reads {FORMAT}")
+    if hashlib.sha256(body).hexdigest().encode() != checksum:
+        raise CheckpointError(f"{path} is damaged, or not a metajax checkpoint: its checksum is wrong")
+    written = json_files.parse(body, _Format, str(path))
+    if written["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {written['format']}, this version of metajax reads {FORMAT}")
+    content = json_files.check(written, _Manifest, str(path))
     if Path(content["folder"]).name != content["folder"]:
         raise CheckpointError(f"{path} leads out of its folder, to {content['folder']}")
     return content
@@ -185,7 +226,7 @@ def _drop(root: Path, keep: int, keep_every: int) -> None:
     """Removes old checkpoints, manifests first, and incomplete ones."""
     for number in _numbers(root)[keep:]:
         if not keep_every or number % keep_every:
-            (root / f"{number}.json").unlink()
+            (root / f"{number}.json").unlink(missing_ok=True)
     kept = {_folder_of(root / f"{number}.json") for number in _numbers(root)}
     for path in root.iterdir():
         if path.is_dir() and path.name not in kept:
@@ -210,17 +251,17 @@ def _files(path: Path) -> list[Path]:
     return [file for file in found if not file.is_dir()]
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(path: Path) -> _Fingerprint:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _leaves(learner: Learner) -> dict[str, dict[str, Any]]:
+def _leaves(learner: Learner) -> dict[str, _Leaf]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
         for path, leaf in jax.tree.leaves_with_path(learner)
     }
 
 
-def _described(leaf: dict[str, Any] | None) -> str:
+def _described(leaf: _Leaf | None) -> str:
     return "nothing" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"

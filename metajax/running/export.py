@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -10,10 +10,18 @@ import safetensors
 import safetensors.numpy
 
 from metajax.base import Array, PyTree
-from metajax.running.checkpoint import CheckpointError
+from metajax.errors import CheckpointError
+from metajax.running import json_files
 
 FORMAT = 1
 _HEADER = "metajax"
+
+
+class _Header(TypedDict):
+    """What every export contains."""
+
+    format: int
+    kind: str
 
 
 def write(path: Path, tree: PyTree, about: dict[str, Any]) -> Path:
@@ -30,13 +38,14 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of a file; raises CheckpointError if metajax did not export it."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()[_HEADER])
+            header = file.metadata()[_HEADER]
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is not an export of metajax: {error}") from error
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {about.get('format')}, this version of metajax reads {FORMAT}")
-    return about, arrays
+    about = json_files.parse(header, _Header, str(path))
+    if about["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {about['format']}, this version of metajax reads {FORMAT}")
+    return dict(about), arrays
 
 
 def filled(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:

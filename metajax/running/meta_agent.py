@@ -18,7 +18,7 @@ from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
 from metajax.pictures import words
 from metajax.rollouts import check_like, trial
-from metajax.running import checkpoint, export, record
+from metajax.running import checkpoint, export, json_files, record
 from metajax.running.acting import (
     ActingState,
     AdaptedAgent,
@@ -470,12 +470,9 @@ class MetaAgent:
             tasks: the task distribution; None: the one named in `config`.
             **changed: arguments of MetaAgent that replace those in `config`.
         """
-        try:
-            named_tasks, algorithm, version = (config[name] for name in ("tasks", "algorithm", "tasks_version"))
-            kept = config["options"] | {name: config[name] for name in ("seed", "num_tasks")}
-        except (KeyError, TypeError) as error:
-            message = f"this is not the configuration of a MetaAgent: {error} is missing"
-            raise checkpoint.CheckpointError(message) from error
+        json_files.check(config, json_files.Config, "the configuration of the MetaAgent")
+        named_tasks, algorithm, version = (config[name] for name in ("tasks", "algorithm", "tasks_version"))
+        kept = config["options"] | {name: config[name] for name in ("seed", "num_tasks")}
         tasks = named_tasks if tasks is None else tasks
         if tasks is None:
             raise ConfigError("this agent's tasks have no name; pass the task distribution as tasks=…")
@@ -501,6 +498,7 @@ class MetaAgent:
             **changed: arguments of MetaAgent that replace the saved ones.
         """
         saved = checkpoint.newest(Path(folder))
+        json_files.check(saved.config, json_files.Config, f"the configuration of {saved.path}")
         agent = cls.from_config(saved.config, tasks, **changed)
         if "run" in saved.config:
             agent.config["run"] = saved.config["run"]

@@ -37,7 +37,12 @@ def environment() -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file; tuples become lists."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """The text of a JSON file; tuples become lists."""
+    return json.dumps(content, indent=2) + "\n"
 
 
 class Sink(NamedTuple):
@@ -194,12 +199,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically: it is complete or absent, even if the machine stops."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes files atomically, and all of them before any takes its place, so that they belong together."""
+    unfinished = {path: path.with_name(f".{path.name}.unfinished") for path in contents}
     try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        for path, content in contents.items():
+            with unfinished[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            unfinished[path].replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        for path in contents:
+            unfinished[path].unlink(missing_ok=True)

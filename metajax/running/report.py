@@ -43,7 +43,7 @@ def draw_pictures(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> Non
     """Writes the plots of an evaluated run and, if its tasks can be drawn, an animation."""
     from metajax.pictures import plots  # matplotlib is slow to import
 
-    lines = metrics(folder)
+    lines = [line for line in metrics(folder) if {"return_before", "return_after"} <= line.keys()]
     figures = {
         "adaptation": plots.adaptation_curve(evaluation, agent.tasks.references, agent.title),
         "histogram": plots.task_histogram(evaluation, agent.title),

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
 
-from metajax.errors import ConfigError, NonFiniteError, WorkerError
+from metajax.errors import CheckpointError, ConfigError, NonFiniteError, WorkerError
 from metajax.evaluation import Evaluation, EvaluationProtocol, interval
-from metajax.running import checkpoint, processes, record
+from metajax.running import checkpoint, json_files, processes, record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.signal_handling import heard
 from metajax.running.standing import Scale
@@ -28,6 +28,15 @@ from metajax.running.training import Progress
 
 EVALUATION = "evaluation"
 _LOCK = "lock"
+
+
+class _Line(TypedDict):
+    """What every line of the metrics contains."""
+
+    iteration: json_files.Count
+    seconds: float
+    return_before: NotRequired[float | None]
+    return_after: NotRequired[float | None]
 
 
 class InterruptedRun(Exception):
@@ -42,9 +51,11 @@ class InterruptedRun(Exception):
 def writing(folder: Path, *, new: bool) -> Iterator[None]:
     """Locks a run folder against other processes; the lock ends with the process.
 
-    Raises ConfigError if another process holds the lock, if the folder cannot be written, or if a `new` folder is not
-    empty. Of several processes that train together only the first takes the lock.
+    Raises ConfigError if another process holds the lock, if the folder cannot be written or has a name that checkpoints
+    cannot have, or if a `new` folder is not empty. Of several processes that train together only the first takes the
+    lock.
     """
+    checkpoint.check_name(folder)
     if not processes.is_first():
         yield
         return
@@ -72,7 +83,8 @@ def named_config(folder: Path) -> dict[str, Any]:
 
     Raises CheckpointError if the folder has no checkpoint, and ConfigError if MetaAgent saved it from Python.
     """
-    config = checkpoint.newest(folder).config
+    saved = checkpoint.newest(folder)
+    config: Any = json_files.check(saved.config, json_files.Config, f"the configuration of {saved.path}")
     if config["tasks"] is None or "run" not in config:
         raise ConfigError(f"{folder} was not made by metajax train; load it in Python with MetaAgent.load(folder)")
     return config
@@ -251,33 +263,31 @@ def write_evaluation(
         means[name] = {"mean": mean.tolist(), "width_95": width.tolist()}
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    record.write_bytes(folder / f"{EVALUATION}.npz", content.getvalue())
-    record.write_json(
-        folder / f"{EVALUATION}.json",
-        {
-            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-            "protocol": protocol._asdict(),
-            "references": dict(agent.tasks.references),
-            "score": None if scale is None else scale.score(evaluation.sampled)._asdict() | scale._asdict(),
-            "iteration": agent.iteration,
-            "in_context": agent.algorithm.agent.in_context,
-            "trained_adaptations": agent.sizes.num_stages - 1,
-        }
-        | agent.config
-        | means
-        | record.environment(),
+    about = {
+        "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+        "protocol": protocol._asdict(),
+        "references": dict(agent.tasks.references),
+        "score": None if scale is None else scale.score(evaluation.sampled)._asdict() | scale._asdict(),
+        "iteration": agent.iteration,
+        "in_context": agent.algorithm.agent.in_context,
+        "trained_adaptations": agent.sizes.num_stages - 1,
+    }
+    text = record.json_text(about | agent.config | means | record.environment())
+    record.write_together(
+        {folder / f"{EVALUATION}.npz": content.getvalue(), folder / f"{EVALUATION}.json": text.encode()}
     )
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, up to the first incomplete one, which a killed writer leaves."""
+    """The lines of a run's metrics, without an unfinished last one, which a killed writer leaves.
+
+    Raises CheckpointError if a line is damaged.
+    """
     path = folder / record.METRICS
-    lines: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+    try:
+        lines: list[Any] = json_files.read_lines(path, _Line)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; restore the file or remove the line") from error
     return lines
 
 

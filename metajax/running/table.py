@@ -6,25 +6,62 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
-from metajax.errors import ConfigError
-from metajax.evaluation import EvaluationProtocol
-from metajax.running.checkpoint import CheckpointError
+from metajax.errors import CheckpointError, ConfigError, check_choice
+from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
+from metajax.running import json_files
 from metajax.running.recipes import options, task_options
 from metajax.running.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
 
 FORMATS = ("markdown", "latex", "csv")
-_NEEDED = ("seed", "tasks_version", "references", "python")
+
+
+class _Means(TypedDict):
+    """Means over tasks after each number of adaptations, and the half-widths of their intervals."""
+
+    mean: list[float]
+    width_95: list[float]
+
+
+class _Device(TypedDict):
+    """The devices of an evaluation."""
+
+    kind: str
+    count: int
+
+
+class _Versions(TypedDict):
+    """The versions of packages that tables and reports name."""
+
+    metajax: str
+    jax: str
+
+
+class _Evaluation(json_files.Config):
+    """What evaluation.json contains."""
+
+    sha256: str
+    protocol: EvaluationProtocol
+    references: dict[str, float]
+    iteration: json_files.Count
+    sampled: _Means
+    greedy: NotRequired[_Means]
+    sampled_success: NotRequired[_Means]
+    greedy_success: NotRequired[_Means]
+    versions: _Versions
+    python: str
+    device: _Device
+    command: list[str]
 
 
 class Result(NamedTuple):
     """The evaluation of one run."""
 
     folder: Path
-    about: dict[str, Any]  # evaluation.json
+    about: Any  # evaluation.json, an _Evaluation with all other fields
     returns: np.ndarray  # [N, K], of sampled actions, means over copies
     success: np.ndarray | None  # [N, K]
 
@@ -71,24 +108,24 @@ def _options(about: Mapping[str, Any], *, of_tasks: bool) -> dict[str, Any]:
 def read_evaluation(folder: Path) -> Result:
     """The evaluation of a run; raises CheckpointError if it is missing or damaged."""
     try:
-        about = json.loads((folder / "evaluation.json").read_text())
+        about: Any = json_files.read(folder / "evaluation.json", _Evaluation)
+        check_choice("success_at", about["protocol"]["success_at"], SUCCESS_AT)
         content = (folder / "evaluation.npz").read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            returns, success = arrays["sampled"].mean(-1), None
-            if "sampled_success" in arrays:
-                success = arrays["sampled_success"].mean(-1)
-        result = Result(folder, about, returns, success)
-        wrong = not np.allclose(returns.mean(0), about["sampled"]["mean"], rtol=1e-4, atol=1e-6)
-        wrong |= hashlib.sha256(content).hexdigest() != about["sha256"]
-        needed = result.tasks, result.method, _notes([result]), *(about[name] for name in _NEEDED)
-        del needed  # a table or a report needs all of these
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name].mean(-1) for name in ("sampled", "sampled_success") if name in file}
+        means = [about[name] for name in Evaluation._fields if name in about]
+        stages = {len(values) for one in means for values in one.values()}
+        wrong = stages != {arrays["sampled"].shape[1]} or hashlib.sha256(content).hexdigest() != about["sha256"]
+        wrong = wrong or not np.allclose(arrays["sampled"].mean(0), about["sampled"]["mean"], rtol=1e-4, atol=1e-6)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no evaluation; run metajax evaluate {folder}") from error
-    except Exception as error:  # NumPy and JSON raise many errors for foreign files
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{error}; run metajax evaluate {folder}") from error
+    except Exception as error:  # NumPy raises many errors for foreign files
         raise CheckpointError(f"{folder} has no evaluation by metajax: {error!r}") from error
     if wrong:
         raise CheckpointError(f"evaluation.npz and evaluation.json of {folder} differ; run metajax evaluate {folder}")
-    return result
+    return Result(folder, about, arrays["sampled"], arrays.get("sampled_success"))
 
 
 def table(folders: Sequence[Path], *, form: str = "markdown") -> str:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.errors import ConfigError
-from metajax.running import record
+from metajax.errors import CheckpointError, ConfigError
+from metajax.running import json_files, record
 from metajax.search.evaluator import Outcome
 from metajax.search.space import Genome, Space, canonical, check_genome, chosen
 
@@ -92,16 +92,10 @@ def read(path: Path, space: Space, size: int) -> list[Row]:
 
     Raises ConfigError if a genome is not in this space, or if a line other than the last is damaged.
     """
-    rows, lines = [], path.read_text(errors="replace").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(Row(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            if number < len(lines):
-                raise ConfigError(
-                    f"line {number} of the archive {path} is damaged; restore the file or use another folder"
-                ) from error
-            break  # the process was killed while it wrote the last line
+    try:
+        rows = [Row(**line) for line in json_files.read_lines(path, Row)]
+    except CheckpointError as error:
+        raise ConfigError(f"{error}; restore the archive or use another folder") from error
     kept = rows[: len(rows) - len(rows) % size]
     if kept:
         try:

@@ -264,6 +264,13 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["train", "--nothing-like-it"], "metajax train has no option --nothing-like-it; metajax train --help lists"),
         (["train", "--seed", "1", "maml"], "metajax train does not expect 'maml' here; names come first"),
         (["train", "--num-steps", "200"], "--horizon sets the steps of an episode"),
+        (["train", "--folder", "a[b]"], "a run folder's path cannot have '[', ']'"),
+        (["train", "--folder", "gs://x"], "a run folder's path cannot have 'gs:'"),
+        (["train", "--folder", "a\nb"], "a run folder's path cannot have '\\n'"),
+        (["train", "--folder", "x" * 300], "cannot be written: File name too long"),
+        (["resume", "a[b]"], "a run folder's path cannot have '[', ']'"),
+        (["evaluate", "\udcff"], r"a run folder's path cannot have '\udcff'"),
+        (["table", "x\0"], "has no evaluation by metajax"),
     ],
 )
 def test_a_mistake_is_one_message_and_a_failure(command, message, capsys):
@@ -309,6 +316,16 @@ def test_output_that_nobody_reads_ends_the_command_silently():
         done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
         assert done.stderr == ""
         assert done.returncode == 1
+
+
+@pytest.mark.slow
+def test_closed_streams_take_no_file_of_the_run():
+    """Otherwise the first file that is opened gets the number of a closed stream, and all that is printed there."""
+    code = "from metajax import __main__ as it; it.open_streams(); kept = open('kept', 'w'); print('nowhere'); "
+    code += "raise SystemExit(kept.fileno())"
+    shell = f'{sys.executable} -c "{code}" <&- >&- 2>&-'
+    assert subprocess.run(["bash", "-c", shell]).returncode > 2
+    assert Path("kept").read_text() == ""
 
 
 def test_help_shows_the_options_of_the_outer_loop_chosen(capsys):

@@ -174,6 +174,46 @@ def test_sizes_are_checked_before_anything_is_read_or_allocated(folder):
         checkpoint.check(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "1"}, "format must be a whole number, not '1'"),
+        ({"iteration": None}, "iteration must be a whole number, not None"),
+        ({"files": {"_METADATA": 3}}, "files._METADATA must be an object, not 3"),
+        ({"leaves": {"key": {"dtype": "float32"}}}, "leaves.key.shape is missing"),
+        ({"versions": ["0.1"]}, "versions must be an object, not ['0.1']"),
+    ],
+)
+def test_a_manifest_edited_by_hand_is_damaged(folder, changes, message):
+    with pytest.raises(CheckpointError) as raised:
+        checkpoint.check(rewritten(folder, **changes))
+    assert message in str(raised.value)
+    with pytest.warns(UserWarning, match="trying the one before it"):
+        assert checkpoint.newest(folder).iteration == 1
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '"text"', "[" * 10**5])
+def test_a_manifest_that_is_no_object_is_damaged(folder, content):
+    path = folder / "checkpoints" / "2.json"
+    path.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+    with pytest.warns(UserWarning, match=r"2.json is damaged: .*; trying the one before it"):
+        assert checkpoint.newest(folder).iteration == 1
+
+
+@pytest.mark.parametrize("name", ["[x]", "a\\b", "gs://x", "a\nb", "\udcff", "a\0b"])
+def test_a_name_that_orbax_cannot_read_again_is_refused(tmp_path, name):
+    for use in (lambda folder: checkpoint.save(folder, learner(1), {}), checkpoint.newest):
+        with pytest.raises(ConfigError, match="a run folder's path cannot have"):
+            use(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_other_name_comes_back(tmp_path):
+    folder = tmp_path / "größe {x} %20#?*|~$HOME:'\""
+    checkpoint.save(folder, learner(1), {})
+    assert_equal(checkpoint.restore(checkpoint.newest(folder), learner(0)), learner(1))
+
+
 def test_another_format_is_named(folder):
     with pytest.raises(CheckpointError, match="has format 99, this version of metajax reads 1"):
         checkpoint.check(rewritten(folder, format=99))

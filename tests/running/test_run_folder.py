@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax import ConfigError, MetaAgent, NonFiniteError
+from metajax import CheckpointError, ConfigError, MetaAgent, NonFiniteError
 from metajax.cli import commands
 from metajax.evaluation import Evaluation
 from metajax.running import checkpoint, record, report, run_folder
@@ -289,6 +289,18 @@ def test_an_evaluation_says_how_the_agent_adapts_and_how_often_it_was_trained_to
     run_folder.write_evaluation(agent, Evaluation(np.zeros((2, 6, 1))), agent.protocol(2), tmp_path)
     about = json.loads((tmp_path / "evaluation.json").read_text())
     assert (about["in_context"], about["trained_adaptations"]) == (in_context, adaptations)
+
+
+@pytest.mark.parametrize("line", ["null", "[]", "{}", '{"iteration": "1", "seconds": 1.0}', '{"iterat', "[" * 10**5])
+def test_a_damaged_line_of_metrics_is_named_and_nothing_is_dropped(tmp_path, line):
+    good = '{"iteration": 2, "seconds": 3.0}\n'
+    content = f"{line}\n{good}"
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(CheckpointError, match=r"line 1 of .*metrics.jsonl is damaged"):
+        run_folder._forget_after(tmp_path, 5)
+    assert (tmp_path / "metrics.jsonl").read_text() == content
+    (tmp_path / "metrics.jsonl").write_text(f"{good}{good[:9]}")  # what a killed writer leaves
+    assert len(run_folder.metrics(tmp_path)) == 1
 
 
 def test_a_disk_too_small_is_seen_before_compiling(tmp_path, monkeypatch, capsys):

@@ -109,13 +109,37 @@ def test_a_folder_without_evaluation_or_with_a_foreign_one_is_refused(folders, t
         read_evaluation(folders[0])
     lacking = {name: value for name, value in about.items() if name != "device"}
     (folders[2] / "evaluation.json").write_text(json.dumps(lacking))
-    with pytest.raises(CheckpointError, match="has no evaluation by metajax: KeyError"):
+    with pytest.raises(CheckpointError, match=r"evaluation.json is damaged: device is missing; run metajax evaluate"):
         read_evaluation(folders[2])
     arrays = dict(np.load(folders[3] / "evaluation.npz"))
     np.savez(folders[3] / "evaluation.npz", **arrays | {"sampled_success": ~arrays["sampled_success"]})
     with pytest.raises(CheckpointError, match=r"evaluation.npz and evaluation.json of .* differ"):
         read_evaluation(folders[3])
-    for name, content in (("evaluation.npz", b"\x80\x04N."), ("evaluation.json", b"{}")):
-        (folders[1] / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match="has no evaluation by metajax"):
-            read_evaluation(folders[1])
+    (folders[1] / "evaluation.npz").write_bytes(b"\x80\x04N.")
+    with pytest.raises(CheckpointError, match="has no evaluation by metajax"):
+        read_evaluation(folders[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": []}, "seed must be a whole number, not []"),
+        ({"seed": -1}, "seed must be at least 0 and at most"),
+        ({"references": 5}, "references must be an object, not 5"),
+        ({"references": {"random": "x"}}, "references.random must be a number, not 'x'"),
+        ({"greedy": None}, "greedy must be an object, not None"),
+        ({"sampled": {"mean": [0.0, None], "width_95": []}}, "sampled.mean[1] must be a number, not None"),
+        ({"greedy": {"mean": [0.0], "width_95": [0.0]}}, "evaluation.npz and evaluation.json"),
+        ({"versions": {"jax": "0.10"}}, "versions.metajax is missing"),
+        ({"protocol": {}}, "protocol.num_tasks is missing"),
+        ({"run": {"command": "metajax"}}, "run.command must be a list, not 'metajax'"),
+        ({"python": "\ud800"}, "is damaged: it is not JSON in UTF-8"),
+    ],
+)
+def test_a_field_of_another_type_is_named(tmp_path, changes, message):
+    path = write_run(tmp_path / "run") / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError) as raised:
+        read_evaluation(tmp_path / "run")
+    assert message in str(raised.value)
+    assert "; run metajax evaluate" in str(raised.value)

@@ -52,7 +52,7 @@ def test_a_damaged_line_before_the_last_is_told(tmp_path):
     for damaged in (first[:-1], first.replace('"share"', '"shore"')):
         content = f"{damaged}\n{second}\n"
         path.write_text(content)
-        with pytest.raises(ConfigError, match=r"line 1 of the archive .*archive.jsonl is damaged"):
+        with pytest.raises(ConfigError, match=r"line 1 of .*archive.jsonl is damaged"):
             archive.read(path, SPACE, 1)
         assert path.read_text() == content
     path.write_text(f"{first}\n{second[:-9]}")
