@@ -35,7 +35,8 @@ _PUBLIC = {  # module below metajax: the public names that it defines
     "running.acting": "AdaptedAgent",
     "running.export": "load_params",
     "running.meta_agent": "MetaAgent load_policy",
-    "running.training": "Learner Program Progress compile_program new_learner train",
+    "running.sweep": "train_seeds",
+    "running.training": "Learner Program Progress compile_program new_learner train training",
     "simulators.environment": "HostEnvironment",
 }
 _MODULES = {name: f"metajax.{module}" for module, names in _PUBLIC.items() for name in names.split()}
@@ -115,6 +116,8 @@ __all__ = [
     "stage_returns",
     "to_gymnasium",
     "train",
+    "train_seeds",
+    "training",
     "trial",
     "trial_store",
     "trust_region",
@@ -172,7 +175,8 @@ if TYPE_CHECKING:  # the names in _PUBLIC
     from metajax.running.acting import AdaptedAgent
     from metajax.running.export import load_params
     from metajax.running.meta_agent import MetaAgent, load_policy
-    from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
+    from metajax.running.sweep import train_seeds
+    from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train, training
     from metajax.simulators.environment import HostEnvironment
 else:
 

@@ -55,7 +55,7 @@ def maml(
     num_rollouts: int = 20,
     inner_steps: int = 1,
     inner_lr: float = 0.1,
-    extra_lr_scale: float = 0.5,
+    extra_lr_scale: float = 0.35,
     adapts: str = "all",
     step_size: str = "fixed",
     inner_optimizer: str = "sgd",
@@ -74,6 +74,10 @@ def maml(
 ) -> Algorithm:
     """MAML (Finn et al. 2017, arXiv:1703.03400) for `env` with the policy `network`.
 
+    Advantages are normalised in every stage of every task, to mean 0 and deviation 1 over its steps. The objective is
+    therefore not the mean return over tasks: every task weighs the same, whatever the scale of its returns, and a
+    step has about the same length in all of them.
+
     The meta-parameters are a `Meta(initial, step_sizes)`.
 
     Args:
@@ -83,7 +87,9 @@ def maml(
         num_rollouts: episodes per stage in each task, before and after every inner step (20).
         inner_steps: policy-gradient steps of adaptation.
         inner_lr: step size of the inner steps; the initial one if step sizes are learned.
-        extra_lr_scale: factor of the step size of adaptation steps beyond `inner_steps`, which happen only at test.
+        extra_lr_scale: factor of the step size of adaptation steps beyond `inner_steps`, which happen only at test; the
+            second of them is half as long, the third a third. Advantages have deviation 1 however close the policy
+            is to an optimum, so steps of one length go to and fro across it.
         adapts: which parameters adapt: all, or paths separated by commas, such as head,policy_0/bias.
         step_size: fixed, or learned by the outer loop: one scalar, one per layer or one per parameter.
         inner_optimizer: sgd, momentum (0.9) or adam.

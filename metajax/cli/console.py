@@ -147,33 +147,45 @@ def result_table(evaluation: Evaluation, title: str) -> Table:
     return table
 
 
-def members_table(title: str, evaluations: Mapping[str, Evaluation]) -> Table:
-    """Mean returns of sampled actions over the held-out tasks: a row for each of the first runs, and one for all."""
-    returns = np.stack([evaluation.sampled.mean(-1) for evaluation in evaluations.values()])  # [run, N, K]
-    last = returns.shape[-1] - 1
+def members_table(title: str, evaluations: Mapping[str, Evaluation], scale: Scale | None = None) -> Table:
+    """Mean returns over the held-out tasks: a row for each of the first runs, and one for all.
+
+    Intervals are over tasks in the rows of runs, and over runs in the last row. The columns are sampled actions before, after one and after all adaptations, the most probable actions after all,
+    and the score on a `scale`.
+    """
+    sampled = np.stack([evaluation.sampled.mean(-1) for evaluation in evaluations.values()])  # [run, N, K]
+    greedy = [one.greedy.mean(-1)[:, -1] for one in evaluations.values() if one.greedy is not None]
+    last = sampled.shape[-1] - 1
     stages = list(dict.fromkeys([0, min(1, last), last]))
-    table = Table("run", *(f"{stage} adaptations" for stage in stages), title=title)
+    columns = {f"{stage} adaptations": sampled[..., stage] for stage in stages}  # [run, N] each
+    if greedy:
+        columns["most probable, last"] = np.stack(greedy)
+    if scale is not None:
+        columns["score"] = (sampled.sum(-1) - scale.random) / (scale.reference - scale.random)
+    table = Table("run", *columns, title=title)
 
-    def add(name: str, of: np.ndarray) -> None:
-        mean, width = interval(of[:, stages])
-        table.add_row(name, *(f"{one:.2f} ± {half:.2f}" for one, half in zip(mean, width, strict=True)))
+    def add(name: str, values: Sequence[np.ndarray]) -> None:
+        cells = [(interval(one), 3 if column == "score" else 2) for column, one in zip(columns, values, strict=True)]
+        table.add_row(name, *(f"{mean:.{digits}f} ± {width:.{digits}f}" for (mean, width), digits in cells))
 
-    for name, of in zip(evaluations, returns[:_SHOWN], strict=False):
-        add(name, of)
-    if len(returns) > _SHOWN:
-        add(f"mean of all {len(returns)} runs", returns.mean(1))
+    for number, name in enumerate(list(evaluations)[:_SHOWN]):
+        add(name, [values[number] for values in columns.values()])
+    if len(sampled) > 1:
+        add(f"mean of all {len(sampled)} runs", [values.mean(1) for values in columns.values()])
     return table
 
 
-def standing(folder: Path, agent: MetaAgent, evaluation: Evaluation, scale: Scale | None) -> Iterator[str]:
+def scale_line(scale: Scale) -> str:
+    """What the scores 0 and 1 are."""
+    kind = "exact" if scale.exact else "the best hand-written agent, in the same tasks"
+    return f"score: 0 is random actions ({scale.random:.2f} a trial), 1 is {scale.name} ({scale.reference:.2f}, {kind})"
+
+
+def progress_lines(folder: Path, agent: MetaAgent, evaluation: Evaluation, scale: Scale | None) -> Iterator[str]:
     """Lines that say whether a run has learned: its score, its gain late in training, and how to go on if it rises."""
     if scale is not None:
         score = scale.score(evaluation.sampled)
-        kind = "exact" if scale.exact else "the best hand-written agent here"
-        yield (
-            f"score {score.mean:.3f} ± {1.96 * score.error:.3f}: the return of a trial of sampled actions from random "
-            f"({scale.random:.2f}) to {scale.name} ({scale.reference:.2f}, {kind})"
-        )
+        yield f"score {score.mean:.3f} ± {1.96 * score.error:.3f} of sampled actions; {scale_line(scale)}"
     gain = late_gain([line["return_after"] for line in run_folder.metrics(folder)])
     if gain is None:
         return

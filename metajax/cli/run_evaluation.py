@@ -89,15 +89,15 @@ def _show(
     folders, agent = list(members), next(iter(members.values()))
     if len(folders) == 1:
         screen.print(console.result_table(evaluations[0], agent.title))
+        for line in console.progress_lines(folders[0], agent, evaluations[0], scale):
+            screen.print(line)
     else:
         by_name = {folder.name: one for folder, one in zip(folders, evaluations, strict=True)}
-        screen.print(console.members_table(agent.title, by_name))
+        screen.print(console.members_table(agent.title, by_name, scale))
+        if scale is not None:
+            screen.print(console.scale_line(scale))
     for name, value in agent.tasks.references:
         screen.print(f"{name}: {value:g}")
-    for folder, evaluation in list(zip(folders, evaluations, strict=True))[:_MAX_DRAWN]:
-        which = f"{folder.name}: " if len(folders) > 1 else ""
-        for line in console.standing(folder, members[folder], evaluation, scale):
-            screen.print(which + line)
     for folder in folders[:_MAX_DRAWN]:
         screen.print(f"pictures, metrics, checkpoints and report.html are in {folder}")
     if len(folders) > _MAX_DRAWN:

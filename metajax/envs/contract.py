@@ -21,7 +21,8 @@ def check_tasks(tasks: TaskDistribution, *, play: bool = False) -> None:
     """Checks the environment of `tasks` in a training task and a held-out task. Raises ConfigError if a check fails.
 
     Shapes and dtypes are checked by tracing, which is fast; every training does this. With `play`, a few steps are run
-    as well, as in `check_env`, and the parameters that `sample` draws must change the environment's behaviour.
+    as well, as in `check_env`, `sample` must draw different tasks with different keys, and the parameters that it draws
+    must change the environment's behaviour.
 
     >>> from metajax.tasks import point
     >>> check_tasks(point(), play=True)
@@ -43,7 +44,9 @@ def check_tasks(tasks: TaskDistribution, *, play: bool = False) -> None:
         if play:
             drawn = jax.lax.map(sample, jax.random.split(jax.random.key(0), 8))
             names = [name for name, leaf in _named_leaves(drawn) if np.unique(np.asarray(leaf), axis=0).shape[0] > 1]
-            check_play(tasks.env, jax.tree.map(lambda leaf: leaf[:3], drawn), names or _without_limit(drawn))
+            if not names:
+                raise ConfigError(f"{split} returns the same task for eight different keys; draw the task with its key")
+            check_play(tasks.env, jax.tree.map(lambda leaf: leaf[:3], drawn), names)
 
 
 def check_env(env: Environment, task: PyTree | None = None) -> None:

@@ -79,7 +79,8 @@ def inner_updates(
     Args:
         inner_steps: number of inner steps in meta-training.
         inner_lr: inner step size; its initial value if the step size is learned.
-        extra_lr_scale: factor on the step size of all steps after the first `inner_steps`.
+        extra_lr_scale: factor on the step size after the first `inner_steps`, divided by the number of the further
+            step: 1, 2, 3, …
         adapts: parameters that adapt: all, or paths separated by commas, such as head,policy_1/bias or */bias.
         step_size: fixed, or learned by the outer loop: scalar (one for all parameters), layer (one per layer) or
             parameter (one per entry of every parameter).
@@ -122,7 +123,8 @@ def inner_updates(
 
     def step(loss: Callable[[PyTree], Array], adapted: Adapted) -> Adapted:
         moving, merge = select_adapted(adapted.params, adapts)
-        scale = jnp.where(adapted.num_steps < inner_steps, 1.0, extra_lr_scale)
+        further = adapted.num_steps + 1 - inner_steps
+        scale = jnp.where(further < 1, 1.0, extra_lr_scale / jnp.maximum(further, 1))
         moments = adapted.moments
         if order == "implicit":
             moved = proximal_optimum(lambda leaves: loss(merge(leaves)), moving, scale * inner_lr, **solver)

@@ -246,11 +246,7 @@ def ppo(
         share = jnp.maximum(2 * remaining - 1, -0.5)  # of the entropy bonus
         gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, share), has_aux=True)
         num_tasks = batch.weight.shape[0]
-        if num_tasks % minibatches:
-            fitting = [count for count in range(1, num_tasks + 1) if num_tasks % count == 0]
-            raise ConfigError(
-                f"minibatches={minibatches} must divide the {num_tasks} tasks of a device; use one of {fitting}"
-            )
+        check_minibatches(minibatches, num_tasks)
 
         def minibatch(carry: tuple[PyTree, PyTree], index: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
             params, state = carry
@@ -320,6 +316,15 @@ def policy_gradient(
 
 
 OUTERS: dict[str, Callable[..., Outer]] = {"trpo": trust_region, "ppo": ppo, "gradient": policy_gradient}
+
+
+def check_minibatches(minibatches: int, num_tasks: int) -> None:
+    """Raises ConfigError unless the number of minibatches divides the tasks of a device."""
+    if num_tasks % minibatches:
+        fitting = [count for count in range(1, num_tasks + 1) if num_tasks % count == 0]
+        raise ConfigError(
+            f"minibatches={minibatches} must divide the {num_tasks} tasks of a device; use one of {fitting}"
+        )
 
 
 def _entropy_coef(decisions: Decision) -> float:

@@ -184,7 +184,7 @@ def ceilings(setting: PreparedReference) -> dict[str, Job]:
     "environment alone" repeats one action without a policy, "random policy" is a rollout with the smallest policy, and
     "rollout" one with the reference's own policy.
     """
-    (tasks, network, algorithm, _), steps = setting.built, setting.stage_steps
+    (tasks, network, algorithm, *_), steps = setting.built, setting.stage_steps
     env, (_, copies, length) = tasks.env, setting.sizes
     blind = mlp(env, hidden=())
     still = jax.tree.map(jnp.zeros_like, blind.init(jax.random.key(0)))

@@ -16,6 +16,7 @@ from metajax.base import Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
+from metajax.learning.outer import check_minibatches
 from metajax.pictures import words
 from metajax.rollouts import check_like, trial
 from metajax.running import checkpoint, export, json_files, record
@@ -27,7 +28,7 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
-from metajax.running.recipes import ALGORITHMS, build, options, task_options
+from metajax.running.recipes import ALGORITHMS, build, task_options
 from metajax.running.standing import Scale, find_scale
 from metajax.running.stopping import VALIDATIONS, Until, condition, parse_until
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
@@ -77,6 +78,7 @@ class MetaAgent:
         num_tasks: tasks per meta-iteration.
         over: mesh of the devices that share the tasks; None: JAX's default device.
         config: the arguments as JSON values; `from_config` makes an equal agent from it.
+        all_options: all options in effect by name, those with default values included.
         history: progress so far, one entry per log line, without the learners.
 
     >>> agent = MetaAgent("maml", "point", num_tasks=2, num_rollouts=2, horizon=5)
@@ -96,10 +98,11 @@ class MetaAgent:
         **options: Any,
     ):
         _check_seed(seed)
-        self.tasks, self.network, self.algorithm, self.recipe = build(algorithm, tasks, options)
+        self.tasks, self.network, self.algorithm, self.recipe, self.all_options = build(algorithm, tasks, options)
         self.num_tasks = self.recipe.num_tasks if num_tasks is None else num_tasks
         check_count("num_tasks", self.num_tasks)
         self.num_tasks = int(self.num_tasks)
+        check_minibatches(self.all_options.get("minibatches", 1), self.num_tasks)
         self.share_over(num_devices)
         self.config: dict[str, Any] = {
             "algorithm": known_name("algorithm", algorithm, ALGORITHMS),
@@ -141,18 +144,6 @@ class MetaAgent:
     def learner(self) -> Learner:
         """The state of training, initialised from the seed at first use."""
         return jax.jit(partial(new_learner, self.algorithm, tasks=self.tasks))(jax.random.key(self.config["seed"]))
-
-    @property
-    def all_options(self) -> dict[str, Any]:
-        """All options of the algorithm, network, outer loop and tasks by name, those with default values included."""
-        given = self.config["options"]
-        known = options(self.config["algorithm"], self.config["tasks"] or self.tasks, given.get("outer"))
-        found = {name: option.default for name, option in known.items()}
-        if self.recipe.outers:
-            found["outer"] = next(iter(self.recipe.outers))
-        if "context" in found:  # by default the steps of a trial
-            found["context"] = self.network.context
-        return found | given
 
     @property
     def iteration(self) -> int:

@@ -102,12 +102,14 @@ class Built(NamedTuple):
         network: the policy network.
         algorithm: the algorithm.
         recipe: the recipe of the algorithm.
+        options: all options in effect by name, those with default values included.
     """
 
     tasks: TaskDistribution
     network: Network
     algorithm: Algorithm
     recipe: Recipe
+    options: dict[str, Any]
 
 
 Tasks = str | TaskDistribution
@@ -193,7 +195,11 @@ def build(
     decided: dict[str, Any] = {"num_steps": distribution.num_steps}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))
-    return Built(distribution, made, call(recipe.algorithm, distribution.env, made, **decided), recipe)
+    made_algorithm = call(recipe.algorithm, distribution.env, made, **decided)
+    effective = {name: option.default for name, option in known.items() if name not in of_network} | given
+    if recipe.outers:
+        effective["outer"] = outer_name or next(iter(recipe.outers))
+    return Built(distribution, made, made_algorithm, recipe, effective)
 
 
 def _factories(algorithm: str, tasks: Tasks, outer: str | None) -> list[Callable]:

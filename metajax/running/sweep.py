@@ -246,6 +246,42 @@ def learn_together(training: JointTraining, *, num_iterations: int, log_every: i
         raise NonFiniteError(f"numbers were not finite in {names}; these agents keep their last finite parameters")
 
 
+def train_seeds(
+    agent: MetaAgent,
+    num_seeds: int,
+    *,
+    num_iterations: int | None = None,
+    log_every: int = 10,
+    on_progress: Callable[[list[Progress]], None] = lambda progress: None,
+) -> list[MetaAgent]:
+    """Trains copies of an untrained agent with different seeds in one compiled program, and returns them.
+
+    Args:
+        agent: the agent; its seed is the first, the others follow it. Its tasks may be a distribution of one's own.
+        num_seeds: how many agents train.
+        num_iterations: meta-iterations; None: the default of the algorithm's recipe.
+        log_every: meta-iterations between two calls of `on_progress`.
+        on_progress: called with the progress of all agents that train at the same time.
+
+    Raises:
+        ConfigError: an argument is out of its range, or a simulator on the host plays.
+        NonFiniteError: some agents' numbers were not finite; the others have finished.
+
+    >>> agents = train_seeds(MetaAgent("rl2", "bandit", width=4, num_tasks=4), 2, num_iterations=1)
+    >>> [agent.config["seed"] for agent in agents]
+    [0, 1]
+    """
+    check_count("num_seeds", num_seeds)
+    check_compiled(agent.tasks.env, ", so start several trainings separately")
+    num_iterations = agent.recipe.num_iterations if num_iterations is None else num_iterations
+    agents = [agent.with_seed(agent.config["seed"] + offset) for offset in range(num_seeds)]
+    _init_learners(agents, [])
+    for together in chunks(agents, []):
+        for progress in learn_together(together, num_iterations=num_iterations, log_every=log_every):
+            on_progress(progress)
+    return agents
+
+
 def evaluate_together(
     agents: Sequence[MetaAgent], names: Sequence[str], protocol: EvaluationProtocol, num_devices: int = 1
 ) -> list[Evaluation]:

@@ -205,6 +205,41 @@ def has_stopped(learner: Learner, max_skipped: int) -> Array:
     return (learner.bad_task >= 0) | (learner.skipped_in_a_row >= max_skipped)
 
 
+def training(
+    algorithm: Algorithm, tasks: TaskDistribution, *, num_tasks: int, num_iterations: int
+) -> Callable[[Array], tuple[Learner, dict[str, Array]]]:
+    """A whole training as one pure function of its key, to be jitted and vmapped over seeds and hyper-parameters.
+
+    The function returns the learner and the metrics of every meta-iteration, [I] each. A hyper-parameter becomes an
+    argument by building the algorithm inside the function that is vmapped.
+
+    Args:
+        algorithm: what learns.
+        tasks: what it learns from.
+        num_tasks: tasks per meta-iteration.
+        num_iterations: meta-iterations, I.
+
+    >>> from metajax.algorithms import rl2
+    >>> from metajax.networks import memory_policy
+    >>> from metajax.tasks import bandit
+    >>> tasks = bandit(num_arms=2, horizon=3)
+    >>> algorithm = rl2(tasks.env, memory_policy(tasks.env, width=4), num_steps=3)
+    >>> run = training(algorithm, tasks, num_tasks=4, num_iterations=5)
+    >>> learners, metrics = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 2))
+    >>> metrics["return_after"].shape
+    (2, 5)
+    """
+    check_compiled(tasks.env, ", which cannot be compiled into one function; use compile_program and train")
+    check_count("num_iterations", num_iterations)
+    iterate = meta_iteration(algorithm, tasks, num_tasks)
+
+    def whole(key: Array) -> tuple[Learner, dict[str, Array]]:
+        learner = planned(new_learner(algorithm, key, tasks), num_iterations)
+        return jax.lax.scan(lambda learner, _: iterate(learner), learner, length=num_iterations)
+
+    return whole
+
+
 class Program(NamedTuple):
     """Compiled meta-training.
 

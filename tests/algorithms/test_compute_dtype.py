@@ -69,7 +69,7 @@ def test_a_meta_iteration_in_bfloat16_keeps_all_it_carries_in_float32():
     small = {"num_rollouts": 4, "horizon": 5, "hidden": (16,), "outer": "gradient"}
     runs = {}
     for dtype in ("float32", "bfloat16"):
-        tasks, _, algorithm, _ = build("maml", "point", small | {"compute_dtype": dtype})
+        tasks, _, algorithm, *_ = build("maml", "point", small | {"compute_dtype": dtype})
 
         @jax.jit
         def run(tasks=tasks, algorithm=algorithm):
