@@ -20,6 +20,7 @@ import estimators
 import locomotion
 import peers
 import point_navigation
+import rl2_sweep
 import rl2_tables
 import search
 import tables
@@ -208,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "estimators": lambda: estimators.table(read("estimators.json")["rows"]),
     "rl2": rl2_tables.table,
     "rl2-memories": rl2_tables.memory_table,
+    "rl2-sweep": rl2_sweep.table,
     "demonstrations": demonstrations.table,
     "successes": successes,
     "locomotion": locomotion.table,

@@ -212,7 +212,7 @@ def maze_row(length: int) -> Row:
 
 
 def grid_row(size: int, columns: int) -> Row:
-    return Row("grid", {"size": size, "columns": columns, "horizon": 20}, num_episodes=4, agents=random_agent)
+    return Row("grid", {"size": size, "columns": columns, "horizon": 10}, num_episodes=4, agents=random_agent)
 
 
 ROWS: dict[str, Row] = {
@@ -336,7 +336,7 @@ def train_row(name: str, memory: str, seeds: int, num_tasks: int, num_iterations
     built = build("rl2", row.make(), options)
     compiled = compile_row(row, built, seeds, total)
     learner, seconds, curve, reached = compiled.learner, 0.0, [], [None] * seeds
-    every = max(1, total // 12)
+    every = max(1, total // 4)
     for stop in [*range(every, total, every), total]:
         start = time.perf_counter()
         learner, _ = jax.block_until_ready(compiled.advance(learner, stop))

@@ -212,7 +212,7 @@ def default_outer(
         clip: range of the probability ratio around 1.
         value_coef: weight of the squared error of the values (30, since values are divided by the length of the trial).
         entropy_coef: weight of the entropy bonus, without which a policy becomes greedy before it has explored; None:
-            0.1 for discrete actions, and 0 for continuous ones, whose entropy has no bound.
+            0.05 for discrete actions, and 0 for continuous ones, whose entropy has no bound.
         micro_batch: tasks differentiated at a time; None: 8 on a CPU, whose cache holds as many trials, and as many as
             have 4 million environment steps on an accelerator.
     """

@@ -150,8 +150,8 @@ def result_table(evaluation: Evaluation, title: str) -> Table:
 def members_table(title: str, evaluations: Mapping[str, Evaluation], scale: Scale | None = None) -> Table:
     """Mean returns over the held-out tasks: a row for each of the first runs, and one for all.
 
-    Intervals are over tasks in the rows of runs, and over runs in the last row. The columns are sampled actions before, after one and after all adaptations, the most probable actions after all,
-    and the score on a `scale`.
+    The columns are sampled actions before, after one and after all adaptations, the most probable actions after all,
+    and the score on a `scale`. Intervals are over tasks in the rows of runs, and over runs in the last row.
     """
     sampled = np.stack([evaluation.sampled.mean(-1) for evaluation in evaluations.values()])  # [run, N, K]
     greedy = [one.greedy.mean(-1)[:, -1] for one in evaluations.values() if one.greedy is not None]

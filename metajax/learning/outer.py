@@ -200,7 +200,7 @@ def ppo(
             `minibatches` neighbouring tasks.
         clip: range of the probability ratio around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
-        entropy_coef: weight of the entropy bonus; None: 0.1 for discrete actions, and 0 for continuous ones, whose
+        entropy_coef: weight of the entropy bonus; None: 0.05 for discrete actions, and 0 for continuous ones, whose
             entropy has no bound.
         anneal: whether the steps shrink linearly to zero over training, and the weight of the entropy falls from
             `entropy_coef` to 0 half-way and to minus half of it after three quarters, so that the policy becomes
@@ -328,7 +328,7 @@ def check_minibatches(minibatches: int, num_tasks: int) -> None:
 
 
 def _entropy_coef(decisions: Decision) -> float:
-    return 0.1 if isinstance(decisions.distribution, Categorical) else 0.0
+    return 0.05 if isinstance(decisions.distribution, Categorical) else 0.0
 
 
 def annealed(outer: Outer) -> AnnealFn | None:

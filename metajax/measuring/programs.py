@@ -47,8 +47,9 @@ def _navigation(algorithm: str = "maml", **outer: Any) -> Reference:
 
 
 def _rl2(memory: str) -> Reference:
-    """Bandits: 256 trials of 100 pulls, a memory with 64 features."""
-    options = {"num_episodes": 1, "horizon": 100, "memory": memory}
+    """Bandits: 256 trials of 100 pulls, a memory with 64 features that reads its inputs directly."""
+    inputs = {"hidden": (), "show": ("action", "reward", "start")}
+    options = {"num_episodes": 1, "horizon": 100, "memory": memory} | inputs
     return Reference("rl2", "bandit", 256, options, {"minibatches": 4}, {"epochs": 1, "minibatches": 1})
 
 

@@ -212,7 +212,7 @@ def memory_policy(
     memory: str = "gru",
     width: int = 64,
     layers: int = 1,
-    hidden: tuple[int, ...] = (),
+    hidden: tuple[int, ...] = (64,),
     activation: str = "tanh",
     skip: bool = False,
     norm: str = "none",
@@ -232,7 +232,7 @@ def memory_policy(
             1 to 1.8 times the parameters of gru (gtrxl has another 12 width² per layer for its gates).
         width: number of features of each memory layer.
         layers: number of stacked memory layers.
-        hidden: widths of hidden layers before the memory.
+        hidden: widths of hidden layers between the inputs and the memory.
         activation: activation of these hidden layers: tanh, relu, gelu or silu.
         skip: add a residual connection around every one of these hidden layers but the first.
         norm: normalisation before each of their activations: none, layer (LayerNorm) or rms (RMSNorm).

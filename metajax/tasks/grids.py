@@ -223,8 +223,9 @@ def _hidden_goal(env: Grid, template: GridParams, cells: np.ndarray) -> TaskDist
         sample,
         horizon=horizon,
         references=(("goal known", float(known)),),
-        split=f"the same {len(cells)} goals",
+        split=f"the same {len(cells)} goals, each equally often",
         success=_on_goal,
+        test_tasks=jax.vmap(lambda goal: template.replace(goal=goal))(jnp.asarray(cells)),
         optimum=optimum,
     )
 

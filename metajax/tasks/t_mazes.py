@@ -119,6 +119,7 @@ def t_maze(*, length: int = 10, active: bool = False) -> TaskDistribution:
         references=(("without memory", 0.5),),
         num_episodes=1,
         optimum=float,  # 1 per episode
-        split="the same two arms",
+        split="the same two arms, each equally often",
+        test_tasks=jax.vmap(lambda arm: template.replace(arm=arm))(jnp.arange(2)),
         success=lambda task, steps: steps.reward > 0.5,
     )

@@ -86,6 +86,15 @@ def test_later_steps_are_shorter():
     np.testing.assert_allclose(ravel_pytree(jax.tree.map(jnp.subtract, later, PARAMS))[0], 0.25 * first, rtol=1e-4)
 
 
+def test_the_steps_beyond_those_of_training_fall_as_one_over_their_number():
+    inner = inner_updates(inner_steps=2, inner_lr=0.1, extra_lr_scale=0.3)
+    adapted, lengths = inner.begin(Meta({"x": jnp.zeros(())})), []
+    for _ in range(5):
+        before, adapted = adapted, inner.step(lambda params: -params["x"], adapted)
+        lengths.append(float(adapted.params["x"] - before.params["x"]))
+    np.testing.assert_allclose(lengths, [0.1, 0.1, 0.03, 0.015, 0.01], rtol=1e-5)
+
+
 def test_momentum_and_adam_by_hand():
     slopes, flat = [], ravel_pytree(PARAMS)[0]
     trace = 0.0
