@@ -10,7 +10,7 @@ from rich.console import Console
 from metajax.cli.arguments import factory_options, parse, split
 from metajax.cli.described import all_as_json, prose, table_of, table_of_rows
 from metajax.cli.options import ListOptions
-from metajax.cli.summaries import ALGORITHMS_ARE
+from metajax.cli.summaries import ALGORITHMS_ARE, summary
 from metajax.errors import ConfigError, known_name
 from metajax.running.recipes import ALGORITHMS, Option
 
@@ -35,9 +35,13 @@ def run(arguments: Sequence[str]) -> None:
 def algorithm_lines() -> list[str]:
     """A line of at most 80 characters for each algorithm."""
     rows = [("algorithm", "what it is", "outer loops")]
-    rows += [(name, about, ", ".join(ALGORITHMS[name].outers) or "its own") for name, about in ALGORITHMS_ARE.items()]
+    rows += [(name, _summary(name), ", ".join(recipe.outers) or "its own") for name, recipe in ALGORITHMS.items()]
     names, abouts = (max(map(len, column)) for column in list(zip(*rows, strict=True))[:2])
     return [f"{name:{names}}  {about:{abouts}}  {outers}" for name, about, outers in rows]
+
+
+def _summary(name: str) -> str:
+    return summary(name, ALGORITHMS_ARE, ALGORITHMS[name].algorithm)
 
 
 def _listed(name: str) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def _listed(name: str) -> dict[str, Any]:
     network = getattr(recipe.network, "func", recipe.network)
     return {
         "name": name,
-        "summary": ALGORITHMS_ARE[name],
+        "summary": _summary(name),
         "outer_loops": list(recipe.outers),
         "network": network.__name__,
         "num_tasks": recipe.num_tasks,

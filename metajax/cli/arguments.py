@@ -18,6 +18,7 @@ from metajax.cli.described import choices_of, describe, flag_of, options_in, wit
 from metajax.cli.unknown_options import unknown_option
 from metajax.errors import ConfigError, known_name
 from metajax.running.recipes import ALGORITHMS, Option, network_options, options, task_options
+from metajax.running.registration import load_modules
 from metajax.tasks import TASKS
 
 Options = TypeVar("Options", bound=tuple)  # a NamedTuple of NamedTuples, a group each
@@ -84,19 +85,42 @@ def parse_experiment(
     }
 
 
+# Options whose default `build` takes from the tasks, and what it is.
+_FROM_TASKS = {"context": "the steps of a whole trial", "num_episodes": "as in the literature of the tasks, or 2"}
+
+
 class _Outer(NamedTuple):
     """The option that decides which other options exist; it is parsed before them."""
 
     outer: str | None = None
 
 
+def load_own(arguments: Sequence[str]) -> list[str]:
+    """Imports the files after `--module`, which register algorithms and tasks, and returns the other arguments.
+
+    Raises ConfigError if a file is missing or its import fails.
+    """
+    rest, paths, given = [], [], iter(arguments)
+    for argument in given:
+        flag, equals, value = argument.partition("=")
+        if flag != "--module":
+            rest.append(argument)
+            continue
+        path = value if equals else next(given, "")
+        if not path:
+            raise ConfigError("--module needs a file of Python, such as --module my_method.py")
+        paths.append(path)
+    load_modules(paths)
+    return rest
+
+
 def factory_options(algorithm: str, tasks: str, outer: str | None) -> dict[str, dict[str, Option]]:
     """The options of all factories of a run, grouped by the part of the run that takes them."""
     known, recipe = options(algorithm, tasks, outer), ALGORITHMS[algorithm]
     of_network, of_tasks, of_outer = network_options(algorithm), task_options(tasks), {"outer"}
-    if "context" in known:  # `build` replaces the default of the factory
-        text = f"{known['context'].help.rstrip('.')}; None: the steps of a whole trial"
-        known["context"] = Option(int | None, None, text)
+    for name, default in _FROM_TASKS.items():
+        if name in known:
+            known[name] = Option(int | None, None, f"{known[name].help.rstrip('.')}; None: {default}")
     known = with_choices(known)
     if recipe.outers:
         first = next(iter(recipe.outers))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 
+from metajax.cli.arguments import load_own
 from metajax.cli.usage import COMMANDS, answer
 from metajax.errors import (
     LESS_MEMORY,
@@ -52,6 +53,7 @@ def _run(command: str, arguments: Sequence[str]) -> None:
         print(text)
     else:
         name = known_name("command", command, COMMANDS)
+        arguments = load_own(arguments)
         try:
             importlib.import_module(f"metajax.cli.{name}").run(arguments)
         except SystemExit:  # --help, or an unknown option

@@ -1,5 +1,10 @@
 """A line for every task distribution and algorithm, for `metajax tasks` and `metajax algorithms`."""
 
+import inspect
+from collections.abc import Callable, Mapping
+
+_LONGEST = 46
+
 TASKS_DIFFER_IN = {  # in at most 48 characters, so that a line fits 80 columns
     "point": "the hidden goal in a square",
     "point-unscaled": "the hidden goal; actions are not scaled",
@@ -78,3 +83,11 @@ ALGORITHMS_ARE = {  # in at most 46 characters
     "multi_task": "one policy for all tasks, which does not adapt",
     "rl2": "a recurrent policy adapts through its memory",
 }
+
+
+def summary(name: str, lines: Mapping[str, str], factory: Callable) -> str:
+    """The line of a name; of one that a user has registered, the beginning of its factory's docstring."""
+    if name in lines:
+        return lines[name]
+    first = (inspect.getdoc(factory) or "").partition("\n")[0]
+    return first if len(first) <= _LONGEST else first[: _LONGEST - 1] + "…"

@@ -15,7 +15,7 @@ from metajax.base import TaskDistribution
 from metajax.cli.arguments import parse, split
 from metajax.cli.described import all_as_json, prose, table_of, table_of_rows, with_choices
 from metajax.cli.options import ListOptions
-from metajax.cli.summaries import TASKS_DIFFER_IN
+from metajax.cli.summaries import TASKS_DIFFER_IN, summary
 from metajax.errors import ConfigError, MissingExtraError, known_name
 from metajax.running.recipes import Option, options, task_options
 from metajax.tasks import SUITES, TASKS
@@ -46,11 +46,15 @@ def task_lines() -> list[str]:
     for name in TASKS:
         suite, extra = _suite(name)
         if suite != last:
-            lines.append(f"{suite}, which needs metajax[{extra}]:")
+            lines.append(f"{suite}, which needs metajax[{extra}]:" if suite else "your own:")
             last = suite
         steps = _steps(name)
-        lines.append(f"{name:{longest}}  {'' if steps is None else steps:>5}  {TASKS_DIFFER_IN[name]}")
+        lines.append(f"{name:{longest}}  {'' if steps is None else steps:>5}  {_differs_in(name)}")
     return [f"{'tasks':{longest}}  steps  what differs between tasks", *lines]
+
+
+def _differs_in(name: str) -> str:
+    return summary(name, TASKS_DIFFER_IN, TASKS[name])
 
 
 def _listed(name: str) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def _listed(name: str) -> dict[str, Any]:
     suite, extra = _suite(name)
     return {
         "name": name,
-        "differs_in": TASKS_DIFFER_IN[name],
+        "differs_in": _differs_in(name),
         "num_steps": _steps(name),
         "suite": suite or None,
         "extra": extra or None,

@@ -43,6 +43,7 @@ def usage() -> str:
             "",
             "RUN is a run folder, such as runs/maml-point-0.",
             "metajax COMMAND --help lists the options of a command.",
+            "--module FILE.py registers algorithms and tasks of your own.",
             "metajax --version prints the version.",
         ]
     )

@@ -44,6 +44,8 @@ class Config(TypedDict):
     seed: Count
     num_tasks: Count
     options: dict[str, Plain | list[Plain]]
+    own: NotRequired[list[str]]
+    modules: NotRequired[list[str]]
     run: NotRequired[Run]
 
 

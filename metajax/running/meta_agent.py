@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from metajax.base import Array, PyTree, Sizes, TaskDistribution
+from metajax.base import Algorithm, Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
@@ -28,7 +28,8 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
-from metajax.running.recipes import ALGORITHMS, build, task_options
+from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, task_options
+from metajax.running.registration import load_modules, loaded_modules
 from metajax.running.standing import Scale, find_scale
 from metajax.running.stopping import VALIDATIONS, Until, condition, parse_until
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
@@ -62,22 +63,25 @@ class MetaAgent:
     Raises ConfigError if a name, an option or a value is wrong.
 
     Args:
-        algorithm: a name listed by `metajax algorithms` ("maml").
+        algorithm: a name listed by `metajax algorithms` ("maml"), an Algorithm of your own, or its factory
+            `algorithm(env, network, **options)`.
         tasks: a name listed by `metajax tasks` ("point"), or your own task distribution.
         seed: seed of training, from 0 to 2**31 - 3 (0).
         num_tasks: tasks per meta-iteration; None: the default of the algorithm's recipe.
         num_devices: devices that share the tasks in training and evaluation; None: one, or all devices if several
             processes train together. `metajax.devices.make_of_cores` turns the cores of a CPU into devices.
+        network: a network of your own, or `network(env)` that returns it; None: the algorithm's, which has options.
         **options: options of the algorithm, its network, its outer loop (chosen by `outer`) and the tasks.
 
     Attributes:
         tasks: the task distribution.
-        network: the policy network.
+        network: the policy network; None: the algorithm was given as a whole.
         algorithm: the algorithm, a bundle of pure functions.
         recipe: the recipe that the algorithm was built from.
         num_tasks: tasks per meta-iteration.
         over: mesh of the devices that share the tasks; None: JAX's default device.
-        config: the arguments as JSON values; `from_config` makes an equal agent from it.
+        config: the arguments as JSON values; `from_config` makes an equal agent from it. Of a factory or network of
+            your own it has only the name.
         all_options: all options in effect by name, those with default values included.
         history: progress so far, one entry per log line, without the learners.
 
@@ -89,28 +93,34 @@ class MetaAgent:
 
     def __init__(
         self,
-        algorithm: str = "maml",
+        algorithm: Method = "maml",
         tasks: str | TaskDistribution = "point",
         *,
         seed: int = 0,
         num_tasks: int | None = None,
         num_devices: int | None = None,
+        network: OwnNetwork | None = None,
         **options: Any,
     ):
         _check_seed(seed)
-        self.tasks, self.network, self.algorithm, self.recipe, self.all_options = build(algorithm, tasks, options)
+        built = build(algorithm, tasks, options, network)
+        self.tasks, self.network, self.algorithm, self.recipe, self.all_options = built
+        self._own: dict[str, Any] = {} if isinstance(algorithm, str) else {"algorithm": algorithm}
+        self._own |= {} if network is None else {"network": network}
         self.num_tasks = self.recipe.num_tasks if num_tasks is None else num_tasks
         check_count("num_tasks", self.num_tasks)
         self.num_tasks = int(self.num_tasks)
         check_minibatches(self.all_options.get("minibatches", 1), self.num_tasks)
         self.share_over(num_devices)
         self.config: dict[str, Any] = {
-            "algorithm": known_name("algorithm", algorithm, ALGORITHMS),
+            "algorithm": _name_of(algorithm),
             "tasks": known_name("tasks", tasks, TASKS) if isinstance(tasks, str) else None,
             "tasks_version": self.tasks.version,
             "seed": seed,
             "num_tasks": self.num_tasks,
             "options": {name: _plain(value) for name, value in options.items()},
+            "own": list(self._own),
+            "modules": loaded_modules(),
         }
         self.history: list[Progress] = []
 
@@ -124,6 +134,13 @@ class MetaAgent:
         vars(other).pop("learner", None)
         other.config, other.history = self.config | {"seed": seed}, []
         return other
+
+    def algorithm_with(self, values: dict[str, Any]) -> Algorithm:
+        """Returns the algorithm with other values of some of its options, which may be traced."""
+        algorithm, network = (self._own.get(name) for name in ("algorithm", "network"))
+        tasks = self.config["tasks"] or self.tasks  # the options of named tasks are in the configuration too
+        options = self.config["options"] | values
+        return build(algorithm or self.config["algorithm"], tasks, options, network).algorithm
 
     def share_over(self, num_devices: int | None) -> None:
         """Distributes the tasks over devices and drops the programs compiled so far.
@@ -319,7 +336,7 @@ class MetaAgent:
         num_stages = self.sizes.num_stages - 1 if num_stages is None else num_stages
         check_count("num_stages", num_stages, at_least=0)
         check_like("task", jax.eval_shape(self.tasks.sample, jax.random.key(0)), task)
-        num_steps, context = (num_stages + 1) * self.sizes.num_steps, self.network.context
+        num_steps, context = (num_stages + 1) * self.sizes.num_steps, self.network and self.network.context
         if context is not None and num_steps > context:
             raise ConfigError(
                 f"num_stages={num_stages} and one more stage to act in have {num_steps} steps, more than "
@@ -454,14 +471,19 @@ class MetaAgent:
         """Returns an untrained agent with the configuration of another.
 
         Raises CheckpointError if `config` is not a MetaAgent's configuration or its tasks have another version, and
-        ConfigError if it names no tasks and none are given.
+        ConfigError if it needs tasks, an algorithm or a network of your own that is not given.
 
         Args:
             config: `MetaAgent.config`.
             tasks: the task distribution; None: the one named in `config`.
-            **changed: arguments of MetaAgent that replace those in `config`.
+            **changed: arguments of MetaAgent that replace those in `config`; an `algorithm` or `network` of your own
+                has to be given again.
         """
         json_files.check(config, json_files.Config, "the configuration of the MetaAgent")
+        load_modules(config.get("modules", []))
+        for name in config.get("own", []):
+            if name not in changed:
+                raise ConfigError(f"this agent was made with {_article(name)} of your own; pass it again as {name}=…")
         named_tasks, algorithm, version = (config[name] for name in ("tasks", "algorithm", "tasks_version"))
         kept = config["options"] | {name: config[name] for name in ("seed", "num_tasks")}
         tasks = named_tasks if tasks is None else tasks
@@ -470,7 +492,7 @@ class MetaAgent:
         if not isinstance(tasks, str):  # a distribution has no options
             kept = {name: value for name, value in kept.items() if name not in task_options(named_tasks)}
         options = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
-        agent = cls(algorithm, tasks, **options | changed)
+        agent = cls(changed.pop("algorithm", algorithm), tasks, **options | changed)
         if agent.tasks.version != version:
             now = agent.tasks.version
             raise checkpoint.CheckpointError(f"this agent was trained on version {version} of its tasks, now {now}")
@@ -481,7 +503,7 @@ class MetaAgent:
         """Returns the agent of the newest intact checkpoint in a folder that `save` or a training run wrote.
 
         Raises CheckpointError if there is no intact checkpoint, or if it does not fit the options, and ConfigError if
-        the agent was made with a task distribution and `tasks` is missing.
+        the agent was made with a task distribution, algorithm or network of your own that is not given again.
 
         Args:
             folder: the run's folder.
@@ -499,6 +521,16 @@ class MetaAgent:
     def _check_learned(self, call: str) -> None:
         if self.iteration == 0:
             raise ConfigError(f"{call} needs a trained agent; call learn() first, or MetaAgent.load(folder)")
+
+
+def _name_of(algorithm: Method) -> str:
+    if isinstance(algorithm, str):
+        return known_name("algorithm", algorithm, ALGORITHMS)
+    return getattr(algorithm, "__name__", type(algorithm).__name__)
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _default_tasks(num_held_out: int | None, on_host: bool) -> int:

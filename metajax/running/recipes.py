@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
     """
 
     algorithm: Callable[..., Algorithm]
-    network: Callable[..., Network]
+    network: Callable[..., Network | None]
     outers: Mapping[str, Callable[..., Outer]]
     num_tasks: int
     num_iterations: int
@@ -99,29 +99,41 @@ class Built(NamedTuple):
 
     Attributes:
         tasks: the task distribution.
-        network: the policy network.
+        network: the policy network; None: the algorithm was given as a whole.
         algorithm: the algorithm.
         recipe: the recipe of the algorithm.
         options: all options in effect by name, those with default values included.
     """
 
     tasks: TaskDistribution
-    network: Network
+    network: Any  # a Network or None
     algorithm: Algorithm
     recipe: Recipe
     options: dict[str, Any]
 
 
 Tasks = str | TaskDistribution
+Method = str | Algorithm | Callable[..., Algorithm]  # the name of an algorithm, itself, or its factory
+OwnNetwork = Network | Callable[[Environment], Network]
 
 
-def options(algorithm: str, tasks: Tasks, outer: str | None = None) -> dict[str, Option]:
+def recipe_of(algorithm: Method) -> Recipe:
+    """The recipe of an algorithm; a factory has the default sizes, an `mlp` and its own outer loop."""
+    if isinstance(algorithm, Algorithm):
+        made = algorithm
+        return Recipe(lambda env, network: made, lambda env: None, {}, 20, 100, min_eval_stages=1)
+    if callable(algorithm):
+        return Recipe(algorithm, mlp, {}, num_tasks=20, num_iterations=100, min_eval_stages=1)
+    return lookup("algorithm", algorithm, ALGORITHMS)
+
+
+def options(algorithm: Method, tasks: Tasks, outer: str | None = None) -> dict[str, Option]:
     """Returns all options of a run by name.
 
     Raises ConfigError for an unknown algorithm, task or outer loop.
 
     Args:
-        algorithm: name of the algorithm.
+        algorithm: name of the algorithm, its factory, or itself, which has no options.
         tasks: name of the tasks, or a task distribution, which has no options.
         outer: name of the outer loop; None: the recipe's default.
     """
@@ -139,14 +151,14 @@ def task_options(tasks: Tasks) -> set[str]:
     return set(_options_of(lookup("tasks", tasks, TASKS))) if isinstance(tasks, str) else set()
 
 
-def network_options(algorithm: str) -> set[str]:
+def network_options(algorithm: Method) -> set[str]:
     """Returns the names of the options of an algorithm's network."""
-    return set(_options_of(lookup("algorithm", algorithm, ALGORITHMS).network))
+    return set(_options_of(recipe_of(algorithm).network))
 
 
 def outer_of(algorithm: str, given: Mapping[str, Any]) -> Outer | None:
     """Returns the outer loop that the options `given` describe; None if the algorithm has its own."""
-    recipe = lookup("algorithm", algorithm, ALGORITHMS)
+    recipe = recipe_of(algorithm)
     if not recipe.outers:
         return None
     factory = _outer(recipe, given.get("outer"))
@@ -155,26 +167,26 @@ def outer_of(algorithm: str, given: Mapping[str, Any]) -> Outer | None:
 
 
 def build(
-    algorithm: str,
+    algorithm: Method,
     tasks: Tasks,
     given: Mapping[str, Any],
-    network: Callable[[Environment], Network] | None = None,
+    network: OwnNetwork | None = None,
 ) -> Built:
     """Builds the tasks, the network and the algorithm of a run.
 
     Raises ConfigError for an unknown name or option, with the nearest known ones, and for a wrong value.
 
     Args:
-        algorithm: name of the algorithm.
+        algorithm: name of the algorithm, a factory `algorithm(env, network, **options)`, or the algorithm itself.
         tasks: name of the tasks, or a task distribution, which has no options.
         given: options by name; `outer` names the outer loop.
-        network: `network(env)` returns a network that replaces the recipe's, whose options are then unknown; None: the
-            recipe's network.
+        network: a network, or `network(env)` that returns it, to replace the recipe's, whose options are then unknown;
+            None: the recipe's network.
     """
     given = dict(given)
     outer_name = given.pop("outer", None)
     known = options(algorithm, tasks, outer_name)
-    recipe = lookup("algorithm", algorithm, ALGORITHMS)
+    recipe = recipe_of(algorithm)
     of_network = set() if network is None else network_options(algorithm)
     for name in given:
         check_choice("option", name, [option for option in known if option not in of_network])
@@ -187,23 +199,31 @@ def build(
     check_tasks(distribution)
     if "num_episodes" in known and distribution.num_episodes is not None:
         given.setdefault("num_episodes", distribution.num_episodes)
-    if network is None and "context" in _options_of(recipe.network) and "context" not in given:
+    of_trial = {"context", "num_episodes"} <= known.keys()
+    if network is None and of_trial and "context" not in given:
         num_episodes = given.get("num_episodes", known["num_episodes"].default)
         check_count("num_episodes", num_episodes)
         given["context"] = num_episodes * distribution.num_steps
-    made = call(recipe.network, distribution.env) if network is None else network(distribution.env)
+    if network is None:
+        made = call(recipe.network, distribution.env)
+    else:
+        made = network if isinstance(network, Network) else network(distribution.env)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))
+    takes = inspect.signature(recipe.algorithm).parameters
+    decided = {name: value for name, value in decided.items() if name in takes}
     made_algorithm = call(recipe.algorithm, distribution.env, made, **decided)
+    if not isinstance(made_algorithm, Algorithm):
+        raise ConfigError(f"the factory of the algorithm returned {type(made_algorithm).__name__}, not an Algorithm")
     effective = {name: option.default for name, option in known.items() if name not in of_network} | given
     if recipe.outers:
         effective["outer"] = outer_name or next(iter(recipe.outers))
     return Built(distribution, made, made_algorithm, recipe, effective)
 
 
-def _factories(algorithm: str, tasks: Tasks, outer: str | None) -> list[Callable]:
-    recipe = lookup("algorithm", algorithm, ALGORITHMS)
+def _factories(algorithm: Method, tasks: Tasks, outer: str | None) -> list[Callable]:
+    recipe = recipe_of(algorithm)
     factories: list[Callable] = [recipe.network, recipe.algorithm]
     if isinstance(tasks, str):
         factories.append(lookup("tasks", tasks, TASKS))
@@ -219,13 +239,20 @@ def _outer(recipe: Recipe, name: str | None) -> Callable[..., Outer]:
 
 
 def _options_of(factory: Callable) -> dict[str, Option]:
-    """Returns the arguments of a factory that are plain values: numbers, strings, booleans and tuples of these."""
+    """Returns the arguments of a factory that are plain values: numbers, strings, booleans and tuples of these.
+
+    An argument without annotation has the type of its default.
+    """
     texts = argument_texts(factory.func if isinstance(factory, partial) else factory)
     return {
-        name: Option(parameter.annotation, parameter.default, texts.get(name, ""))
-        for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in _FILLED_IN and _is_plain(parameter.annotation)
+        name: Option(annotation, parameter.default, texts.get(name, ""))
+        for name, parameter in inspect.signature(factory, eval_str=True).parameters.items()
+        if name not in _FILLED_IN and _is_plain(annotation := _type_of(parameter))
     }
+
+
+def _type_of(parameter: inspect.Parameter) -> Any:
+    return type(parameter.default) if parameter.annotation is inspect.Parameter.empty else parameter.annotation
 
 
 def _is_plain(annotation: Any) -> bool:

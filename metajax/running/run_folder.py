@@ -22,6 +22,7 @@ from metajax.errors import CheckpointError, ConfigError, NonFiniteError, WorkerE
 from metajax.evaluation import Evaluation, EvaluationProtocol, interval
 from metajax.running import checkpoint, json_files, processes, record
 from metajax.running.meta_agent import MetaAgent
+from metajax.running.registration import load_modules
 from metajax.running.signal_handling import heard
 from metajax.running.standing import Scale
 from metajax.running.training import Progress
@@ -79,7 +80,7 @@ def writing(folder: Path, *, new: bool) -> Iterator[None]:
 
 
 def named_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run that the command line started.
+    """The configuration of a run that the command line started, whose own modules are imported.
 
     Raises CheckpointError if the folder has no checkpoint, and ConfigError if MetaAgent saved it from Python.
     """
@@ -87,6 +88,7 @@ def named_config(folder: Path) -> dict[str, Any]:
     config: Any = json_files.check(saved.config, json_files.Config, f"the configuration of {saved.path}")
     if config["tasks"] is None or "run" not in config:
         raise ConfigError(f"{folder} was not made by metajax train; load it in Python with MetaAgent.load(folder)")
+    load_modules(config.get("modules", []))
     return config
 
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.base import Algorithm, PyTree
+from metajax.base import PyTree
 from metajax.devices import hardware, meshes
 from metajax.errors import ConfigError, NonFiniteError, check_choice, check_count
 from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running.acting import compile_evaluation
 from metajax.running.meta_agent import MetaAgent
-from metajax.running.recipes import build, options, task_options
+from metajax.running.recipes import options, task_options
 from metajax.running.training import (
     MAX_SKIPPED,
     Learner,
@@ -99,7 +99,7 @@ def _init_learners(agents: Sequence[MetaAgent], names: Sequence[str]) -> None:
     """Initialises the learners of all agents in one program; each equals the one that its agent would make."""
 
     def one(values: PyTree, seed: jax.Array) -> Learner:
-        return new_learner(_algorithm(agents[0], values), jax.random.key(seed), agents[0].tasks)
+        return new_learner(agents[0].algorithm_with(values), jax.random.key(seed), agents[0].tasks)
 
     seeds = jnp.array([agent.config["seed"] for agent in agents])
     _set_learners(agents, jax.jit(jax.vmap(one))(_option_values(agents, names), seeds))
@@ -157,7 +157,7 @@ def compile_together(agents: Sequence[MetaAgent], names: Sequence[str], num_devi
     tasks, num_tasks = agents[0].tasks, agents[0].num_tasks
 
     def one(values: PyTree, learner: Learner, stop: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
-        iterate = meta_iteration(_algorithm(agents[0], values), tasks, num_tasks)
+        iterate = meta_iteration(agents[0].algorithm_with(values), tasks, num_tasks)
         return run(iterate, max_skipped=MAX_SKIPPED)(learner, stop)
 
     over, values = _runs_mesh(num_devices), _padded(_option_values(agents, names), num_devices)
@@ -296,18 +296,13 @@ def evaluate_together(
 
     def one(inputs: tuple[PyTree, PyTree]) -> Evaluation:
         values, params = inputs
-        return compile_evaluation(_algorithm(agents[0], values), agents[0].tasks)(params, protocol)
+        return compile_evaluation(agents[0].algorithm_with(values), agents[0].tasks)(params, protocol)
 
     over = _runs_mesh(num_devices)
     inputs = _option_values(agents, names), _stack_trees([agent.params for agent in agents])
     of_each = jax.shard_map(partial(jax.lax.map, one), mesh=over, in_specs=(_RUNS,), out_specs=_RUNS, check_vma=False)
     found = jax.device_get(jax.jit(of_each)(jax.device_put(_padded(inputs, num_devices), NamedSharding(over, _RUNS))))
     return [jax.tree.map(lambda leaf, index=index: leaf[index], found) for index in range(len(agents))]
-
-
-def _algorithm(agent: MetaAgent, values: dict[str, jax.Array]) -> Algorithm:
-    tasks = agent.config["tasks"] or agent.tasks  # the options of named tasks are in the configuration too
-    return build(agent.config["algorithm"], tasks, agent.config["options"] | values).algorithm
 
 
 def _option_values(agents: Sequence[MetaAgent], names: Sequence[str]) -> dict[str, jax.Array]:

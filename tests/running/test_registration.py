@@ -1,0 +1,153 @@
+"""Algorithms, networks and tasks of one's own, in Python and on the command line."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from metajax import ConfigError, MetaAgent, ppo, register_algorithm, register_tasks, rl2
+from metajax.cli import commands
+from metajax.networks import memory_policy
+from metajax.running.recipes import ALGORITHMS
+from metajax.running.registration import load_modules
+from metajax.tasks import TASKS, bandit
+
+MODULE = '''
+import metajax
+from metajax.networks import memory_policy
+from metajax.tasks import bandit
+
+
+def in_context(env, network, *, num_steps: int, rate=0.01):
+    """PPO in context.
+
+    Args:
+        rate: learning rate of Adam.
+    """
+    return metajax.rl2(env, network, num_steps=num_steps, num_episodes=1, outer=metajax.ppo(learning_rate=rate))
+
+
+def two_arms(*, horizon: int = 5):
+    """Two arms that pay.
+
+    Args:
+        horizon: pulls of an episode.
+    """
+    return bandit(num_arms=2, horizon=horizon)
+
+
+metajax.register_algorithm("own_method", in_context, network=memory_policy, num_tasks=4, num_iterations=2)
+metajax.register_tasks("two-arms", two_arms)
+'''
+
+
+@pytest.fixture
+def unchanged(monkeypatch):
+    """Drops what a test registers."""
+    algorithms, tasks = dict(ALGORITHMS), dict(TASKS)
+    yield
+    for table, before in ((ALGORITHMS, algorithms), (TASKS, tasks)):
+        table.clear()
+        table.update(before)
+
+
+def own(env, network, *, num_steps: int = 3, rate: float = 0.1):
+    return rl2(env, network, num_steps=num_steps, num_episodes=1, outer=ppo(learning_rate=rate))
+
+
+def small(env):
+    return memory_policy(env, width=4, hidden=())
+
+
+def test_a_factory_and_a_network_of_ones_own_train_and_load_when_given_again(tmp_path):
+    tasks = bandit(num_arms=2, horizon=3)
+    agent = MetaAgent(own, tasks, network=small, num_tasks=4, rate=0.2).learn(2)
+    assert agent.title == "own on BernoulliBandit"
+    assert agent.all_options["rate"] == 0.2
+    agent.save(tmp_path)
+    again = MetaAgent.load(tmp_path, tasks, algorithm=own, network=small)
+    for one, other in zip(jax.tree.leaves(agent.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ConfigError, match="pass it again as algorithm="):
+        MetaAgent.load(tmp_path, tasks, network=small)
+    with pytest.raises(ConfigError, match="unknown option 'width'"):
+        MetaAgent(own, tasks, network=small, width=8)
+
+
+def test_a_whole_algorithm_trains_and_adapts():
+    tasks = bandit(num_arms=2, horizon=3)
+    agent = MetaAgent(own(tasks.env, small(tasks.env)), tasks, num_tasks=4).learn(1)
+    assert agent.adapt(tasks.sample(jax.random.key(0))).act([1.0]) in (0, 1)
+    with pytest.raises(ConfigError, match="unknown option 'rate'"):
+        MetaAgent(own(tasks.env, small(tasks.env)), tasks, rate=0.1)
+
+
+def test_a_factory_that_returns_something_else_is_named():
+    with pytest.raises(ConfigError, match="returned NoneType, not an Algorithm"):
+        MetaAgent(lambda env, network: None, bandit())
+
+
+def test_a_name_can_be_registered_again_by_its_own_factory_only(unchanged):
+    register_algorithm("own_method", own)
+    register_algorithm("own_method", own, num_tasks=8)  # the cell of a notebook that runs twice
+    assert ALGORITHMS["own_method"].num_tasks == 8
+    register_tasks("two-arms", bandit)
+    for wrong in (
+        lambda: register_algorithm("own_method", lambda env, network: None),
+        lambda: register_algorithm("maml", own),
+        lambda: register_tasks("point", bandit),
+    ):
+        with pytest.raises(ConfigError, match="exists already"):
+            wrong()
+    for wrong, message in (
+        (lambda: register_algorithm("two words", own), "must be a word"),
+        (lambda: register_tasks("three-arms", 3), "must be a factory"),
+        (lambda: register_algorithm("other", own, num_tasks=0), "num_tasks=0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            wrong()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "must be a file of Python that exists"), ("1 / 0", "failed: ZeroDivisionError")]
+)
+def test_a_module_that_is_missing_or_broken_is_named(tmp_path, content, message):
+    path = tmp_path / "module.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_modules([path])
+
+
+def test_a_module_gives_the_command_line_its_names(tmp_path, capsys, unchanged):
+    path = tmp_path / "own_names.py"
+    path.write_text(MODULE)
+    assert commands.main(["tasks", "two-arms", "--format", "json", "--module", str(path)]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["differs_in"] == "Two arms that pay."
+    assert commands.main(["algorithms", f"--module={path}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["own_method", "PPO"]
+
+
+@pytest.mark.slow
+def test_a_run_of_ones_own_method_is_resumed_evaluated_and_tabulated_without_naming_the_module_again(tmp_path):
+    path = tmp_path / "own_names.py"
+    path.write_text(MODULE)
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "metajax", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    run(
+        "train", "own_method", "two-arms", "--module", str(path), "--rate", "0.02", "--width", "8", "--eval-tasks", "20"
+    )
+    folder = "runs/own_method-two-arms-0"
+    run("resume", folder, "--num-iterations", "3")
+    run("evaluate", folder, "--eval-tasks", "30")
+    run("report", folder)
+    row = run("table", folder).splitlines()[2]
+    assert "own_method iterations=3" in row
+    assert "rate=0.02" in row
