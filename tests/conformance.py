@@ -51,8 +51,8 @@ ALCHEMY = alchemy(num_potions=2, horizon=6)
 MLP = mlp(POINT.env, hidden=(4,))
 WITH_CONTEXT = mlp(POINT.env, hidden=(4,), context_size=2)
 SHOWN = reveal(BANDIT)
-CELLS = ("layers_0", "policy", "value")
-BLOCKS = ("embed", "layers_0", "norm", "policy", "value")
+CELLS = ("encoder", "layers_0", "policy", "value")
+BLOCKS = ("embed", "encoder", "layers_0", "norm", "policy", "value")
 
 
 def rl2_with(memory: str, **changes) -> Algorithm:

@@ -121,5 +121,6 @@ def _claim(members: Mapping[Path, MetaAgent], run: RunOptions) -> None:
     """Writes the configuration and a first checkpoint, so that every run can be resumed from the start."""
     for folder, agent in members.items():
         if processes.is_first():
-            record.write_json(folder / "config.json", agent.config | record.environment())
+            about = agent.config | {"all_options": agent.all_options} | record.environment()
+            record.write_json(folder / "config.json", about)
         agent.save(folder, keep=run.keep, keep_every=run.keep_every)

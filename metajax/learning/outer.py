@@ -200,8 +200,8 @@ def ppo(
             `minibatches` neighbouring tasks.
         clip: range of the probability ratio around 1 (0.3, as in ProMP).
         value_coef: weight of the squared error of the value head, if the network has one.
-        entropy_coef: weight of the entropy bonus; None: 0.05 for discrete actions, and 0 for continuous ones, whose
-            entropy has no bound.
+        entropy_coef: weight of the entropy bonus (0). RL² leaves it open, which means 0.05 for discrete actions, and 0
+            for continuous ones, whose entropy has no bound.
         anneal: whether the steps shrink linearly to zero over training, and the weight of the entropy falls from
             `entropy_coef` to 0 half-way and to minus half of it after three quarters, so that the policy becomes
             greedy. Training of unknown length does not anneal.

@@ -17,7 +17,16 @@ from metajax.pictures.comparisons import Line, Panel
 from metajax.running import record, run_folder
 from metajax.running.checkpoint import CheckpointError
 from metajax.running.stats import interquartile_band
-from metajax.running.table import check_same, check_seeds, method_of, method_options, read_evaluation, tasks_of
+from metajax.running.table import (
+    check_same,
+    check_seeds,
+    code_of,
+    grouped_by_method,
+    method_of,
+    method_options,
+    read_evaluation,
+    tasks_of,
+)
 
 CONFIG, EVALUATION = "config.json", f"{run_folder.EVALUATION}.json"
 LEARNING = {
@@ -159,9 +168,10 @@ def panels(curves: Sequence[Curve]) -> list[Panel]:
 
     Raises ConfigError if a seed occurs twice, or if runs on the same tasks are not comparable.
     """
-    grouped: dict[str, dict[str, list[Curve]]] = {}
+    of_tasks: dict[str, list[Curve]] = {}
     for curve in curves:
-        grouped.setdefault(tasks_of(curve.about), {}).setdefault(method_of(curve.about), []).append(curve)
+        of_tasks.setdefault(tasks_of(curve.about), []).append(curve)
+    grouped = {tasks: grouped_by_method(own) for tasks, own in of_tasks.items()}
     labels = _labels({method: own[0].about for methods in grouped.values() for method, own in methods.items()})
     return [_panel(tasks, methods, labels) for tasks, methods in grouped.items()]
 
@@ -202,8 +212,8 @@ def _line(label: str, curves: Sequence[Curve]) -> Line:
 
 
 def _labels(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What to call each method: its algorithm, and the options in which methods of this algorithm differ."""
-    given = {method: method_options(about) for method, about in methods.items()}
+    """What to call each method: its algorithm, and the options and code in which methods of this algorithm differ."""
+    given = {method: method_options(about) | {"code": code_of(about)} for method, about in methods.items()}
     labels = {}
     for method, about in methods.items():
         same = [given[other] for other, its in methods.items() if its["algorithm"] == about["algorithm"]]

@@ -451,6 +451,10 @@ class MetaAgent:
         """The title of figures and animations."""
         return f"{words.method(self.config['algorithm'])} on {self.config['tasks'] or self.tasks.env.name}"
 
+    def __repr__(self) -> str:
+        seed, done = self.config["seed"], self.iteration if "learner" in vars(self) else 0
+        return f"<MetaAgent {self.title}, seed {seed}, {done} meta-iterations>"
+
     def save(self, folder: str | Path, *, keep: int = 3, keep_every: int = 0) -> Path:
         """Saves a checkpoint of the learner and the configuration, and returns the folder; `load` resumes from it.
 

@@ -1,5 +1,7 @@
 """Files of a run other than pictures and checkpoints: metrics, results, and the versions they depend on."""
 
+import contextlib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -7,9 +9,11 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +26,39 @@ WANDB_ID = "wandb-id"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
 
 
+@cache
+def code_version() -> dict[str, Any]:
+    """Which code runs: a hash of the package's files and, in a clone, the commit and whether it was changed since.
+
+    "sha256" is of all modules, with their paths; "commit" is None outside of a clone.
+    """
+    import metajax  # which imports this module
+
+    package = Path(metajax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    found: dict[str, Any] = {"sha256": digest.hexdigest(), "commit": None, "changed": False}
+    if (package.parent / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            found["commit"] = _git(package, "rev-parse", "HEAD")
+            found["changed"] = bool(_git(package, "status", "--porcelain", "--", "."))
+    return found
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def environment() -> dict[str, Any]:
-    """The versions, device and command of this process: everything but the options that a result depends on."""
+    """The versions, code, device and command of this process: everything but the options that a result depends on."""
     import metajax  # which imports this module
 
     device, others = jax.devices()[0], {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "versions": {"metajax": metajax.__version__} | others,
+        "code": code_version(),
         "python": platform.python_version(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

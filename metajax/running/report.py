@@ -13,7 +13,7 @@ from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.running import record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.run_folder import metrics
-from metajax.running.table import read_evaluation
+from metajax.running.table import code_of, read_evaluation
 
 _PICTURES = (
     ("adaptation.png", "Return in held-out tasks after each adaptation step, with 95 % intervals over tasks"),
@@ -112,12 +112,12 @@ def _configuration(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     trained = {"seconds of training": lines[-1]["seconds"]} if lines else {}
     kept = ("log_every", "save_every", "num_iterations")
     run = {name: value for name, value in about.get("run", {}).items() if name in kept}
-    return {"num_tasks": about["num_tasks"]} | about["options"] | run | trained
+    return {"num_tasks": about["num_tasks"]} | about.get("all_options", about["options"]) | run | trained
 
 
 def _surroundings(about: Mapping[str, Any]) -> dict[str, Any]:
     device = about["device"]
-    versions = about["versions"] | {"python": about["python"]}
+    versions = about["versions"] | {"code": code_of(about), "python": about["python"]}
     command = " ".join(about.get("run", about)["command"])
     return versions | {"device": f"{device['count']} x {device['kind']}", "command": command}
 

@@ -274,7 +274,8 @@ def write_evaluation(
         "in_context": agent.algorithm.agent.in_context,
         "trained_adaptations": agent.sizes.num_stages - 1,
     }
-    text = record.json_text(about | agent.config | means | record.environment())
+    about |= agent.config | {"all_options": agent.all_options}
+    text = record.json_text(about | means | record.environment())
     record.write_together(
         {folder / f"{EVALUATION}.npz": content.getvalue(), folder / f"{EVALUATION}.json": text.encode()}
     )

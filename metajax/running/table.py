@@ -4,9 +4,9 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, TypeVar
 
 import numpy as np
 
@@ -71,10 +71,17 @@ class Result(NamedTuple):
         """Name and options of the tasks."""
         return tasks_of(self.about)
 
+
+class Described(Protocol):
+    """Anything about a run: its folder, and the content of config.json or evaluation.json."""
+
     @property
-    def method(self) -> str:
-        """Name of the algorithm, and all options but those of the tasks."""
-        return method_of(self.about)
+    def folder(self) -> Path: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+
+
+Run = TypeVar("Run", bound=Described)
 
 
 def tasks_of(about: Mapping[str, Any]) -> str:
@@ -85,6 +92,29 @@ def tasks_of(about: Mapping[str, Any]) -> str:
 def method_of(about: Mapping[str, Any]) -> str:
     """Name of the algorithm of config.json or evaluation.json, and its options."""
     return _described(about["algorithm"], method_options(about))
+
+
+def code_of(about: Mapping[str, Any]) -> str:
+    """The code of config.json or evaluation.json in short: its commit, or a hash of the package if it was changed."""
+    code = about.get("code")
+    if code is None:
+        return "unknown code"
+    commit = (code["commit"] or "")[:7]
+    return commit if commit and not code["changed"] else f"{commit}+{code['sha256'][:7]}"
+
+
+def grouped_by_method(results: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each method, by its name.
+
+    Runs of different code are different methods, whose names then say which. Code is the same if the hash of the
+    package is, so a commit that only changes other files separates nothing.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for result in results:
+        code = (result.about.get("code") or {}).get("sha256", "")
+        groups.setdefault((method_of(result.about), code), []).append(result)
+    differ = len({code for _, code in groups}) > 1
+    return {f"{name} @ {code_of(of[0].about)}" if differ else name: of for (name, _), of in groups.items()}
 
 
 def method_options(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,16 +166,16 @@ def table(folders: Sequence[Path], *, form: str = "markdown") -> str:
 
     A cell is the interquartile mean over tasks and seeds, with the 95 % interval of a stratified bootstrap over seeds
     if there are several. The last column is the probability that a method beats the first method on the same tasks
-    after the last adaptation step. Raises ConfigError if a seed occurs twice, or if runs on the same tasks differ in
-    the protocol or in the version of the tasks.
+    after the last adaptation step. Runs of different options or code are never pooled. Raises ConfigError if a seed
+    occurs twice, or if runs on the same tasks differ in the protocol or in the version of the tasks.
     """
     if not folders:
         raise ConfigError("metajax table takes at least one run folder, such as metajax table runs/maml-point-0")
-    sections: dict[str, dict[str, list[Result]]] = {}
-    for result in map(read_evaluation, folders):
-        sections.setdefault(result.tasks, {}).setdefault(result.method, []).append(result)
-    rows = [row for tasks, methods in sections.items() for row in _section(tasks, methods)]
-    every = [result for methods in sections.values() for results in methods.values() for result in results]
+    every = [read_evaluation(folder) for folder in folders]
+    sections: dict[str, list[Result]] = {}
+    for result in every:
+        sections.setdefault(result.tasks, []).append(result)
+    rows = [row for tasks, results in sections.items() for row in _section(tasks, grouped_by_method(results))]
     return _WRITERS[form](_HEADER, rows, _notes(every))
 
 
@@ -187,15 +217,6 @@ def _cell(scores: np.ndarray) -> str:
     interval = bootstrap_interval(scores)
     text = f"{interquartile_mean(scores):.2f}"
     return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
-
-
-class Described(Protocol):
-    """Anything about a run: its folder, and the content of config.json or evaluation.json."""
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def about(self) -> Mapping[str, Any]: ...
 
 
 def check_seeds(what: str, runs: Sequence[Described]) -> None:

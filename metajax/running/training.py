@@ -15,6 +15,7 @@ from metajax.base import Algorithm, Array, Experience, PyTree, Sizes, TaskDistri
 from metajax.devices import collectives, hardware, meshes
 from metajax.envs.contract import abstract_call, check_tasks
 from metajax.errors import ConfigError, NonFiniteError, ShapeError, check_count
+from metajax.rollouts import stage_returns
 from metajax.simulators import playing
 from metajax.simulators.environment import NO_SHARING, HostEnvironment, check_compiled, is_on_host
 
@@ -149,7 +150,7 @@ def _learn(
         stored = (learner.store,)
     state = learner.state if algorithm.anneal is None else algorithm.anneal(learner.state, _remaining(learner))
     state, metrics = algorithm.update(key, state, experience, *stored)
-    metrics = collectives.mean(metrics)
+    metrics = collectives.mean(stage_returns(experience) | metrics)
     reward = experience.steps.reward
     bad = collectives.gather(~jnp.isfinite(reward.reshape(num_tasks, -1)).all(axis=1))
     good = _all_finite(state) & ~bad.any()

@@ -195,7 +195,7 @@ def test_in_another_process_every_learner_goes_on_bit_for_bit(names, tmp_path):
         row = LEARNERS[name]
         algorithm = row.make()
         program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
-        half = learn(program, new_learner(algorithm, jax.random.key(0)), 2)
+        half = next(train(program, new_learner(algorithm, jax.random.key(0)), num_iterations=4, log_every=2)).learner
         checkpoint.save(tmp_path / name, half, {})
         whole[name] = learn(program, new_learner(algorithm, jax.random.key(0)), 4)
     script = (

@@ -197,7 +197,7 @@ def test_by_default_as_many_cores_share_as_can(monkeypatch):
     assert places("reptile", num_tasks=16) == places("es_maml", num_tasks=16) == 8
     # Each minibatch has one of every four neighbouring tasks, so all four must be on one device.
     assert places("rl2", "bandit", num_tasks=12, minibatches=4) == 3
-    assert places("rl2", "bandit", num_tasks=6, minibatches=4) == 1
+    assert places("rl2", "bandit", num_tasks=4, minibatches=4) == 1
     simulated = HostEnvironment(Corridor, set_length, task=jnp.zeros((), int), num_workers=1)
     on_host = TaskDistribution(simulated, lambda key: jnp.array(3), horizon=3)
     assert places("rl2", on_host, num_tasks=8) == 1

@@ -306,7 +306,8 @@ def test_a_memory_is_reset_when_it_is_told_to_be(env, memory_reset, first):
 @pytest.mark.parametrize("name", MEMORIES)
 def test_memories_of_a_width_have_about_as_many_parameters(env, name):
     def size(name):
-        params = jax.eval_shape(memory_policy(env, memory=name, width=64).init, jax.random.key(0))
+        network = memory_policy(env, memory=name, width=64, hidden=())
+        params = jax.eval_shape(network.init, jax.random.key(0))
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
     assert 1 <= size(name) / size("gru") <= (6 if name == "gtrxl" else 1.8)

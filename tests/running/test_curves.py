@@ -38,7 +38,10 @@ def write_run(folder, *, method="maml", seed=0, num_tasks=5, lines=(), success=F
         "protocol": protocol | {"success_at": "any", "seed": 7},
         "references": {"goal known": -0.5},
         "iteration": 30,
-        "sampled": {"mean": arrays["sampled"].mean((0, 2)).tolist()},
+        "sampled": {
+            "mean": arrays["sampled"].mean((0, 2)).tolist(),
+            "width_95": np.zeros(arrays["sampled"].shape[1]).tolist(),
+        },
         "python": "3.11",
         "device": {"count": 1, "kind": "cpu"},
         "versions": {"metajax": "0", "jax": "0"},

@@ -31,7 +31,10 @@ def small():
 
 
 def assert_same(one, other):
-    for a, b in zip(jax.tree.leaves(one.learner), jax.tree.leaves(other.learner), strict=True):
+    """The same learners, but for the length of the training, on which MAML does not depend."""
+    one, other = (agent.learner._replace(start=0, end=0) for agent in (one, other))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = jnp.asarray(a), jnp.asarray(b)
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_array_equal(a, b)
@@ -280,7 +283,7 @@ def test_steps_and_seconds_count_on_in_a_resumed_run_with_other_sizes(tmp_path, 
 
 @pytest.mark.parametrize(
     ("algorithm", "options", "in_context", "adaptations"),
-    [("maml", {"hidden": (2,)}, False, 1), ("rl2", {"width": 2, "num_episodes": 4}, True, 3)],
+    [("maml", {"hidden": (2,)}, False, 1), ("rl2", {"width": 2, "num_episodes": 4, "minibatches": 2}, True, 3)],
 )
 def test_an_evaluation_says_how_the_agent_adapts_and_how_often_it_was_trained_to(
     tmp_path, algorithm, options, in_context, adaptations
@@ -297,7 +300,7 @@ def test_a_damaged_line_of_metrics_is_named_and_nothing_is_dropped(tmp_path, lin
     content = f"{line}\n{good}"
     (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(CheckpointError, match=r"line 1 of .*metrics.jsonl is damaged"):
-        run_folder._forget_after(tmp_path, 5)
+        run_folder._forget_after(tmp_path, 5, 1)
     assert (tmp_path / "metrics.jsonl").read_text() == content
     (tmp_path / "metrics.jsonl").write_text(f"{good}{good[:9]}")  # what a killed writer leaves
     assert len(run_folder.metrics(tmp_path)) == 1

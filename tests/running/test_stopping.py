@@ -58,6 +58,6 @@ def test_training_of_which_nothing_is_reached_runs_schedules_out_at_its_end():
 def test_a_score_needs_a_scale():
     with pytest.raises(ConfigError, match="needs an agent that adapts through its memory"):
         condition(Until("score", 0.5), None)
-    agent = MetaAgent("rl2", point(horizon=3), num_tasks=2, width=8)
+    agent = MetaAgent("rl2", point(horizon=3), num_tasks=4, width=8)
     with pytest.raises(ConfigError, match="a known optimum"):
         agent.learn(1, until="score=0.5")

@@ -41,6 +41,20 @@ def folders(tmp_path):
     return [*plain, write_run(tmp_path / "other", shift=2.0, inner_lr=0.3)]
 
 
+def test_runs_of_different_code_are_rows_of_their_own(tmp_path):
+    """A commit that changes only other files does not part them; a change of the package does."""
+    folders = [write_run(tmp_path / f"run-{seed}", seed=seed) for seed in range(3)]
+    for folder, (commit, changed, sha256) in zip(
+        folders, [("a" * 40, False, "1" * 64), ("b" * 40, False, "1" * 64), ("b" * 40, True, "2" * 64)], strict=True
+    ):
+        about = json.loads((folder / "evaluation.json").read_text())
+        about["code"] = {"commit": commit, "changed": changed, "sha256": sha256}
+        (folder / "evaluation.json").write_text(json.dumps(about))
+    rows = list(csv.reader(line for line in table(folders, form="csv").splitlines() if not line.startswith("#")))[1:]
+    assert [(row[1].partition(" @ ")[2], row[2]) for row in rows] == [("aaaaaaa", "2"), ("bbbbbbb+2222222", "1")]
+    assert "@" not in table(folders[:2], form="csv")
+
+
 def returns(folders):
     return np.stack([np.load(folder / "evaluation.npz")["sampled"].mean(-1) for folder in folders])
 

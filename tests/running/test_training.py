@@ -55,6 +55,22 @@ def test_metrics_are_means_over_the_meta_iterations(program):
     np.testing.assert_allclose(together["return_after"], np.mean([m["return_after"] for m in singles]), rtol=1e-5)
 
 
+def test_returns_are_metrics_of_every_algorithm():
+    algorithm = small()
+
+    def update(key, state, experience):
+        state, metrics = algorithm.update(key, state, experience)
+        return state, {"gradient_norm": metrics["gradient_norm"]}
+
+    def metrics(algorithm):
+        iterate = meta_iteration(algorithm, TASKS, 2)
+        return jax.jit(iterate)(new_learner(algorithm, jax.random.key(0)))[1]
+
+    own, usual = metrics(algorithm._replace(update=update)), metrics(algorithm)
+    assert set(own) == {"gradient_norm", "return_before", "return_after", "skipped"}
+    assert own["return_after"] == usual["return_after"]
+
+
 def test_schedules_run_over_the_training_and_go_on_after_an_interruption():
     """RL²'s learning rate falls to zero over every training, also over one that was stopped and taken up again."""
     tasks = bandit(num_arms=2, horizon=3)

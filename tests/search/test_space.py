@@ -278,7 +278,8 @@ def test_what_materialise_returns_is_the_librarys_own_network():
 def test_hidden_layers_by_hand():
     """Two hidden layers in NumPy, with normalisation, activation and residual connection."""
     env = grid(size=3).env
-    network = memory_policy(env, width=4, hidden=(5, 3), activation="relu", skip=True, norm="layer")
+    show = ("action", "reward", "start")
+    network = memory_policy(env, width=4, hidden=(5, 3), activation="relu", skip=True, norm="layer", show=show)
     percepts = percepts_of(env)
     params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(1)))
     first = jax.tree.map(lambda leaf: leaf[0], percepts)
@@ -288,7 +289,7 @@ def test_hidden_layers_by_hand():
         out = x @ own["kernel"] + own["bias"]
         out = (out - out.mean()) / np.sqrt(out.var() + 1e-6) * norm["scale"] + norm["bias"]
         x = np.maximum(out, 0) + (x[:3] if number else 0)
-    plain = memory_policy(env, width=4)
+    plain = memory_policy(env, width=4, hidden=(), show=show)
     rest = {name: leaf for name, leaf in params.items() if name != "encoder"}
     inputs = rest["layers_0"]["cell"]
     update = 1 / (1 + np.exp(-(x @ inputs["iz"]["kernel"] + inputs["iz"]["bias"])))

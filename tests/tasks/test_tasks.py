@@ -533,7 +533,7 @@ def test_a_revealed_task_is_in_the_observation_and_nothing_else_changes():
     other = tasks.env.step_env(jax.random.key(2), state, jnp.array(1), task)
     assert one[2:4] == other[2:4]
     read = [
-        max(leaf.shape[0] for leaf in jax.tree.leaves(jax.eval_shape(memory_policy(env, width=4).init, key)))
+        max(leaf.shape[0] for leaf in jax.tree.leaves(jax.eval_shape(memory_policy(env, width=4, hidden=()).init, key)))
         for env in (tasks.env, shown.env)
     ]
     assert read[1] - read[0] == sum(np.size(leaf) for leaf in jax.tree.leaves(obs["task"]))
