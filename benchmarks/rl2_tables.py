@@ -417,6 +417,11 @@ def path_of(name: str, memory: str) -> Path:
     return RESULTS / (f"{name}.json" if memory == "gru" else f"{name}-{memory}.json")
 
 
+def marked(name: str, kept: Mapping[str, Any]) -> str:
+    """Returns the name, with a star if the row was measured before the defaults of today."""
+    return f"{name} *" if "anneal_iterations" in kept["options"] else name
+
+
 def table() -> str:
     """Returns a Markdown table of all rows; rows without results are marked "not run"."""
     lines = [
@@ -442,7 +447,7 @@ def table() -> str:
             " / ".join("not" if at is None else f"{at:.0f}" for at in kept["seconds_to_reach"]),
             ", ".join(f"{agent} {value['return']:.2f}" for agent, value in kept["hand_written"].items()),
         ]
-        lines.append(f"| {name} | {kept['random']:.2f} | {reference} | {' | '.join(cells)} |")
+        lines.append(f"| {marked(name, kept)} | {kept['random']:.2f} | {reference} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
