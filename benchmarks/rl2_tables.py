@@ -109,7 +109,9 @@ def finite_processes(
     after, reward = rng.integers(0, num_states, shape), (rng.random(shape) < 0.25).astype(float)
     env = TabularMDP(num_states, num_actions)
     template = env.default_params.replace(noise_std=0.0, max_steps_in_episode=horizon)
-    transition = np.eye(num_states)[after]
+    every = jax.vmap(lambda *process: template.replace(transition=process[0], reward=process[1]))(
+        jnp.asarray(np.eye(num_states)[after]), jnp.asarray(reward)
+    )
 
     def optimum(num_episodes: int) -> float:
         @cache
@@ -132,9 +134,9 @@ def finite_processes(
 
     def sample(key: Array) -> PyTree:
         one = jax.random.randint(key, (), 0, num_hypotheses)
-        return template.replace(transition=jnp.asarray(transition)[one], reward=jnp.asarray(reward)[one])
+        return jax.tree.map(lambda leaf: leaf[one], every)
 
-    return TaskDistribution(env, sample, horizon=horizon, optimum=optimum, num_episodes=3)
+    return TaskDistribution(env, sample, horizon=horizon, test_tasks=every, optimum=optimum, num_episodes=3)
 
 
 def bandit_agents(row: Row, tasks: TaskDistribution) -> dict[str, Agent]:

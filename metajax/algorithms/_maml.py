@@ -9,8 +9,9 @@ The meta-gradient is differentiated through the steps, second derivatives includ
 their trajectories.
 """
 
+import inspect
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from metajax.base import (
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_flag, check_number
 from metajax.learning.baselines import BASELINES, advantages, normalize
-from metajax.learning.inner import Adapted, inner_updates
+from metajax.learning.inner import Adapted, Inner, inner_updates
 from metajax.learning.losses import ESTIMATORS
 from metajax.learning.outer import Batch, Outer, annealed, check_baseline, trust_region
 from metajax.networks import check_fits
@@ -39,7 +40,16 @@ from metajax.replays import replay
 from metajax.rollouts import collect_trials, stage_returns
 
 # Options of the meta-gradient and of the outer loop; variants with another meta-update do not have them.
-META_GRADIENT_OPTIONS = ("outer", "inner_kl", "exploration_credit", "order", "solver_steps", "solver_cg_steps", "remat")
+META_GRADIENT_OPTIONS = (
+    "inner",
+    "outer",
+    "inner_kl",
+    "exploration_credit",
+    "order",
+    "solver_steps",
+    "solver_cg_steps",
+    "remat",
+)
 
 
 class MAMLState(NamedTuple):
@@ -70,6 +80,7 @@ def maml(
     inner_kl: float = 0.0,
     exploration_credit: float = 0.0,
     remat: bool = False,
+    inner: Inner | None = None,
     outer: Outer | None = None,
 ) -> Algorithm:
     """MAML (Finn et al. 2017, arXiv:1703.03400) for `env` with the policy `network`.
@@ -107,6 +118,8 @@ def maml(
         exploration_credit: weight of a policy gradient that credits the actions of earlier stages with the return of
             the last stage, relative to the weight of the last stage's own; returns are normalised.
         remat: recompute inner steps and decisions in the backward pass instead of storing them, to save memory.
+        inner: the inner loop, from `inner_updates` or your own; None: the one that `inner_steps`, `inner_lr`,
+            `extra_lr_scale`, `adapts`, `step_size`, `inner_optimizer`, `order` and the options of the solver describe.
         outer: the outer loop; None: `trust_region()`.
 
     >>> from metajax.networks import mlp
@@ -129,17 +142,22 @@ def maml(
     if jax.tree.leaves(network.memory()):
         raise ConfigError("maml adapts parameters, not a memory; use a network without a memory, such as mlp")
     outer = outer or trust_region()
-    inner = inner_updates(
-        inner_steps=inner_steps,
-        inner_lr=inner_lr,
-        extra_lr_scale=extra_lr_scale,
-        adapts=adapts,
-        step_size=step_size,
-        inner_optimizer=inner_optimizer,
-        order=order,
-        solver_steps=solver_steps,
-        solver_cg_steps=solver_cg_steps,
-    )
+    described: dict[str, Any] = {
+        "inner_steps": inner_steps,
+        "inner_lr": inner_lr,
+        "extra_lr_scale": extra_lr_scale,
+        "adapts": adapts,
+        "step_size": step_size,
+        "inner_optimizer": inner_optimizer,
+        "order": order,
+        "solver_steps": solver_steps,
+        "solver_cg_steps": solver_cg_steps,
+    }
+    if inner is None:
+        inner = inner_updates(**described)
+    elif changed := [name for name, value in described.items() if value != _DEFAULTS[name].default]:
+        raise ConfigError(f"inner=… replaces the options of the inner loop; leave out {', '.join(changed)}")
+    inner_steps = inner.num_steps
     credits = not _is_zero(exploration_credit)
     penalised = not _is_zero(inner_kl)
     _check_stages(inner_steps, baseline, credits, penalised)
@@ -231,6 +249,9 @@ def maml(
         task_group=outer.task_group,
         anneal=annealed(outer),
     )
+
+
+_DEFAULTS = inspect.signature(maml).parameters
 
 
 def _is_zero(value: float) -> bool:

@@ -54,12 +54,15 @@ class Inner(NamedTuple):
     Attributes:
         init: `init(params)` returns the meta-parameters that start from the parameters of a policy.
         begin: `begin(meta)` returns the state before the first inner step in a task.
-        step: `step(loss, adapted)` returns the state after one inner step on `loss(params)`, a scalar.
+        step: `step(loss, adapted)` returns the state after one inner step on `loss(params)`, a scalar; `adapted.params`
+            are the adapted parameters.
+        num_steps: number of inner steps in meta-training.
     """
 
     init: Callable[[PyTree], Meta]
     begin: Callable[[Meta], Adapted]
     step: Callable[[Callable[[PyTree], Array], Adapted], Adapted]
+    num_steps: int
 
 
 def inner_updates(
@@ -137,7 +140,7 @@ def inner_updates(
             moved = {path: leaf - scale * sizes[path] * direction[path] for path, leaf in moving.items()}
         return Adapted(merge(moved), adapted.num_steps + 1, adapted.step_sizes, moments)
 
-    return Inner(init, begin, step)
+    return Inner(init, begin, step, inner_steps)
 
 
 def initial_step_sizes(step_size: str, inner_lr: float | Array, moving: Leaves) -> PyTree:

@@ -12,7 +12,7 @@ from metajax.algorithms import maml, promp
 from metajax.base import Stage
 from metajax.errors import ConfigError
 from metajax.learning.baselines import advantages, linear_baseline
-from metajax.learning.inner import Meta
+from metajax.learning.inner import Meta, inner_updates
 from metajax.learning.losses import ESTIMATORS
 from metajax.learning.outer import policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
@@ -30,6 +30,16 @@ def setting(**options):
     state = jax.tree.map(lambda leaf: leaf.astype(float), state)  # float64 if x64 is enabled
     experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 2))
     return algorithm, state, experience
+
+
+def test_an_inner_loop_of_ones_own_replaces_the_options():
+    with jax.enable_x64(True):
+        plain = setting(inner_steps=2, inner_lr=0.3, adapts="head")[2]
+        given = setting(inner=inner_updates(inner_steps=2, inner_lr=0.3, extra_lr_scale=0.35, adapts="head"))[2]
+    assert plain.steps.reward.shape == (2, 3, 3, 5)
+    np.testing.assert_array_equal(plain.steps.reward, given.steps.reward)
+    with pytest.raises(ConfigError, match="leave out inner_lr, adapts"):
+        setting(inner=inner_updates(inner_steps=1, inner_lr=0.3), inner_lr=0.3, adapts="head")
 
 
 def surrogate(algorithm, experience):
