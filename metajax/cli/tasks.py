@@ -83,6 +83,9 @@ def described(name: str) -> dict[str, Any]:
         "split": tasks.split,
         "num_held_out": tasks.num_held_out,
         "references": dict(tasks.references),
+        "num_episodes": tasks.num_episodes or 2,
+        "optimum": _optimum(tasks),
+        "hand_written_agents": [] if tasks.agents is None else list(tasks.agents(tasks.num_episodes or 2)),
         "version": tasks.version,
         "options": all_as_json(_options(name)),
     }
@@ -103,8 +106,21 @@ def about_table(name: str) -> Table:
         "steps per episode": str(about["num_steps"]),
         "held-out tasks": about["split"],
         "known returns": ", ".join(f"{who} {value:g}" for who, value in about["references"].items()),
+        "episodes per trial": str(about["num_episodes"]),
+        "Bayes-optimal trial": "" if about["optimum"] is None else f"{about['optimum']:.4f}",
+        "hand-written agents": ", ".join(about["hand_written_agents"]),
     }
     return table_of_rows({title: text for title, text in rows.items() if text})
+
+
+def _optimum(tasks: TaskDistribution) -> float | None:
+    """The Bayes-optimal return of a trial of the usual number of episodes; None if it is not known."""
+    if tasks.optimum is None:
+        return None
+    try:
+        return tasks.optimum(tasks.num_episodes or 2)
+    except ConfigError:  # out of reach
+        return None
 
 
 def _options(name: str) -> dict[str, Option]:

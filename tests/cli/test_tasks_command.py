@@ -45,6 +45,18 @@ def test_a_description_is_that_of_the_tasks(capsys, monkeypatch):
     assert "goal known -0.506, goal unknown -38.26" in capsys.readouterr().out
 
 
+def test_a_description_has_the_optimum_and_hand_written_agents(capsys):
+    assert main(["tasks", "bandit", "--format", "json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["num_episodes"] == 1
+    assert about["optimum"] == pytest.approx(6.66, abs=1e-3)
+    assert about["hand_written_agents"] == ["greedy", "Thompson sampling", "Gittins index"]
+    assert main(["tasks", "point", "--format", "json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["optimum"] is None
+    assert about["hand_written_agents"] == []
+
+
 @pytest.mark.parametrize("name", ["point-sparse", "POINT_SPARSE"])
 def test_a_variant_is_described_as_json(name, capsys):
     assert main(["tasks", name, "--format", "json"]) == 0
