@@ -80,3 +80,16 @@ def cheap_search():
         patch.setattr(evaluator, "compile_population", one_device)
         patch.setattr(problem, "check_outer", lambda *a, **k: None)
         yield
+
+
+@pytest.fixture
+def unchanged_names():
+    """Drops the algorithms and tasks that a test registers."""
+    from metajax.running.recipes import ALGORITHMS
+    from metajax.tasks import TASKS
+
+    before = [(table, dict(table)) for table in (ALGORITHMS, TASKS)]
+    yield
+    for table, content in before:
+        table.clear()
+        table.update(content)

@@ -46,6 +46,7 @@ COMMANDS = [
 SMALLER = {  # so that an example takes seconds
     "num_iterations=300": "num_iterations=2",
     "learn(100)": "learn(2)",
+    "learn(300)": "learn(2)",
     '"point", seed=0': '"point", seed=0, num_tasks=2, num_rollouts=2, horizon=4, outer="gradient"',
     "tasks, num_tasks=4": 'tasks, num_tasks=2, num_rollouts=2, outer="gradient"',
     "plot_adaptation()": "plot_adaptation(4)",
@@ -53,7 +54,7 @@ SMALLER = {  # so that an example takes seconds
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_an_example_runs(code, tmp_path, monkeypatch):
+def test_an_example_runs(code, tmp_path, monkeypatch, unchanged_names):
     monkeypatch.chdir(tmp_path)
     for large, small in SMALLER.items():
         code = code.replace(large, small)

@@ -98,7 +98,8 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
         taken = number in numbers and _folder_of(root / f"{number}.json") == f"{number}"
         name = f"{number}-again" if taken else f"{number}"
         if processes.is_first():
-            shutil.rmtree(root / name, ignore_errors=True)
+            for left in (root / name, *root.glob(f"{name}.orbax-checkpoint-tmp*")):  # by a save that failed
+                shutil.rmtree(left, ignore_errors=True)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(root / name, args=ocp.args.StandardSave(_of_all(learner)))
         if not processes.is_first():

@@ -13,7 +13,7 @@ from metajax.cli import commands
 from metajax.networks import memory_policy
 from metajax.running.recipes import ALGORITHMS
 from metajax.running.registration import load_modules
-from metajax.tasks import TASKS, bandit
+from metajax.tasks import bandit
 
 MODULE = '''
 import metajax
@@ -42,16 +42,6 @@ def two_arms(*, horizon: int = 5):
 metajax.register_algorithm("own_method", in_context, network=memory_policy, num_tasks=4, num_iterations=2)
 metajax.register_tasks("two-arms", two_arms)
 '''
-
-
-@pytest.fixture
-def unchanged(monkeypatch):
-    """Drops what a test registers."""
-    algorithms, tasks = dict(ALGORITHMS), dict(TASKS)
-    yield
-    for table, before in ((ALGORITHMS, algorithms), (TASKS, tasks)):
-        table.clear()
-        table.update(before)
 
 
 def own(env, network, *, num_steps: int = 3, rate: float = 0.1):
@@ -90,7 +80,7 @@ def test_a_factory_that_returns_something_else_is_named():
         MetaAgent(lambda env, network: None, bandit())
 
 
-def test_a_name_can_be_registered_again_by_its_own_factory_only(unchanged):
+def test_a_name_can_be_registered_again_by_its_own_factory_only(unchanged_names):
     register_algorithm("own_method", own)
     register_algorithm("own_method", own, num_tasks=8)  # the cell of a notebook that runs twice
     assert ALGORITHMS["own_method"].num_tasks == 8
@@ -122,7 +112,7 @@ def test_a_module_that_is_missing_or_broken_is_named(tmp_path, content, message)
         load_modules([path])
 
 
-def test_a_module_gives_the_command_line_its_names(tmp_path, capsys, unchanged):
+def test_a_module_gives_the_command_line_its_names(tmp_path, capsys, unchanged_names):
     path = tmp_path / "own_names.py"
     path.write_text(MODULE)
     assert commands.main(["tasks", "two-arms", "--format", "json", "--module", str(path)]) == 0
