@@ -14,7 +14,7 @@ from metajax.devices import hardware
 from metajax.errors import ConfigError, NonFiniteError
 from metajax.running import processes, record, run_folder, sweep
 from metajax.running.meta_agent import MetaAgent
-from metajax.running.training import Progress
+from metajax.running.training import MAX_SKIPPED, Progress, has_stopped
 
 
 class Group(NamedTuple):
@@ -61,7 +61,7 @@ def train_and_evaluate(
         if new and num_devices is None and len(agents) == 1 and (advice := launch.advice_on_cores(agents[0], assigned)):
             screen.print(advice)
         failures = _train(screen, members, _groups(screen, agents, swept, run, assigned), run, stall)
-        finished = {folder: agent for folder, agent in members.items() if not agent.history[-1].stopped}
+        finished = {folder: agent for folder, agent in members.items() if not has_stopped(agent.learner, MAX_SKIPPED)}
         if finished and (not failures or len(agents) > 1):
             evaluate_and_report(screen, finished, swept, evaluation, num_devices)
         if failures:
