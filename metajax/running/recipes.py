@@ -71,7 +71,7 @@ ALGORITHMS = {
         algorithms.rl2,
         memory_policy,
         {"ppo": default_outer, "trpo": partial(trust_region, micro_batch=64)},
-        num_tasks=256,
+        num_tasks=512,
         num_iterations=600,
         min_eval_stages=1,
     ),
