@@ -420,8 +420,10 @@ def path_of(name: str, memory: str) -> Path:
 
 
 def marked(name: str, kept: Mapping[str, Any]) -> str:
-    """Returns the name, with a star if the row was measured before the defaults of today."""
-    return f"{name} *" if "anneal_iterations" in kept["options"] else name
+    """Returns the name, with a mark if the row was measured before the defaults of today."""
+    if "anneal_iterations" in kept["options"]:
+        return f"{name} *"
+    return name if kept["tasks_an_iteration"] == ROWS[name].num_tasks else f"{name} †"
 
 
 def table() -> str:
