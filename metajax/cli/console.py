@@ -186,7 +186,8 @@ def progress_lines(folder: Path, agent: MetaAgent, evaluation: Evaluation, scale
     if scale is not None:
         score = scale.score(evaluation.sampled)
         yield f"score {score.mean:.3f} ± {1.96 * score.error:.3f} of sampled actions; {scale_line(scale)}"
-    gain = late_gain([line["return_after"] for line in run_folder.metrics(folder)])
+    returns = (line.get("return_after") for line in run_folder.metrics(folder))
+    gain = late_gain([value for value in returns if value is not None])
     if gain is None:
         return
     yield f"gain in the last fifth of training: {gain.mean:.2f} ± {gain.width:.2f}"

@@ -28,7 +28,8 @@ class RunOptions(NamedTuple):
         str | None, arg(metavar="{plateau,score=S,return=R}", help_behavior_hint="(default: the number above)")
     ] = None
     """Stop earlier: at a plateau in validation tasks (five of up to 30 validations without a rise), or when a score or
-    a return is reached there. A score is 0 for random actions and 1 for the best known policy."""
+    a return is reached there. A score is 0 for random actions and 1 for the best known policy. A resumed run validates
+    anew."""
     log_every: int = 10
     """Number of meta-iterations between two lines of metrics."""
     log_to: Annotated[tuple[str, ...], one_of(record.SINKS)] = ()

@@ -29,7 +29,7 @@ from metajax.running.acting import (
     compile_evaluation,
 )
 from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, task_options
-from metajax.running.registration import load_modules, loaded_modules
+from metajax.running.registration import load_for, modules_of
 from metajax.running.standing import Scale, find_scale
 from metajax.running.stopping import VALIDATIONS, Until, condition, parse_until
 from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train
@@ -110,7 +110,8 @@ class MetaAgent:
         self.num_tasks = self.recipe.num_tasks if num_tasks is None else num_tasks
         check_count("num_tasks", self.num_tasks)
         self.num_tasks = int(self.num_tasks)
-        check_minibatches(self.all_options.get("minibatches", 1), self.num_tasks)
+        if self.recipe.outers:  # whose option this is
+            check_minibatches(self.all_options.get("minibatches", 1), self.num_tasks)
         self.share_over(num_devices)
         self.config: dict[str, Any] = {
             "algorithm": _name_of(algorithm),
@@ -120,8 +121,8 @@ class MetaAgent:
             "num_tasks": self.num_tasks,
             "options": {name: _plain(value) for name, value in options.items()},
             "own": list(self._own),
-            "modules": loaded_modules(),
         }
+        self.config["modules"] = modules_of(self.config["algorithm"], self.config["tasks"])
         self.history: list[Progress] = []
 
     def with_seed(self, seed: int) -> "MetaAgent":
@@ -249,9 +250,10 @@ class MetaAgent:
             log_every: meta-iterations between two log lines (10).
             until: stop earlier: at a "plateau" of the return in validation tasks, or when "score=S" or "return=R" is
                 reached there. Validation tasks are drawn from the training distribution. There are up to 30
-                validations; five without a rise make a plateau. At a plateau, or after 80 % of `num_iterations`,
-                schedules such as RL²'s learning rate, which are constant until then, run to their end over a quarter
-                of the meta-iterations done. None: train to the end, with schedules over the whole length.
+                validations, from the start of this call on; five without a rise make a plateau. At a plateau, or after
+                80 % of this call's meta-iterations, schedules such as RL²'s learning rate, which are constant until
+                then, run to their end over a quarter of those done. None: train to the end, with schedules over the
+                whole length.
 
         Raises:
             ConfigError: `until` cannot be read, or needs a score that these tasks do not have.
@@ -263,20 +265,20 @@ class MetaAgent:
             yield from self._train_until(parse_until(until), num_iterations, log_every)
 
     def _train_until(self, until: Until, num_iterations: int, log_every: int) -> Iterator[Progress]:
-        end = int(self.learner.end)
-        if self.iteration >= end:  # otherwise it was interrupted while the schedules ran to their end
-            is_over = condition(until, self._validation_score)
-            every, next_check, reached = max(log_every, num_iterations // VALIDATIONS), self.iteration, False
-            for progress in self._train(round(0.8 * num_iterations), log_every, anneal=False):
-                yield progress
-                if progress.iteration >= next_check + every:
-                    next_check = progress.iteration
-                    if reached := is_over(self._validate()):
-                        break
-            if reached and until.kind != "plateau":
-                return
-            end = min(num_iterations, self.iteration + max(log_every, self.iteration // 4))
-        yield from self._train(end, log_every)
+        begun = self.iteration
+        length = num_iterations - begun
+        is_over = condition(until, self._validation_score if until.kind == "score" else None)
+        every, next_check, reached = max(log_every, length // VALIDATIONS), begun, False
+        for progress in self._train(begun + round(0.8 * length), log_every, anneal=False):
+            yield progress
+            if progress.iteration >= next_check + every:
+                next_check = progress.iteration
+                if reached := is_over(self._validate()):
+                    break
+        if reached and until.kind != "plateau":
+            return
+        done = self.iteration
+        yield from self._train(min(num_iterations, done + max(log_every, (done - begun) // 4)), log_every)
 
     def _validate(self) -> np.ndarray:
         """The returns [N] in the validation tasks: of whole trials in context, otherwise after the last adaptation."""
@@ -484,7 +486,7 @@ class MetaAgent:
                 has to be given again.
         """
         json_files.check(config, json_files.Config, "the configuration of the MetaAgent")
-        load_modules(config.get("modules", []))
+        load_for(config)
         for name in config.get("own", []):
             if name not in changed:
                 raise ConfigError(f"this agent was made with {_article(name)} of your own; pass it again as {name}=…")

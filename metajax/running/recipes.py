@@ -187,6 +187,8 @@ def build(
     outer_name = given.pop("outer", None)
     known = options(algorithm, tasks, outer_name)
     recipe = recipe_of(algorithm)
+    if isinstance(algorithm, Algorithm) and network is not None:
+        raise ConfigError("an Algorithm has its network already; leave out network, or pass the algorithm's factory")
     of_network = set() if network is None else network_options(algorithm)
     for name in given:
         check_choice("option", name, [option for option in known if option not in of_network])

@@ -1,10 +1,12 @@
 """Algorithms and tasks of one's own under a name, as the command line, run folders and tables know them."""
 
+import hashlib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from metajax.base import Algorithm, Network, TaskDistribution
 from metajax.errors import ConfigError, check_count, first_line
@@ -14,6 +16,7 @@ from metajax.running.recipes import ALGORITHMS, Recipe
 from metajax.tasks import TASKS
 
 _LOADED: dict[Path, None] = {}  # files of Python that were imported, in order
+_BUILT_IN_ALGORITHMS, _BUILT_IN_TASKS = frozenset(ALGORITHMS), frozenset(TASKS)
 
 
 def register_algorithm(
@@ -79,30 +82,40 @@ def register_tasks(name: str, factory: Callable[..., TaskDistribution]) -> None:
 
 
 def load_modules(paths: Iterable[str | Path]) -> None:
-    """Imports files of Python, each once, which register what is theirs.
+    """Imports files of Python, each once, which register what is theirs; they may import files beside them.
 
     Raises ConfigError if a file is missing or its import fails.
     """
-    for path in (Path(path).absolute() for path in paths):
+    for path in (Path(path).resolve() for path in paths):
         if path in _LOADED:
             continue
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"  # files of one name stay apart
+        spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None or not path.is_file():
             raise ConfigError(f"--module {path} must be a file of Python that exists")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
         try:
             spec.loader.exec_module(module)
-        except ConfigError:
-            raise
         except Exception as error:
+            del sys.modules[name]
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError(f"--module {path} failed: {type(error).__name__}: {first_line(error)}") from error
         _LOADED[path] = None
 
 
-def loaded_modules() -> list[str]:
-    """The files that `load_modules` has imported, so that a run can import them again."""
-    return [str(path) for path in _LOADED]
+def modules_of(algorithm: str, tasks: str | None) -> list[str]:
+    """The files that a run with these names needs: those imported so far, unless both names are metajax's own."""
+    own = algorithm in _BUILT_IN_ALGORITHMS and (tasks is None or tasks in _BUILT_IN_TASKS)
+    return [] if own else [str(path) for path in _LOADED]
+
+
+def load_for(config: Mapping[str, Any]) -> None:
+    """Imports the modules of a run's configuration, if its names are not known yet. Raises as `load_modules` does."""
+    if config["algorithm"] not in ALGORITHMS or (config["tasks"] is not None and config["tasks"] not in TASKS):
+        load_modules(config.get("modules", []))
 
 
 def _check_factory(factory: object) -> None:

@@ -22,7 +22,7 @@ from metajax.errors import CheckpointError, ConfigError, NonFiniteError, WorkerE
 from metajax.evaluation import Evaluation, EvaluationProtocol, interval
 from metajax.running import checkpoint, json_files, processes, record
 from metajax.running.meta_agent import MetaAgent
-from metajax.running.registration import load_modules
+from metajax.running.registration import load_for
 from metajax.running.signal_handling import heard
 from metajax.running.standing import Scale
 from metajax.running.training import Progress
@@ -88,7 +88,7 @@ def named_config(folder: Path) -> dict[str, Any]:
     config: Any = json_files.check(saved.config, json_files.Config, f"the configuration of {saved.path}")
     if config["tasks"] is None or "run" not in config:
         raise ConfigError(f"{folder} was not made by metajax train; load it in Python with MetaAgent.load(folder)")
-    load_modules(config.get("modules", []))
+    load_for(config)
     return config
 
 

@@ -53,14 +53,15 @@ def find_scale(tasks: TaskDistribution, protocol: EvaluationProtocol) -> Scale |
     random = play(uniform(tasks.env))
     if tasks.optimum is not None:
         try:
-            return Scale(random, tasks.optimum(protocol.num_stages), "Bayes-optimal", exact=True)
-        except ConfigError:  # out of reach
+            optimum = tasks.optimum(protocol.num_stages)
+            return Scale(random, optimum, "Bayes-optimal", exact=True) if optimum > random else None
+        except (ConfigError, MemoryError):  # out of reach
             pass
     if tasks.agents is None:
         return None
     returns = {name: play(agent) for name, agent in tasks.agents(protocol.num_stages).items()}
     best = max(returns, key=lambda name: returns[name])
-    return Scale(random, returns[best], best, exact=False)
+    return Scale(random, returns[best], best, exact=False) if returns[best] > random else None
 
 
 def _mean_return(tasks: TaskDistribution, protocol: EvaluationProtocol, agent: Agent) -> float:

@@ -14,7 +14,7 @@ from metajax.errors import CheckpointError, ConfigError, check_choice
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
 from metajax.running import json_files
 from metajax.running.recipes import options, task_options
-from metajax.running.registration import load_modules
+from metajax.running.registration import load_for
 from metajax.running.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
 
 FORMATS = ("markdown", "latex", "csv")
@@ -126,7 +126,7 @@ def method_options(about: Mapping[str, Any]) -> dict[str, Any]:
 def _options(about: Mapping[str, Any], *, of_tasks: bool) -> dict[str, Any]:
     """The options of the tasks, or all others, that differ from their defaults."""
     tasks, given = about["tasks"], about["options"]
-    load_modules(about.get("modules", []))
+    load_for(about)
     named = isinstance(tasks, str) and "algorithm" not in about.get("own", [])
     known = options(about["algorithm"], tasks, given.get("outer")) if named else {}
     defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}

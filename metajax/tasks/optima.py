@@ -136,7 +136,10 @@ def grid_optimum(
     if not goals or any(not (0 <= row < rows and 0 <= column < columns) for row, column in goals):
         raise ConfigError(f"cells={goals} must be one or more (row, column) pairs inside a room of {rows} x {columns}")
     search = _WalkSearch(goals, (rows, columns), start, horizon, num_episodes, goal_reward, step_reward)
-    return search.run() / len(goals)
+    try:
+        return search.run() / len(goals)
+    except RecursionError:
+        raise ConfigError(f"num_episodes={num_episodes} of {horizon} steps are too many for the search") from None
 
 
 class _WalkSearch:

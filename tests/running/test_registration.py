@@ -122,6 +122,21 @@ def test_a_module_gives_the_command_line_its_names(tmp_path, capsys, unchanged_n
     assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["own_method", "PPO"]
 
 
+def test_files_of_one_name_stay_apart(tmp_path, unchanged_names):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(MODULE)
+    load_modules([tmp_path / "a" / "mine.py"])
+    with pytest.raises(ConfigError, match="exists already"):
+        load_modules([tmp_path / "b" / "mine.py"])
+
+
+def test_a_whole_algorithm_takes_no_network():
+    tasks = bandit(num_arms=2, horizon=3)
+    with pytest.raises(ConfigError, match="has its network already"):
+        MetaAgent(own(tasks.env, small(tasks.env)), tasks, network=small)
+
+
 @pytest.mark.slow
 def test_a_run_of_ones_own_method_is_resumed_evaluated_and_tabulated_without_naming_the_module_again(tmp_path):
     path = tmp_path / "own_names.py"

@@ -55,6 +55,13 @@ def test_training_of_which_nothing_is_reached_runs_schedules_out_at_its_end():
     assert agent.learner.start == 16
 
 
+def test_a_condition_is_checked_in_further_training_too():
+    agent = MetaAgent("rl2", "bandit", **SMALL).learn(40)
+    assert agent.learn(30, log_every=2, until="return=0.1").iteration == 42
+    half = next(MetaAgent("rl2", "bandit", **SMALL).learning(100, log_every=2))  # broken off, with a plan up to 100
+    assert half.learner.end == 100
+
+
 def test_a_score_needs_a_scale():
     with pytest.raises(ConfigError, match="needs an agent that adapts through its memory"):
         condition(Until("score", 0.5), None)

@@ -51,6 +51,11 @@ def test_the_table_of_runs_shows_the_most_probable_actions_and_the_score():
     assert cells["score"] == ["0.500 ± 0.000"]
 
 
+def test_an_option_that_may_be_left_open_can_be_swept():
+    agents = make_agents("rl2", "bandit", seed=0, num_seeds=1, sweep=("entropy_coef=0.01,0.05",), **TINY)
+    assert [agent.config["options"]["entropy_coef"] for agent in agents] == [0.01, 0.05]
+
+
 def test_several_seeds_of_tasks_of_ones_own_are_each_what_one_alone_would_be():
     tasks = bandit(num_arms=2, horizon=3)
     options = {"width": 4, "num_tasks": 4, "minibatches": 2}
