@@ -313,7 +313,7 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
-    monkeypatch.setattr(hardware, "free_memory", lambda: 0)  # it ends before it trains
+    monkeypatch.setattr(hardware, "free_memory", lambda: 50_000)  # it ends before it trains
     small = ("--num-rollouts", "3", "--horizon", "5", "--hidden", "4", "--eval-tasks", "4")
 
     def said(*options):
