@@ -37,7 +37,7 @@ from metajax.learning.losses import ESTIMATORS
 from metajax.learning.outer import Batch, Outer, annealed, check_baseline, trust_region
 from metajax.networks import check_fits
 from metajax.replays import replay
-from metajax.rollouts import collect_trials, stage_returns
+from metajax.rollouts import collect_trials
 
 # Options of the meta-gradient and of the outer loop; variants with another meta-update do not have them.
 META_GRADIENT_OPTIONS = (
@@ -210,7 +210,6 @@ def maml(
         replay_task = partial(replay, agent, last_only=last_only)
         batch = score(experience)
         params, outer_state, metrics = outer.step(key_outer, state.params, state.outer, replay_task, batch)
-        metrics |= stage_returns(experience)
         return MAMLState(params, outer_state), metrics
 
     def score(experience: Experience) -> Batch:

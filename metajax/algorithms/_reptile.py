@@ -24,7 +24,6 @@ from metajax.devices import collectives
 from metajax.errors import ConfigError, check_count, check_number
 from metajax.factories import options_of
 from metajax.learning.inner import Meta
-from metajax.rollouts import stage_returns
 
 
 class ReptileState(NamedTuple):
@@ -78,8 +77,7 @@ def reptile(
         mean = Meta(collectives.mean(jax.tree.map(lambda leaf: leaf.mean(0), adapted)))
         away = jax.tree.map(jnp.subtract, state.params, mean)
         updates, moments = transform.update(away, state.optimizer, state.params)
-        metrics = stage_returns(experience) | {"distance": optax.tree.norm(away)}
-        return ReptileState(optax.apply_updates(state.params, updates), moments), metrics
+        return ReptileState(optax.apply_updates(state.params, updates), moments), {"distance": optax.tree.norm(away)}
 
     def adapt(key: Array, params: PyTree, stages: Stage) -> PyTree:
         """The parameters after the stages [K, B, T] of one task."""

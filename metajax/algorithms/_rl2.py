@@ -32,7 +32,7 @@ from metajax.learning.outer import Batch, Outer, annealed, check_baseline, ppo
 from metajax.learning.returns import trial_advantages
 from metajax.networks import check_fits
 from metajax.replays import replay, trial_rows, unroll
-from metajax.rollouts import collect_trials, stage_returns
+from metajax.rollouts import collect_trials
 
 
 class RL2State(NamedTuple):
@@ -133,7 +133,6 @@ def rl2(
         replay_task = partial(replay, agent)
         batch = score(experience)
         params, outer_state, metrics = outer.step(key_outer, state.params, state.outer, replay_task, batch)
-        metrics |= stage_returns(experience)
         return RL2State(params, outer_state), metrics
 
     def score(experience: Experience) -> Batch:

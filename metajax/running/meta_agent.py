@@ -80,8 +80,8 @@ class MetaAgent:
         recipe: the recipe that the algorithm was built from.
         num_tasks: tasks per meta-iteration.
         over: mesh of the devices that share the tasks; None: JAX's default device.
-        config: the arguments as JSON values; `from_config` makes an equal agent from it. Of a factory or network of
-            your own it has only the name.
+        config: the arguments as JSON values; `from_config` makes an equal agent from it. An algorithm or network of
+            your own is not in it, and has to be given again.
         all_options: all options in effect by name, those with default values included.
         history: progress so far, one entry per log line, without the learners.
 

@@ -11,7 +11,7 @@ from test_learning_curves import learned, sure_arms
 from metajax.errors import ConfigError
 from metajax.networks import MEMORIES, memory_policy, mlp
 from metajax.replays import unroll
-from metajax.rollouts import first_percept
+from metajax.rollouts import first_percept, stage_returns
 from metajax.running.recipes import build, options
 from metajax.tasks import bandit, point
 
@@ -79,6 +79,7 @@ def test_a_meta_iteration_in_bfloat16_keeps_all_it_carries_in_float32():
 
         *carried, runs[dtype] = run()
         assert dtypes((carried, runs[dtype])) == {"float32"}
+        runs[dtype] |= stage_returns(carried[0])
     for name, tolerance in (("return_before", 0.02), ("gradient_norm", 0.2)):
         np.testing.assert_allclose(*(found[name] for found in runs.values()), rtol=tolerance)
     assert runs["float32"]["gradient_norm"] != runs["bfloat16"]["gradient_norm"]
