@@ -5,11 +5,14 @@ from functools import partial
 from typing import NamedTuple
 
 from metajax import agents
-from metajax.agents import beb, psrl, task_known, uniform
+from metajax.agents import beb, psrl, q_learning, task_known, thompson, uniform
 from metajax.algorithms import (
+    ad,
     anil,
     cavia,
     dice_maml,
+    distil,
+    dpt,
     e_maml,
     es_maml,
     fomaml,
@@ -23,7 +26,7 @@ from metajax.algorithms import (
 )
 from metajax.base import Agent, Algorithm, TaskDistribution
 from metajax.envs.revealed import reveal
-from metajax.learning.outer import policy_gradient, ppo, trust_region
+from metajax.learning.outer import imitation, policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
 
@@ -72,16 +75,29 @@ def by_gradients(
     return Row(make, POINT, (stages, 3, 5), params, rate="inner_lr")
 
 
+def distil_with(
+    factory: Callable[..., Algorithm], *source: Agent, learning_rate: float = 0.003, **changes
+) -> Algorithm:
+    return factory(
+        BANDIT.env,
+        memory_policy(BANDIT.env, width=8),
+        *source,
+        **{"num_steps": 6, "num_copies": 2, "outer": imitation(learning_rate=learning_rate)} | changes,
+    )
+
+
 GRADIENT = policy_gradient()
 ROWS = {
     "maml": by_gradients(maml, outer=trust_region(damping=0.1)),
     "reptile": by_gradients(reptile, inner_steps=2, stages=3)._replace(rate="learning_rate"),
     "es_maml": by_gradients(es_maml)._replace(rate="sigma"),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
+    "distil": Row(partial(distil_with, distil, thompson(BANDIT.env)), BANDIT, (2, 2, 6), CELLS, rate="learning_rate"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
     "task_known": Row(lambda: task_known(SHOWN.env), SHOWN, (2, 2, 6)),
     "psrl": Row(lambda: psrl(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
     "beb": Row(lambda: beb(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
+    "q_learning": Row(lambda: q_learning(TABULAR.env), TABULAR, (2, 2, 4)),
 }
 SETTINGS_OF_MAML = {
     "promp": by_gradients(promp, outer=ppo(epochs=2)),
@@ -105,11 +121,16 @@ SETTINGS_OF_RL2 = {
     ),
     "rl2-transformer": Row(partial(rl2_with, "transformer"), BANDIT, (2, 2, 6), BLOCKS, rate="discount", own_code=True),
 }
+SETTINGS_OF_DISTIL = {
+    "ad": Row(partial(distil_with, ad, tasks=BANDIT), BANDIT, (2, 2, 6), CELLS, rate="learning_rate"),
+    "dpt": Row(partial(distil_with, dpt), BANDIT, (2, 2, 6), CELLS, rate="learning_rate", own_code=True),
+}
+ROWS |= {name: row._replace(setting_of="distil") for name, row in SETTINGS_OF_DISTIL.items()}
 ROWS |= {name: row._replace(setting_of="maml") for name, row in SETTINGS_OF_MAML.items()}
 ROWS |= {name: row._replace(setting_of="rl2") for name, row in SETTINGS_OF_RL2.items()}
 ROWS |= {
     name: Row(partial(getattr(agents, name), BANDIT.env), BANDIT, (2, 2, 6))
-    for name in ("epsilon_greedy", "gittins", "greedy", "thompson", "ucb1")
+    for name in ("epsilon_greedy", "gittins", "greedy", "random_arms", "thompson", "ucb1")
 }
 ROWS |= {
     name: Row(partial(getattr(agents, name), ALCHEMY.env), ALCHEMY, (2, 2, 6))

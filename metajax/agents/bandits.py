@@ -1,7 +1,7 @@
 """Hand-written baselines for bandits, which do not learn across tasks."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +132,33 @@ def thompson(
     return _counting(env, best)
 
 
+def random_arms(env: Environment) -> Agent:
+    """Pulls arms with probabilities that are drawn for every task: (1 - c) Dirichlet(1) + c one-hot, c in 0, 0.1 … 1.
+
+    It explores tasks in many ways, as the pretraining data of DPT do (Lee et al. 2023, arXiv:2306.14892).
+
+    Args:
+        env: a bandit, or any environment with discrete actions; the probabilities are the same in all states.
+
+    >>> from metajax.tasks import bandit
+    >>> agent = random_arms(bandit(num_arms=3).env)
+    >>> float(agent.begin(jax.random.key(0), ()).sum().round(3))
+    1.0
+    """
+    num_arms = _num_arms(env)
+
+    def begin(key: Array, params: PyTree) -> Array:
+        key_share, key_spread, key_arm = jax.random.split(key, 3)
+        share = jax.random.randint(key_share, (), 0, 11) / 10
+        one = jax.nn.one_hot(jax.random.randint(key_arm, (), 0, num_arms), num_arms)
+        return (1 - share) * jax.random.dirichlet(key_spread, jnp.ones(num_arms)) + share * one
+
+    def policy(chance: Array, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
+        return memory, Decision(Categorical(jnp.log(chance + 1e-30)), jnp.zeros(()))
+
+    return Agent(begin, lambda chance: (), policy, lambda key, chance, stage: chance)
+
+
 def gittins(
     env: Environment, *, horizon: int = 10, alpha: float = 1.0, beta: float = 1.0, resolution: int = 1000
 ) -> Agent:
@@ -204,16 +231,21 @@ def _check_bernoulli(env: Environment) -> None:
 
 def _counting(env: Environment, choose: Callable[[Counts], Array]) -> Agent:
     """An agent that counts pulls and rewards, and pulls an arm with the probabilities [A] that `choose` returns."""
-    space = env.action_space(env.default_params)
-    if is_continuous(space):
-        raise ConfigError(f"this agent needs a discrete set of arms, but {env.name} has the action space {space}")
+    num_arms = _num_arms(env)
 
     def policy(knowledge: PyTree, memory: Counts, percept: Percept) -> tuple[Counts, Decision]:
-        pulled = jax.nn.one_hot(percept.action, space.n)  # all zero before the first pull
+        pulled = jax.nn.one_hot(percept.action, num_arms)  # all zero before the first pull
         memory = Counts(memory.pulls + pulled, memory.total + pulled * percept.reward)
         return memory, Decision(Categorical(jnp.log(choose(memory) + 1e-30)), jnp.zeros(()))
 
-    return remembering(lambda: Counts(jnp.zeros(space.n), jnp.zeros(space.n)), policy)
+    return remembering(lambda: Counts(jnp.zeros(num_arms), jnp.zeros(num_arms)), policy)
+
+
+def _num_arms(env: Environment) -> int:
+    space: Any = env.action_space(env.default_params)
+    if is_continuous(space):
+        raise ConfigError(f"this agent needs a discrete set of arms, but {env.name} has the action space {space}")
+    return space.n
 
 
 def _best(score: Array) -> Array:

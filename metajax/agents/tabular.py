@@ -1,11 +1,12 @@
-"""Hand-written baselines for tabular MDPs, which plan every episode with a model estimated from counts."""
+"""Hand-written agents for tabular MDPs: two that plan every episode with estimated models, and Q-learning."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metajax.agents.in_context import remembering
 from metajax.base import Agent, Array, Decision, Environment, Percept, PyTree, Stage
 from metajax.errors import ConfigError, check_count, check_number
 from metajax.learning.distributions import Categorical
@@ -31,7 +32,7 @@ def psrl(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0) -> 
     is the noise of rewards.
 
     Args:
-        env: a tabular MDP with one-hot observations of its state.
+        env: a tabular MDP or another environment with `num_states`.
         num_steps: steps of an episode.
         reward_mean: prior mean of a reward.
 
@@ -56,7 +57,7 @@ def beb(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0, bonu
     The prior is that of `psrl`.
 
     Args:
-        env: a tabular MDP with one-hot observations of its state.
+        env: a tabular MDP or another environment with `num_states`.
         num_steps: steps of an episode.
         reward_mean: prior mean of a reward.
         bonus: weight of the exploration bonus; its best value depends on the number of episodes.
@@ -78,13 +79,7 @@ def beb(env: Environment, *, num_steps: int = 10, reward_mean: float = 1.0, bonu
 def _planning(env: Environment, num_steps: int, model: Model) -> Agent:
     """An agent that follows the optimal plan of the `model` given its counts; all parallel copies share the counts."""
     check_count("num_steps", num_steps)
-    space, num_states = env.action_space(env.default_params), getattr(env, "num_states", None)
-    if is_continuous(space) or num_states is None:
-        raise ConfigError(
-            f"this agent needs num_states states, observed one-hot, and discrete actions, as in tabular_mdp(), not "
-            f"{env.name}"
-        )
-    num_actions = space.n
+    num_states, num_actions, state_of = _tables(env)
 
     def plan(key: Array, moves: Array, pulls: Array, total: Array) -> Counted:
         transition, reward = model(key, moves, pulls, total)
@@ -101,16 +96,89 @@ def _planning(env: Environment, num_steps: int, model: Model) -> Agent:
         return plan(key, jnp.zeros((*pulls.shape, num_states)), pulls, pulls)
 
     def policy(counted: Counted, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
-        action = counted.plan[percept.time, jnp.argmax(percept.obs)]
+        action = counted.plan[percept.time, state_of(percept.obs)]
         return memory, Decision(Categorical(jnp.log(jax.nn.one_hot(action, num_actions) + 1e-30)), jnp.zeros(()))
 
     def adapt(key: Array, counted: Counted, stage: Stage) -> Counted:
         """Updates counts and plan; the state after an episode's last step is not counted."""
         steps = stage.steps
-        place, action = jnp.argmax(steps.percept.obs, -1), steps.action
+        place, action = jax.vmap(jax.vmap(state_of))(steps.percept.obs), steps.action
         pulls = counted.pulls.at[place, action].add(steps.valid)
         total = counted.total.at[place, action].add(jnp.where(steps.valid, steps.reward, 0.0))
         moves = counted.moves.at[place[:, :-1], action[:, :-1], place[:, 1:]].add(steps.valid[:, 1:])
         return plan(key, moves, pulls, total)
 
     return Agent(begin, lambda counted: (), policy, adapt)
+
+
+class QMemory(NamedTuple):
+    """Estimated action values [S, A], the last state, and the steps taken in the trial."""
+
+    values: Array
+    state: Array
+    time: Array
+
+
+def q_learning(
+    env: Environment,
+    *,
+    learning_rate: float = 0.5,
+    discount: float = 0.9,
+    epsilon: float = 0.5,
+    min_epsilon: float = 0.02,
+    decay_steps: int = 400,
+) -> Agent:
+    """Tabular Q-learning (Watkins 1989) within a trial, with epsilon-greedy actions; each copy learns alone.
+
+    Q(s, a) <- Q(s, a) + learning_rate (r + discount max Q(s', .) - Q(s, a)); the last step of an episode does not
+    bootstrap. Values begin at 0, and equal values are equally probable.
+
+    Args:
+        env: a tabular MDP or another environment with `num_states`.
+        learning_rate: step size of the update.
+        discount: per step.
+        epsilon: probability of a random action at the start of a trial.
+        min_epsilon: its value after `decay_steps`; it falls linearly.
+        decay_steps: steps of a trial until then.
+
+    >>> from metajax.tasks import grid
+    >>> q_learning(grid().env).memory(()).values.shape
+    (25, 5)
+    """
+    check_number("learning_rate", learning_rate, above=0, at_most=1)
+    check_number("discount", discount, at_least=0, at_most=1)
+    check_number("epsilon", epsilon, at_least=0, at_most=1)
+    check_number("min_epsilon", min_epsilon, at_least=0, at_most=1)
+    check_count("decay_steps", decay_steps)
+    num_states, num_actions, state_of = _tables(env)
+
+    def learned(memory: QMemory, percept: Percept, state: Array) -> Array:
+        bootstrap = jnp.where(percept.start, 0.0, memory.values[state].max())
+        error = percept.reward + discount * bootstrap - memory.values[memory.state, percept.action]
+        change = jnp.where(memory.time > 0, learning_rate * error, 0.0)  # the first percept follows no action
+        return memory.values.at[memory.state, percept.action].add(change)
+
+    def policy(knowledge: PyTree, memory: QMemory, percept: Percept) -> tuple[QMemory, Decision]:
+        state = state_of(percept.obs)
+        values = learned(memory, percept, state)
+        best = (values[state] >= values[state].max()).astype(float)
+        explore = jnp.maximum(min_epsilon, epsilon - (epsilon - min_epsilon) * memory.time / decay_steps)
+        chance = (1 - explore) * best / best.sum() + explore / num_actions
+        return QMemory(values, state, memory.time + 1), Decision(Categorical(jnp.log(chance + 1e-30)), jnp.zeros(()))
+
+    def start() -> QMemory:
+        return QMemory(jnp.zeros((num_states, num_actions)), jnp.zeros((), int), jnp.zeros((), int))
+
+    return remembering(start, policy)
+
+
+def _tables(env: Environment) -> tuple[int, int, Callable[[PyTree], Array]]:
+    """The numbers of states and actions, and the function that returns the number of the observed state."""
+    space: Any = env.action_space(env.default_params)
+    num_states = getattr(env, "num_states", None)
+    if is_continuous(space) or num_states is None:
+        raise ConfigError(
+            f"this agent needs discrete actions and num_states states that are observed, as in tabular_mdp() or "
+            f"grid(), not {env.name}"
+        )
+    return num_states, space.n, getattr(env, "state_index", jnp.argmax)

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 from metajax import agents
+from metajax.algorithms._distil import DistilState, ad, distil, dpt
 from metajax.algorithms._es_maml import ESState, es_maml
 from metajax.algorithms._maml import MAMLState, maml
 from metajax.algorithms._maml_variants import anil, cavia, dice_maml, e_maml, fomaml, imaml, meta_sgd, multi_task, promp
@@ -11,13 +12,17 @@ from metajax.algorithms._reptile import ReptileState, reptile
 from metajax.algorithms._rl2 import RL2State, rl2
 
 __all__ = [
+    "DistilState",
     "ESState",
     "MAMLState",
     "RL2State",
     "ReptileState",
+    "ad",
     "anil",
     "cavia",
     "dice_maml",
+    "distil",
+    "dpt",
     "e_maml",
     "es_maml",
     "fomaml",

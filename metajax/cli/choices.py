@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from metajax.algorithms._rl2 import CREDITS
+from metajax.algorithms._distil import BEHAVIOURS
 from metajax.errors import known_name
 from metajax.learning.baselines import BASELINES
+from metajax.learning.credit import CREDITS
 from metajax.learning.inner import OPTIMIZERS, ORDERS, STEP_SIZES
 from metajax.learning.losses import ESTIMATORS
 from metajax.networks.heads import ACTIVATIONS, COMPUTE_DTYPES, HEADS
@@ -23,6 +24,7 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "activation": ACTIVATIONS,
     "backend": BACKENDS,
     "baseline": BASELINES,
+    "behaviour": BEHAVIOURS,
     "benchmark": BENCHMARKS,
     "compute_dtype": COMPUTE_DTYPES,
     "credit": CREDITS,

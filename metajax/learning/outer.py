@@ -173,9 +173,17 @@ def trust_region(
     return Outer(lambda params: (), step, values=False, task_group=task_group)
 
 
-class PPOState(NamedTuple):
+class OptimizerState(NamedTuple):
     optimizer: PyTree
     remaining: Array  # share of training that is left, 1 to 0
+
+
+def _follow(state: OptimizerState, remaining: Array) -> OptimizerState:
+    return state._replace(remaining=remaining)
+
+
+def _clipped_adam(learning_rate: Any) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(0.5), optax.adam(learning_rate))
 
 
 def ppo(
@@ -241,7 +249,7 @@ def ppo(
             total = total + metrics["auxiliary_loss"]
         return total, metrics
 
-    def step(key: Array, params: PyTree, state: PPOState, replay: Replay, batch: Batch) -> tuple:
+    def step(key: Array, params: PyTree, state: OptimizerState, replay: Replay, batch: Batch) -> tuple:
         remaining = state.remaining
         share = jnp.maximum(2 * remaining - 1, -0.5)  # of the entropy bonus
         gradient_of = jax.value_and_grad(lambda params, chunk: loss(params, chunk, replay, share), has_aux=True)
@@ -263,15 +271,12 @@ def ppo(
             )
 
         (params, optimizer), metrics = jax.lax.scan(epoch, (params, state.optimizer), jnp.arange(epochs))
-        return params, PPOState(optimizer, remaining), jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
+        return params, OptimizerState(optimizer, remaining), jax.tree.map(lambda leaf: leaf[-1].mean(), metrics)
 
-    def init(params: PyTree) -> PPOState:
-        return PPOState(transform.init(params), jnp.ones(()))
+    def init(params: PyTree) -> OptimizerState:
+        return OptimizerState(transform.init(params), jnp.ones(()))
 
-    def follow(state: PPOState, remaining: Array) -> PPOState:
-        return state._replace(remaining=remaining)
-
-    return Outer(init, step, allows_stale_params=True, task_group=minibatches, anneal=follow if anneal else None)
+    return Outer(init, step, allows_stale_params=True, task_group=minibatches, anneal=_follow if anneal else None)
 
 
 def policy_gradient(
@@ -312,6 +317,96 @@ def policy_gradient(
         entropy_coef=entropy_coef,
         optimizer=optimizer if accumulate == 1 else accumulating,
         micro_batch=micro_batch,
+    )
+
+
+def recurrent_ppo(
+    *,
+    learning_rate: float = 3e-3,
+    anneal: bool = True,
+    epochs: int = 4,
+    minibatches: int = 4,
+    clip: float = 0.2,
+    value_coef: float = 30.0,
+    entropy_coef: float | None = None,
+    micro_batch: int | None = None,
+) -> Outer:
+    """PPO with the usual settings for recurrent agents: minibatches, and gradients clipped to a norm of 0.5.
+
+    Args:
+        learning_rate: of Adam (3e-3, for recurrent memories of width 64).
+        anneal: whether the learning rate falls linearly to zero over training, and the weight of the entropy from
+            `entropy_coef` to 0 half-way and to minus half of it after three quarters, so that the policy explores early
+            and becomes greedy late. Training of unknown length does not anneal.
+        epochs: passes over the experience.
+        minibatches: gradient steps per epoch, a divisor of the number of tasks; each minibatch gets one of every
+            `minibatches` neighbouring tasks.
+        clip: range of the probability ratio around 1.
+        value_coef: weight of the squared error of the values (30, since values are divided by the length of the trial).
+        entropy_coef: weight of the entropy bonus, without which a policy becomes greedy before it has explored; None:
+            0.05 for discrete actions, and 0 for continuous ones, whose entropy has no bound.
+        micro_batch: tasks differentiated at a time; None: 8 on a CPU, whose cache holds as many trials, and as many as
+            have 4 million environment steps on an accelerator.
+    """
+    return ppo(
+        learning_rate=learning_rate,
+        epochs=epochs,
+        minibatches=minibatches,
+        clip=clip,
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        anneal=anneal,
+        micro_batch=8 if micro_batch is None and jax.default_backend() == "cpu" else micro_batch,
+        optimizer=_clipped_adam,
+    )
+
+
+def imitation(
+    *,
+    learning_rate: float = 3e-3,
+    anneal: bool = True,
+    optimizer: Callable[[Any], optax.GradientTransformation] = _clipped_adam,
+    micro_batch: int | None = None,
+) -> Outer:
+    """One gradient step on the log-likelihood of recorded actions under replayed decisions (behavioural cloning).
+
+    Advantages and value targets of the batch are not used. The metric `nll` is the mean negative log-likelihood of an
+    action in nats.
+
+    Args:
+        learning_rate: the argument of `optimizer` (3e-3).
+        anneal: whether the steps shrink linearly to zero over training. Training of unknown length does not anneal.
+        optimizer: `optimizer(learning_rate)` returns an optax optimiser; by default Adam with gradients clipped to a
+            norm of 0.5.
+        micro_batch: tasks differentiated at a time; None: as many as have 2,048 environment steps on a CPU, which fit
+            its cache, or 4 million on an accelerator.
+
+    >>> imitation(optimizer=optax.sgd).init({"weight": jnp.zeros(3)}).optimizer
+    (EmptyState(), EmptyState())
+    """
+    check_number("learning_rate", learning_rate, above=0)
+    check_micro_batch(micro_batch)
+    transform = optimizer(learning_rate)
+
+    def step(key: Array, params: PyTree, state: OptimizerState, replay: Replay, batch: Batch) -> tuple:
+        del key
+
+        def loss(params: PyTree, chunk: Batch) -> Array:
+            decisions = _decide(replay, params, chunk)
+            return -jnp.sum(chunk.weight * decisions.distribution.log_prob(_recorded(chunk).action))
+
+        nll, gradient = _total(jax.value_and_grad(loss), params, _chunks(batch, micro_batch))
+        updates, optimizer_state = transform.update(gradient, state.optimizer, params)
+        params = optax.apply_updates(params, optax.tree.scale(state.remaining, updates))
+        metrics = {"nll": nll, "gradient_norm": optax.tree.norm(gradient)}
+        return params, state._replace(optimizer=optimizer_state), metrics
+
+    return Outer(
+        lambda params: OptimizerState(transform.init(params), jnp.ones(())),
+        step,
+        values=False,
+        allows_stale_params=True,
+        anneal=_follow if anneal else None,
     )
 
 

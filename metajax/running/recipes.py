@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from metajax import algorithms
-from metajax.algorithms._rl2 import default_outer
 from metajax.base import Algorithm, Environment, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
 from metajax.errors import ConfigError, check_choice, check_count, lookup
 from metajax.factories import argument_texts
-from metajax.learning.outer import OUTERS, Outer, ppo, trust_region
+from metajax.learning.outer import OUTERS, Outer, imitation, ppo, recurrent_ppo, trust_region
 from metajax.networks import memory_policy, mlp
 from metajax.tasks import TASKS
 
@@ -70,14 +69,16 @@ ALGORITHMS = {
     "rl2": Recipe(
         algorithms.rl2,
         memory_policy,
-        {"ppo": default_outer, "trpo": partial(trust_region, micro_batch=64)},
+        {"ppo": recurrent_ppo, "trpo": partial(trust_region, micro_batch=64)},
         num_tasks=512,
         num_iterations=600,
         min_eval_stages=1,
     ),
+    "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
+    "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
 }
 
-_FILLED_IN = {"env", "network", "num_steps", "outer"}  # factory arguments that `build` sets
+_FILLED_IN = {"env", "network", "tasks", "num_steps", "outer"}  # factory arguments that `build` sets
 
 
 class Option(NamedTuple):
@@ -210,7 +211,7 @@ def build(
         made = call(recipe.network, distribution.env)
     else:
         made = network if isinstance(network, Network) else network(distribution.env)
-    decided: dict[str, Any] = {"num_steps": distribution.num_steps}
+    decided: dict[str, Any] = {"num_steps": distribution.num_steps, "tasks": distribution}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))
     takes = inspect.signature(recipe.algorithm).parameters

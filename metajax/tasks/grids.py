@@ -83,10 +83,23 @@ class Grid(environment.Environment[GridState, GridParams]):
 
         It is assumed that the agent has always acted so, and therefore has the key as soon as it could have it.
         """
-        cell = jnp.stack([jnp.argmax(obs[: self.rows]), jnp.argmax(obs[self.rows :])])
+        cell = self._cell(obs)
         target = jnp.where(time < jnp.abs(task.key - task.start).sum(), task.key, task.goal)
         after = self._move(cell, MOVES)
         return -jnp.abs(after - target).sum(-1)
+
+    @property
+    def num_states(self) -> int:
+        """The number of cells."""
+        return self.rows * self.columns
+
+    def state_index(self, obs: Array) -> Array:
+        """The number of the observed cell, row by row."""
+        row, column = self._cell(obs)
+        return row * self.columns + column
+
+    def _cell(self, obs: Array) -> Array:
+        return jnp.stack([jnp.argmax(obs[: self.rows]), jnp.argmax(obs[self.rows :])])
 
     def _move(self, cell: Array, move: Array | np.ndarray) -> Array:
         return jnp.clip(cell + move, 0, np.array([self.rows - 1, self.columns - 1]))

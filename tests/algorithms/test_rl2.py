@@ -9,9 +9,9 @@ import pytest
 from jax.random import key
 
 from metajax.algorithms import rl2
-from metajax.algorithms._rl2 import _over_trials, default_outer
 from metajax.errors import ConfigError
-from metajax.learning.outer import Outer, trust_region
+from metajax.learning.credit import over_trials
+from metajax.learning.outer import Outer, recurrent_ppo, trust_region
 from metajax.learning.returns import trial_advantages
 from metajax.networks import MEMORIES, memory_policy, mlp
 from metajax.replays import replay
@@ -99,7 +99,7 @@ def test_the_linear_baseline_explains_what_time_explains(tasks):
     """Every pull pays 1, so the reward-to-go is a function of time and all advantages are zero."""
     sure = tasks._replace(sample=lambda key: tasks.sample(key).replace(means=jnp.ones(3)))
     experience = seen_by_the_outer_loop(sure)[1]
-    linear, learned = (_over_trials(experience.steps, name, 1.0, 1.0) for name in ("linear", "learned"))
+    linear, learned = (over_trials(experience.steps, name, 1.0, 1.0) for name in ("linear", "learned"))
     assert np.abs(linear).max() < 0.05
     assert np.abs(learned).max() > 5
 
@@ -112,7 +112,7 @@ def test_the_linear_baseline_leaves_an_action_the_credit_for_what_comes_later(ta
     assert not valid.all()
 
     def first_advantage(reward):
-        return _over_trials(experience.steps._replace(reward=reward), "linear", 0.99, 1.0)[0, 0, 0, 0]
+        return over_trials(experience.steps._replace(reward=reward), "linear", 0.99, 1.0)[0, 0, 0, 0]
 
     slope = jax.grad(first_advantage)(experience.steps.reward)
     undiscounted = slope[0, :, 0, 0] / 0.99 ** np.array([0, valid[0].sum(), valid[:2].sum()])
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_named(tasks):
     with pytest.raises(ConfigError, match="the outer loop trains no value head; use baseline='linear'"):
         rl2(env, memory_policy(env), baseline="learned", outer=trust_region())
     with pytest.raises(ConfigError, match="the network has no value head"):
-        rl2(env, mlp(env), baseline="learned", outer=default_outer())
+        rl2(env, mlp(env), baseline="learned", outer=recurrent_ppo())
     with pytest.raises(ConfigError, match=r"cannot read the observations .*\(4,\).* of CartPole-v1"):
         rl2(cartpole().env, memory_policy(env))
     with pytest.raises(ConfigError, match="num_episodes=0"):
