@@ -27,9 +27,12 @@ class Distribution(Protocol):
 class Environment(Protocol):
     """The part of a gymnax 1.0 environment that metajax uses; the task (its traced `EnvParams`) is always an argument.
 
-    Two functions are optional. `action_mask(obs) -> allowed`, bools [..., A] for observations [...], says which actions
-    are allowed; networks never choose another one. `features(obs) -> features` says what networks read instead of the
-    observation, such as the one-hot code of categories that are stored as small integers.
+    Some functions are optional. `action_mask(obs) -> allowed`, bools [..., A] for observations [...], says which
+    actions are allowed; networks never choose another one. `features(obs) -> features` says what networks read instead
+    of the observation, such as the one-hot code of categories that are stored as small integers. `action_values(task,
+    obs, time)` returns values [A]; the largest belong to optimal actions. `probes(key, task)` returns `Moves` [I] and
+    their rewards [I], which tell the task. `num_states` and `state_index(obs)` number the observed states for tabular
+    agents; without `state_index` the observation is one-hot.
     """
 
     @property
@@ -41,6 +44,14 @@ class Environment(Protocol):
     def is_truncated(self, state: PyTree, params: PyTree) -> Array: ...
     def action_space(self, params: PyTree) -> Any: ...
     def observation_space(self, params: PyTree) -> Any: ...
+
+
+class Moves(NamedTuple):
+    """Steps in a task without their rewards: the observation, the action and the observation that followed."""
+
+    obs: PyTree
+    action: Array
+    next_obs: PyTree
 
 
 class Sizes(NamedTuple):

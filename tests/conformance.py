@@ -23,11 +23,12 @@ from metajax.algorithms import (
     promp,
     reptile,
     rl2,
+    varibad,
 )
 from metajax.base import Agent, Algorithm, TaskDistribution
 from metajax.envs.revealed import reveal
 from metajax.learning.outer import imitation, policy_gradient, ppo, trust_region
-from metajax.networks import memory_policy, mlp
+from metajax.networks import belief_policy, memory_policy, mlp
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
 
 NUM_TASKS = 4
@@ -86,12 +87,19 @@ def distil_with(
     )
 
 
+def varibad_with(**changes) -> Algorithm:
+    network = belief_policy(BANDIT.env, width=8, latent=2, hidden=(4,), decoder_hidden=(4,))
+    outer = ppo(epochs=2, minibatches=2)
+    return varibad(BANDIT.env, network, **{"num_steps": 6, "elbo_trials": 4, "capacity": 8, "outer": outer} | changes)
+
+
 GRADIENT = policy_gradient()
 ROWS = {
     "maml": by_gradients(maml, outer=trust_region(damping=0.1)),
     "reptile": by_gradients(reptile, inner_steps=2, stages=3)._replace(rate="learning_rate"),
     "es_maml": by_gradients(es_maml)._replace(rate="sigma"),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
+    "varibad": Row(varibad_with, BANDIT, (2, 1, 6), ("decoder", "encoder", "policy"), rate="discount"),
     "distil": Row(partial(distil_with, distil, thompson(BANDIT.env)), BANDIT, (2, 2, 6), CELLS, rate="learning_rate"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
     "task_known": Row(lambda: task_known(SHOWN.env), SHOWN, (2, 2, 6)),

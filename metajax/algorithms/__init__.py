@@ -10,6 +10,7 @@ from metajax.algorithms._maml import MAMLState, maml
 from metajax.algorithms._maml_variants import anil, cavia, dice_maml, e_maml, fomaml, imaml, meta_sgd, multi_task, promp
 from metajax.algorithms._reptile import ReptileState, reptile
 from metajax.algorithms._rl2 import RL2State, rl2
+from metajax.algorithms._varibad import VaribadState, varibad
 
 __all__ = [
     "DistilState",
@@ -17,6 +18,7 @@ __all__ = [
     "MAMLState",
     "RL2State",
     "ReptileState",
+    "VaribadState",
     "ad",
     "anil",
     "cavia",
@@ -33,6 +35,7 @@ __all__ = [
     "promp",
     "reptile",
     "rl2",
+    "varibad",
 ]
 
 

@@ -95,7 +95,7 @@ def distil(
     if not hasattr(env, "step_env"):
         raise ConfigError(f"{env.name} is a simulator on the host, where a source cannot play; use a JAX environment")
     check_fits(env, network)
-    check_trial_length(network, num_episodes * num_steps)
+    check_trial_length(network.context, num_episodes * num_steps)
     space = env.action_space(env.default_params)
     if permute_actions and is_continuous(space):
         raise ConfigError(f"permute_actions=True needs discrete actions, and those of {env.name} are continuous")

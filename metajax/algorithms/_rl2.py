@@ -75,7 +75,7 @@ def rl2(
     learned = network.value and outer.values
     baseline = ("learned" if learned else "linear") if baseline is None else baseline
     check_baseline(baseline, lambda_, network, outer)
-    check_trial_length(network, num_episodes * num_steps, bptt_steps)
+    check_trial_length(network.context, num_episodes * num_steps, bptt_steps)
 
     agent = network_agent(network, bptt_steps=bptt_steps)
 

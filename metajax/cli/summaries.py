@@ -82,6 +82,7 @@ ALGORITHMS_ARE = {  # in at most 46 characters
     "es_maml": "MAML by evolution strategies",
     "multi_task": "one policy for all tasks, which does not adapt",
     "rl2": "a recurrent policy adapts through its memory",
+    "varibad": "a policy acts on a belief about the task",
     "ad": "a memory imitates an agent that learns",
     "dpt": "a memory predicts the task's optimal actions",
 }

@@ -4,8 +4,9 @@
 `memories` describes the interface that all memories share.
 """
 
+from metajax.networks.beliefs import BeliefNetwork, belief_policy
 from metajax.networks.feed_forward import mlp
 from metajax.networks.heads import check_fits
 from metajax.networks.memories import MEMORIES, memory_policy
 
-__all__ = ["MEMORIES", "check_fits", "memory_policy", "mlp"]
+__all__ = ["MEMORIES", "BeliefNetwork", "belief_policy", "check_fits", "memory_policy", "mlp"]

@@ -45,11 +45,11 @@ def network_agent(network: Network, *, bptt_steps: int | None = None) -> Agent:
     )
 
 
-def check_trial_length(network: Network, trial_steps: int, bptt_steps: int | None = None) -> None:
-    """Raises ConfigError unless the network's memory reaches over a trial, and `bptt_steps` divides its steps."""
-    if network.context is not None and network.context < trial_steps:
+def check_trial_length(context: int | None, trial_steps: int, bptt_steps: int | None = None) -> None:
+    """Raises ConfigError unless a network's `context` reaches over a trial, and `bptt_steps` divides its steps."""
+    if context is not None and context < trial_steps:
         raise ConfigError(
-            f"context={network.context} of the network's memory must be at least the num_episodes x num_steps = "
+            f"context={context} of the network's memory must be at least the num_episodes x num_steps = "
             f"{trial_steps} steps of a trial"
         )
     if bptt_steps is None:

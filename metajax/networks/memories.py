@@ -194,7 +194,7 @@ def check_shown(show: Sequence[str]) -> None:
         check_choice("show", name, SHOWN)
 
 
-def _check_width(memory: str, width: int, heads: int) -> None:
+def check_memory_width(memory: str, width: int, heads: int) -> None:
     """Raises ConfigError unless `width` is a multiple of what the memory needs.
 
     The MLP of a block has half the width, S5 has one complex state per two features, and attention rotates pairs of
@@ -261,7 +261,7 @@ def memory_policy(
     check_choice("memory_reset", memory_reset, RESETS)
     check_head(env, head, init_std)
     check_shown(show)
-    _check_width(memory, width, heads)
+    check_memory_width(memory, width, heads)
     dtype, space = compute_dtype_of(compute_dtype), env.action_space(env.default_params)
     stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
     encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), percept_features(env, show)

@@ -16,7 +16,7 @@ from metajax.envs.contract import check_tasks
 from metajax.errors import ConfigError, check_choice, check_count, lookup
 from metajax.factories import argument_texts
 from metajax.learning.outer import OUTERS, Outer, imitation, ppo, recurrent_ppo, trust_region
-from metajax.networks import memory_policy, mlp
+from metajax.networks import belief_policy, memory_policy, mlp
 from metajax.tasks import TASKS
 
 
@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         algorithm: factory of the algorithm.
-        network: factory of its network.
+        network: factory of its network, a Network or what else the algorithm takes.
         outers: factories of the outer loops to choose from, by name; the first is the default. Empty: the algorithm has
             its own.
         num_tasks: default number of tasks per meta-iteration.
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     """
 
     algorithm: Callable[..., Algorithm]
-    network: Callable[..., Network | None]
+    network: Callable[..., Any]
     outers: Mapping[str, Callable[..., Outer]]
     num_tasks: int
     num_iterations: int
@@ -74,6 +74,7 @@ ALGORITHMS = {
         num_iterations=600,
         min_eval_stages=1,
     ),
+    "varibad": Recipe(algorithms.varibad, belief_policy, {"ppo": recurrent_ppo}, 128, 600, min_eval_stages=1),
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
 }

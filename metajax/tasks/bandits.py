@@ -13,7 +13,7 @@ from gymnax.environments import environment, spaces
 from scipy import integrate, special
 
 from metajax.agents.bandits import gittins, greedy, thompson
-from metajax.base import Agent, Array, PyTree, TaskDistribution
+from metajax.base import Agent, Array, Moves, PyTree, TaskDistribution
 from metajax.errors import check_choice, check_count, check_number
 from metajax.tasks.optima import bernoulli_optimum, dependent_optimum
 
@@ -60,11 +60,7 @@ class Bandit(environment.Environment[BanditState, BanditParams]):
         return jnp.ones(1), BanditState(time=jnp.zeros((), int))
 
     def step_env(self, key: Array, state: BanditState, action: Array, params: BanditParams) -> tuple:
-        mean = params.means[action]
-        if self.reward == "bernoulli":
-            reward = jax.random.bernoulli(key, mean).astype(float)
-        else:
-            reward = mean + params.noise_std * jax.random.normal(key)
+        reward = self._reward(key, params.means[action], params)
         return jnp.ones(1), BanditState(time=state.time + 1), reward, jnp.zeros((), bool), {}
 
     def is_terminated(self, state: BanditState, params: BanditParams) -> Array:
@@ -74,6 +70,16 @@ class Bandit(environment.Environment[BanditState, BanditParams]):
         """The mean reward of each arm [A]."""
         del obs, time
         return task.means
+
+    def probes(self, key: Array, task: BanditParams) -> tuple[Moves, Array]:
+        """A pull of every arm [A], and its reward."""
+        arms, obs = jnp.arange(self.num_arms), jnp.ones((self.num_arms, 1))
+        return Moves(obs, arms, obs), self._reward(key, task.means, task)
+
+    def _reward(self, key: Array, mean: Array, params: BanditParams) -> Array:
+        if self.reward == "bernoulli":
+            return jax.random.bernoulli(key, mean).astype(float)
+        return mean + params.noise_std * jax.random.normal(key, mean.shape)
 
     @property
     def num_actions(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from metajax.base import Array, PyTree, TaskDistribution, Transition
+from metajax.base import Array, Moves, PyTree, TaskDistribution, Transition
 from metajax.errors import check_count
 from metajax.tasks.optima import grid_optimum
 
@@ -64,7 +64,7 @@ class Grid(environment.Environment[GridState, GridParams]):
         del key
         position = jnp.asarray(params.start)
         state = GridState(position=position, has_key=jnp.all(position == params.key), time=jnp.zeros((), int))
-        return self._observe(state), state
+        return self._observe(state.position), state
 
     def step_env(self, key: Array, state: GridState, action: Array, params: GridParams) -> tuple:
         del key
@@ -73,7 +73,7 @@ class Grid(environment.Environment[GridState, GridParams]):
         picks_up, arrives = at_key & ~state.has_key, at_goal & (state.has_key | at_key)
         reward = jnp.where(arrives, params.goal_reward, params.step_reward) + picks_up * params.key_reward
         state = GridState(position=position, has_key=state.has_key | at_key, time=state.time + 1)
-        return self._observe(state), state, reward, arrives & params.goal_ends, {}
+        return self._observe(state.position), state, reward, arrives & params.goal_ends, {}
 
     def is_terminated(self, state: GridState, params: GridParams) -> Array:
         return jnp.all(state.position == params.goal) & state.has_key & params.goal_ends
@@ -87,6 +87,15 @@ class Grid(environment.Environment[GridState, GridParams]):
         target = jnp.where(time < jnp.abs(task.key - task.start).sum(), task.key, task.goal)
         after = self._move(cell, MOVES)
         return -jnp.abs(after - target).sum(-1)
+
+    def probes(self, key: Array, task: GridParams) -> tuple[Moves, Array]:
+        """Stays on every cell [I], row by row, and the rewards [I] for an agent that has the key."""
+        del key
+        row, column = np.divmod(np.arange(self.num_states), self.columns)
+        cells = jnp.stack([row, column], -1)
+        obs = jax.vmap(self._observe)(cells)
+        reward = jnp.where(jnp.all(cells == task.goal, -1), task.goal_reward, task.step_reward)
+        return Moves(obs, jnp.zeros(self.num_states, int), obs), reward
 
     @property
     def num_states(self) -> int:
@@ -104,8 +113,8 @@ class Grid(environment.Environment[GridState, GridParams]):
     def _move(self, cell: Array, move: Array | np.ndarray) -> Array:
         return jnp.clip(cell + move, 0, np.array([self.rows - 1, self.columns - 1]))
 
-    def _observe(self, state: GridState) -> Array:
-        row, column = state.position
+    def _observe(self, cell: Array) -> Array:
+        row, column = cell
         return jnp.concatenate([jax.nn.one_hot(row, self.rows), jax.nn.one_hot(column, self.columns)])
 
     @property

@@ -59,7 +59,13 @@ def leaves_equal(one, other):
 def meta_step(row, algorithm, state):
     tasks = row.tasks.batch(jax.random.key(1), NUM_TASKS)
     experience = algorithm.collect(jax.random.key(2), state, tasks)
-    return algorithm.update(jax.random.key(3), state, experience)
+    return algorithm.update(jax.random.key(3), state, experience, *stored_in(algorithm, experience))
+
+
+def stored_in(algorithm, experience):
+    """The contents of the algorithm's store after these trials, if it has one."""
+    store = algorithm.store
+    return () if store is None else (store.add(store.init(experience), experience),)
 
 
 def test_every_exported_factory_has_a_row():
@@ -132,7 +138,7 @@ def test_compiled_equals_eager(name):
 def test_vmapped_seeds_and_hyper_parameters_equal_single_runs(row):
     def run(seed, rate):
         algorithm = row.make(**{row.rate: rate})
-        learner = new_learner(algorithm, jax.random.key(seed))
+        learner = new_learner(algorithm, jax.random.key(seed), row.tasks)
         return meta_iteration(algorithm, row.tasks, NUM_TASKS)(learner)
 
     seeds, rates = jnp.array([0, 1, 1]), jnp.array([0.2, 0.2, 0.8])
@@ -152,13 +158,15 @@ def test_it_learns_deterministically_and_is_traced_once_whatever_the_seed_and_ho
     traces = []
     algorithm = row.make()
 
-    def counted(key, state, experience):
+    def counted(key, state, experience, *stored):
         traces.append(1)
-        return algorithm.update(key, state, experience)
+        return algorithm.update(key, state, experience, *stored)
 
     program = compile_program(algorithm._replace(update=counted), row.tasks, num_tasks=NUM_TASKS)
     once = len(traces)
-    states = [learn(program, new_learner(algorithm, jax.random.key(seed)), 3 + seed).state for seed in (0, 0, 1)]
+    states = [
+        learn(program, new_learner(algorithm, jax.random.key(seed), row.tasks), 3 + seed).state for seed in (0, 0, 1)
+    ]
     assert len(traces) == once
     leaves_equal(states[0], states[1])
     start = algorithm.init(jax.random.split(jax.random.key(0))[0])
@@ -175,7 +183,7 @@ def learn_more(folder, num_iterations):
     """Resumes training of the row after which the folder is named."""
     row = ROWS[folder.name]
     algorithm = row.make()
-    learner = checkpoint.restore(checkpoint.newest(folder), new_learner(algorithm, jax.random.key(1)))
+    learner = checkpoint.restore(checkpoint.newest(folder), new_learner(algorithm, jax.random.key(1), row.tasks))
     program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
     checkpoint.save(folder, learn(program, learner, num_iterations), {})
 
@@ -194,9 +202,11 @@ def test_in_another_process_every_learner_goes_on_bit_for_bit(names, tmp_path):
         row = LEARNERS[name]
         algorithm = row.make()
         program = compile_program(algorithm, row.tasks, num_tasks=NUM_TASKS)
-        half = next(train(program, new_learner(algorithm, jax.random.key(0)), num_iterations=4, log_every=2)).learner
+        half = next(
+            train(program, new_learner(algorithm, jax.random.key(0), row.tasks), num_iterations=4, log_every=2)
+        ).learner
         checkpoint.save(tmp_path / name, half, {})
-        whole[name] = learn(program, new_learner(algorithm, jax.random.key(0)), 4)
+        whole[name] = learn(program, new_learner(algorithm, jax.random.key(0), row.tasks), 4)
     script = (
         "import sys, pathlib, jax; jax.config.update('jax_disable_most_optimizations', True)\n"
         "import test_conformance as t; [t.learn_more(f, 4) for f in pathlib.Path(sys.argv[1]).iterdir()]"

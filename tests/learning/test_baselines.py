@@ -25,6 +25,7 @@ def stage():
 def test_features_hold_the_time_in_the_episode(stage):
     features = linear_features(stage)
     assert features.shape == (6, 40, 4 + 4 + 4)
+    np.testing.assert_allclose(features[..., 4:8], stage.percept.obs**2, rtol=1e-6)
     np.testing.assert_allclose(features[0, :5, 8], np.arange(5) / 100, rtol=1e-6)
     np.testing.assert_allclose(features[0, :5, 10], (np.arange(5) / 100) ** 3, rtol=1e-6)
 
@@ -44,6 +45,15 @@ def test_linear_baseline_is_the_ridge_regression_on_the_valid_steps(stage):
     assert (np.asarray(next_value)[ended] == 0).all()
     going = valid & ~ended
     np.testing.assert_array_equal(next_value[going], np.roll(value, -1, axis=1)[going])
+
+
+def test_the_value_after_an_episode_of_full_length_is_zero(stage):
+    short = jax.tree.map(lambda leaf: leaf[:, :5], stage)
+    short = short._replace(truncated=jnp.broadcast_to(jnp.arange(5) == 4, (6, 5)), terminated=jnp.zeros((6, 5), bool))
+    assert short.valid.all()
+    value, next_value = linear_baseline(short, 0.9)
+    assert (np.asarray(next_value)[:, -1] == 0).all()
+    assert (np.asarray(value)[:, 0] != 0).all()
 
 
 def test_learned_baseline_is_what_the_network_said(stage):

@@ -1,0 +1,231 @@
+"""VariBAD (Zintgraf et al. 2020, arXiv:1910.08348): a policy that acts on a belief about the task.
+
+A recurrent encoder turns experience into a belief, a normal distribution over a latent vector. Encoder and decoder
+maximise the ELBO: at every step the belief explains all rewards of the trial, past and future, and stays close to the
+belief before. The policy reads the observation and the belief, and is improved by the outer loop; its gradient does not
+reach the encoder.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.base import Agent, Algorithm, Array, Decision, Environment, Experience, Moves, Percept, PyTree, Sizes
+from metajax.devices import collectives
+from metajax.errors import ConfigError, check_choice, check_count, check_number
+from metajax.learning.credit import score_trials
+from metajax.learning.elbo import LIKELIHOODS, negative_elbo
+from metajax.learning.outer import Outer, annealed, recurrent_ppo
+from metajax.learning.store import Stored, trial_store
+from metajax.networks.acting import check_trial_length
+from metajax.networks.beliefs import BeliefNetwork
+from metajax.replays import trial_rows
+from metajax.rollouts import collect_trials
+
+DECODE = ("steps", "probes")
+
+
+class VaribadState(NamedTuple):
+    params: dict[str, PyTree]
+    outer: PyTree
+    optimizer: PyTree
+
+
+class Target(NamedTuple):
+    """What a belief has to explain in a trial: the rewards [I] of moves [I], and which of them count."""
+
+    moves: Moves
+    reward: Array
+    counted: Array
+
+
+def varibad(
+    env: Environment,
+    network: BeliefNetwork,
+    *,
+    num_steps: int = 100,
+    num_episodes: int = 2,
+    discount: float = 0.99,
+    lambda_: float = 0.7,
+    decode: str = "steps",
+    reward_model: str = "normal",
+    kl_weight: float = 1.0,
+    elbo_lr: float = 1e-3,
+    elbo_updates: int = 8,
+    elbo_trials: int = 64,
+    elbo_terms: int = 16,
+    capacity: int = 2048,
+    outer: Outer | None = None,
+) -> Algorithm:
+    """VariBAD (Zintgraf et al. 2020, arXiv:1910.08348) for `env` with a `belief_policy`.
+
+    Errors of rewards are summed over a trial, divergences over the entries of a belief; both are averaged over steps
+    and trials. The authors' code sums divergences over the batch as well: its `kl_weight` of 0.01 with 25 trials is
+    0.25 here. Decoding the trial's own steps makes a belief about rewards that this policy will see, which differs from
+    the Bayes posterior, since later steps depend on what was found; decoding probes makes it the posterior.
+
+    Args:
+        env: the environment; its parameters are the task.
+        network: the encoder, the policy and the decoder.
+        num_steps: longest episode in environment steps.
+        num_episodes: episodes per trial.
+        discount: per step of the trial (0.99).
+        lambda_: of generalised advantage estimation (0.7).
+        decode: the rewards that a belief explains: steps (of the trial; as in the paper) or probes (of
+            `env.probes(key, task)`, which do not depend on the policy).
+        reward_model: normal, with a standard deviation that is learned, or positive: only whether a reward is positive.
+        kl_weight: weight of the divergence of a belief from the belief before it.
+        elbo_lr: learning rate of Adam for encoder and decoder (1e-3).
+        elbo_updates: their gradient steps per meta-iteration.
+        elbo_trials: stored trials per gradient step.
+        elbo_terms: steps of a trial whose beliefs are decoded per gradient step; at most all of them are.
+        capacity: trials that are stored.
+        outer: the outer loop of the policy; None: `recurrent_ppo`.
+
+    >>> from metajax.networks import belief_policy
+    >>> from metajax.tasks import grid
+    >>> env = grid().env
+    >>> algorithm = varibad(env, belief_policy(env, width=8), num_steps=15, num_episodes=4, decode="probes")
+    """
+    check_count("num_steps", num_steps)
+    check_count("num_episodes", num_episodes)
+    check_number("discount", discount, at_least=0, at_most=1)
+    check_number("lambda_", lambda_, at_least=0, at_most=1)
+    check_choice("decode", decode, DECODE)
+    check_choice("reward_model", reward_model, LIKELIHOODS)
+    check_number("kl_weight", kl_weight, at_least=0)
+    check_number("elbo_lr", elbo_lr, above=0)
+    for name, value in (("elbo_updates", elbo_updates), ("elbo_trials", elbo_trials), ("elbo_terms", elbo_terms)):
+        check_count(name, value)
+    if not isinstance(network, BeliefNetwork):
+        raise ConfigError("varibad needs a belief_policy as its network, with an encoder and a decoder")
+    probes = getattr(env, "probes", None)
+    if decode == "probes" and probes is None:
+        raise ConfigError(f"decode='probes', but {env.name} has no probes(key, task); use decode='steps'")
+    check_trial_length(network.context, num_episodes * num_steps)
+    outer = outer or recurrent_ppo()
+    if not outer.values:
+        raise ConfigError("varibad needs an outer loop that trains values, such as ppo")
+    agent, sizes, store = belief_agent(network), Sizes(num_episodes, 1, num_steps), trial_store(capacity)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(elbo_lr))
+
+    def init(key: Array) -> VaribadState:
+        params = network.init(key)
+        return VaribadState(params, outer.init(params["policy"]), optimizer.init(_model(params)))
+
+    def collect(key: Array, state: VaribadState, tasks: PyTree) -> Experience:
+        return collect_trials(key, agent, state.params, env, tasks, sizes)
+
+    def target_of(key: Array, trial: Experience) -> Target:
+        if probes is not None and decode == "probes":
+            moves, reward = probes(key, trial.task)
+            return Target(moves, reward, jnp.ones_like(reward, bool))
+        return own_steps(trial)
+
+    def loss(model: PyTree, key: Array, trial: Experience) -> tuple[Array, dict[str, Array]]:
+        key_target, key_terms = jax.random.split(key)
+        target = target_of(key_target, trial)
+        percepts, valid = jax.tree.map(lambda leaf: trial_rows(leaf)[0], (trial.steps.percept, trial.steps.valid))
+        terms = negative_elbo(
+            key_terms,
+            network.unroll(model, percepts, valid),
+            valid,
+            lambda latent: network.decode(model, latent, target.moves),
+            target.reward,
+            target.counted,
+            LIKELIHOODS[reward_model],
+            min(elbo_terms, num_episodes * num_steps),
+        )
+        metrics = {"decoding_error": terms.error, "belief_divergence": terms.divergence}
+        return terms.error + kl_weight * terms.divergence, metrics
+
+    def fit(
+        key: Array, stored: Stored, carry: tuple[PyTree, PyTree], number: Array
+    ) -> tuple[tuple[PyTree, PyTree], dict[str, Array]]:
+        model, optimizer_state = carry
+        key_sample, key_loss = jax.random.split(jax.random.fold_in(key, number))
+        trials = store.sample(key_sample, stored, elbo_trials)
+        keys = jax.random.split(jax.random.fold_in(key_loss, collectives.first_task(elbo_trials)), elbo_trials)
+
+        def mean_loss(model: PyTree) -> tuple[Array, dict[str, Array]]:
+            total, metrics = jax.vmap(partial(loss, model))(keys, trials)
+            return total.mean(), jax.tree.map(jnp.mean, metrics)
+
+        gradient, metrics = collectives.mean(jax.grad(mean_loss, has_aux=True)(model))
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, model)
+        return (optax.apply_updates(model, updates), optimizer_state), metrics
+
+    def update(
+        key: Array, state: VaribadState, experience: Experience, stored: Stored
+    ) -> tuple[VaribadState, dict[str, Array]]:
+        key_outer, key_fit = jax.random.split(key)
+        batch = score_trials(experience, credit="trial", baseline="learned", discount=discount, lambda_=lambda_)
+        policy, outer_state, metrics = outer.step(
+            key_outer, state.params["policy"], state.outer, partial(recorded_beliefs, network), batch
+        )
+        (model, optimizer_state), fitted = jax.lax.scan(
+            partial(fit, key_fit, stored), (_model(state.params), state.optimizer), jnp.arange(elbo_updates)
+        )
+        metrics |= jax.tree.map(lambda values: values[-1], fitted)
+        return VaribadState(model | {"policy": policy}, outer_state, optimizer_state), metrics
+
+    return Algorithm(
+        init,
+        collect,
+        update,
+        params=lambda state: state.params,
+        agent=agent,
+        task_group=outer.task_group,
+        store=store,
+        anneal=annealed(outer),
+    )
+
+
+def belief_agent(network: BeliefNetwork) -> Agent:
+    """An in-context agent whose memory is that of the encoder; `Decision.aux` is its belief."""
+
+    def policy(params: PyTree, memory: PyTree, percept: Percept) -> tuple[PyTree, Decision]:
+        memory, belief = network.encode(params, memory, percept)
+        return memory, network.decide(params["policy"], percept.obs, jax.lax.stop_gradient(belief))
+
+    def unroll(params: PyTree, percepts: Percept, valid: Array) -> Decision:
+        beliefs = jax.lax.stop_gradient(network.unroll(params, percepts, valid))
+        return jax.vmap(partial(network.decide, params["policy"]))(percepts.obs, beliefs)
+
+    return Agent(
+        begin=lambda key, params: params,
+        memory=lambda params: network.memory(),
+        policy=policy,
+        adapt=lambda key, params, stage: params,
+        unroll=unroll,
+        in_context=True,
+    )
+
+
+def recorded_beliefs(network: BeliefNetwork, params: PyTree, experience: Experience) -> Decision:
+    """The decisions [K, B, T] of the policy with `params` at the recorded observations and beliefs of one task."""
+    decide: Callable[..., Decision] = partial(network.decide, params)
+    for _ in range(3):
+        decide = jax.vmap(decide)
+    return decide(experience.steps.percept.obs, experience.steps.decision.aux)
+
+
+def own_steps(trial: Experience) -> Target:
+    """The moves [L] of a trial [K, 1, T] and their rewards; idle steps do not count."""
+
+    def next_obs(obs: Array, last: Array) -> Array:
+        return jnp.concatenate([obs[:, :, 1:], last[:, :, None]], axis=2)
+
+    steps = trial.steps
+    after = jax.tree.map(next_obs, steps.percept.obs, trial.last.obs)
+    moves = Moves(steps.percept.obs, steps.action, after)
+    return Target(*jax.tree.map(lambda leaf: trial_rows(leaf)[0], (moves, steps.reward, steps.valid)))
+
+
+def _model(params: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The parameters that maximise the ELBO: those of the encoder and the decoder."""
+    return {name: params[name] for name in ("encoder", "decoder")}
