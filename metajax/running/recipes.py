@@ -14,7 +14,7 @@ from metajax import algorithms
 from metajax.algorithms._rl2 import default_outer
 from metajax.base import Algorithm, Environment, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
-from metajax.errors import ConfigError, check_choice, check_count, lookup
+from metajax.errors import ConfigError, check_choice, check_count, known_name, lookup
 from metajax.factories import argument_texts
 from metajax.learning.outer import OUTERS, Outer, ppo, trust_region
 from metajax.networks import memory_policy, mlp
@@ -77,6 +77,8 @@ ALGORITHMS = {
     ),
 }
 
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "memory_policy": memory_policy}  # to choose from by name
+
 _FILLED_IN = {"env", "network", "num_steps", "outer"}  # factory arguments that `build` sets
 
 
@@ -127,21 +129,23 @@ def recipe_of(algorithm: Method) -> Recipe:
     return lookup("algorithm", algorithm, ALGORITHMS)
 
 
-def options(algorithm: Method, tasks: Tasks, outer: str | None = None) -> dict[str, Option]:
+def options(algorithm: Method, tasks: Tasks, outer: str | None = None, network: str | None = None) -> dict[str, Option]:
     """Returns all options of a run by name.
 
-    Raises ConfigError for an unknown algorithm, task or outer loop.
+    Raises ConfigError for an unknown algorithm, task, outer loop or network, and if two of them have an option of the
+    same name.
 
     Args:
         algorithm: name of the algorithm, its factory, or itself, which has no options.
         tasks: name of the tasks, or a task distribution, which has no options.
         outer: name of the outer loop; None: the recipe's default.
+        network: name of the network; None: the recipe's.
     """
     found: dict[str, Option] = {}
-    for factory in _factories(algorithm, tasks, outer):
+    for factory in _factories(algorithm, tasks, outer, network):
         for name, option in _options_of(factory).items():
             if name in found:
-                raise TypeError(f"option {name} belongs to two factories of {algorithm} on {tasks}; rename one")
+                raise ConfigError(f"option {name} belongs to two factories of {algorithm} on {tasks}; rename one")
             found[name] = option
     return found
 
@@ -151,9 +155,25 @@ def task_options(tasks: Tasks) -> set[str]:
     return set(_options_of(lookup("tasks", tasks, TASKS))) if isinstance(tasks, str) else set()
 
 
-def network_options(algorithm: Method) -> set[str]:
-    """Returns the names of the options of an algorithm's network."""
-    return set(_options_of(recipe_of(algorithm).network))
+def network_options(algorithm: Method, network: str | None = None) -> set[str]:
+    """Returns the names of the options of the named network; None: the algorithm's."""
+    return set(_options_of(_network(recipe_of(algorithm), network)))
+
+
+def network_of(algorithm: Method) -> str:
+    """Returns the name of an algorithm's network, or that of its factory if it is not registered."""
+    recipe = recipe_of(algorithm)
+    names = (name for name, factory in NETWORKS.items() if _is_own(recipe, factory))
+    return next(names, getattr(recipe.network, "__name__", "its own"))
+
+
+def other_network(algorithm: Method, name: str) -> str | None:
+    """Returns the name of a network as it is known; None if it is the algorithm's, as without a name.
+
+    Raises ConfigError for an unknown name.
+    """
+    name = known_name("network", name, NETWORKS)
+    return None if _is_own(recipe_of(algorithm), NETWORKS[name]) else name
 
 
 def outer_of(algorithm: str, given: Mapping[str, Any]) -> Outer | None:
@@ -179,15 +199,16 @@ def build(
     Args:
         algorithm: name of the algorithm, a factory `algorithm(env, network, **options)`, or the algorithm itself.
         tasks: name of the tasks, or a task distribution, which has no options.
-        given: options by name; `outer` names the outer loop.
+        given: options by name; `outer` names the outer loop, `network` the network.
         network: a network, or `network(env)` that returns it, to replace the recipe's, whose options are then unknown;
-            None: the recipe's network.
+            None: the named network or, without a name, the recipe's.
     """
     given = dict(given)
     outer_name = given.pop("outer", None)
-    known = options(algorithm, tasks, outer_name)
+    network_name = given.pop("network", None) if network is None else None
+    known = options(algorithm, tasks, outer_name, network_name)
     recipe = recipe_of(algorithm)
-    if isinstance(algorithm, Algorithm) and network is not None:
+    if isinstance(algorithm, Algorithm) and not (network is None and network_name is None):
         raise ConfigError("an Algorithm has its network already; leave out network, or pass the algorithm's factory")
     of_network = set() if network is None else network_options(algorithm)
     for name in given:
@@ -207,26 +228,35 @@ def build(
         check_count("num_episodes", num_episodes)
         given["context"] = num_episodes * distribution.num_steps
     if network is None:
-        made = call(recipe.network, distribution.env)
+        made = call(_network(recipe, network_name), distribution.env)
     else:
         made = network if isinstance(network, Network) else network(distribution.env)
+    if not isinstance(algorithm, Algorithm):
+        _check_made("network", made, Network)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))
     takes = inspect.signature(recipe.algorithm).parameters
     decided = {name: value for name, value in decided.items() if name in takes}
     made_algorithm = call(recipe.algorithm, distribution.env, made, **decided)
-    if not isinstance(made_algorithm, Algorithm):
-        raise ConfigError(f"the factory of the algorithm returned {type(made_algorithm).__name__}, not an Algorithm")
+    _check_made("algorithm", made_algorithm, Algorithm)
     effective = {name: option.default for name, option in known.items() if name not in of_network} | given
     if recipe.outers:
         effective["outer"] = outer_name or next(iter(recipe.outers))
+    if network is None and not isinstance(algorithm, Algorithm):
+        effective["network"] = network_name or network_of(algorithm)
     return Built(distribution, made, made_algorithm, recipe, effective)
 
 
-def _factories(algorithm: Method, tasks: Tasks, outer: str | None) -> list[Callable]:
+def _check_made(kind: str, made: Any, expected: type) -> None:
+    if not isinstance(made, expected):
+        wanted = f"{'an' if expected is Algorithm else 'a'} {expected.__name__}"
+        raise ConfigError(f"the factory of the {kind} returned {type(made).__name__}, not {wanted}")
+
+
+def _factories(algorithm: Method, tasks: Tasks, outer: str | None, network: str | None) -> list[Callable]:
     recipe = recipe_of(algorithm)
-    factories: list[Callable] = [recipe.network, recipe.algorithm]
+    factories: list[Callable] = [_network(recipe, network), recipe.algorithm]
     if isinstance(tasks, str):
         factories.append(lookup("tasks", tasks, TASKS))
     if recipe.outers:
@@ -238,6 +268,17 @@ def _factories(algorithm: Method, tasks: Tasks, outer: str | None) -> list[Calla
 
 def _outer(recipe: Recipe, name: str | None) -> Callable[..., Outer]:
     return lookup("outer", name or next(iter(recipe.outers)), recipe.outers)
+
+
+def _network(recipe: Recipe, name: str | None) -> Callable[..., Network | None]:
+    """The factory of the named network; with the recipe's default values if it is the recipe's network."""
+    factory = recipe.network if name is None else lookup("network", name, NETWORKS)
+    return recipe.network if _is_own(recipe, factory) else factory
+
+
+def _is_own(recipe: Recipe, network: Callable) -> bool:
+    """Whether a factory is that of the recipe's network, which may set default values."""
+    return network in (recipe.network, getattr(recipe.network, "func", recipe.network))
 
 
 def _options_of(factory: Callable) -> dict[str, Option]:

@@ -128,7 +128,7 @@ def _options(about: Mapping[str, Any], *, of_tasks: bool) -> dict[str, Any]:
     tasks, given = about["tasks"], about["options"]
     load_for(about)
     named = isinstance(tasks, str) and "algorithm" not in about.get("own", [])
-    known = options(about["algorithm"], tasks, given.get("outer")) if named else {}
+    known = options(about["algorithm"], tasks, given.get("outer"), given.get("network")) if named else {}
     defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
     own = task_options(tasks)
     return {

@@ -8,11 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from metajax import ConfigError, MetaAgent, ppo, register_algorithm, register_tasks, rl2
+from metajax import ConfigError, MetaAgent, ppo, register_algorithm, register_network, register_tasks, rl2
 from metajax.cli import commands
+from metajax.cli.arguments import parse_experiment
+from metajax.cli.train import default_options
 from metajax.networks import memory_policy
 from metajax.running.recipes import ALGORITHMS
 from metajax.running.registration import load_modules
+from metajax.running.table import method_of
 from metajax.tasks import bandit
 
 MODULE = '''
@@ -39,6 +42,16 @@ def two_arms(*, horizon: int = 5):
     return bandit(num_arms=2, horizon=horizon)
 
 
+def narrow(env, *, units: int = 4):
+    """A small GRU.
+
+    Args:
+        units: features of the memory.
+    """
+    return memory_policy(env, width=units, hidden=())
+
+
+metajax.register_network("narrow", narrow)
 metajax.register_algorithm("own_method", in_context, network=memory_policy, num_tasks=4, num_iterations=2)
 metajax.register_tasks("two-arms", two_arms)
 '''
@@ -85,16 +98,20 @@ def test_a_name_can_be_registered_again_by_its_own_factory_only(unchanged_names)
     register_algorithm("own_method", own, num_tasks=8)  # the cell of a notebook that runs twice
     assert ALGORITHMS["own_method"].num_tasks == 8
     register_tasks("two-arms", bandit)
+    register_network("small", small)
+    register_network("small", small)
     for wrong in (
         lambda: register_algorithm("own_method", lambda env, network: None),
         lambda: register_algorithm("maml", own),
         lambda: register_tasks("point", bandit),
+        lambda: register_network("memory_policy", small),
     ):
         with pytest.raises(ConfigError, match="exists already"):
             wrong()
     for wrong, message in (
         (lambda: register_algorithm("two words", own), "must be a word"),
         (lambda: register_tasks("three-arms", 3), "must be a factory"),
+        (lambda: register_network("3", small), "must be a word"),
         (lambda: register_algorithm("other", own, num_tasks=0), "num_tasks=0"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -137,6 +154,71 @@ def test_a_whole_algorithm_takes_no_network():
         MetaAgent(own(tasks.env, small(tasks.env)), tasks, network=small)
 
 
+def narrow(env, *, units: int = 4):
+    return memory_policy(env, width=units, hidden=())
+
+
+def test_a_registered_network_replaces_that_of_any_algorithm_and_its_options(tmp_path, unchanged_names):
+    register_network("narrow", narrow)
+    agent = MetaAgent("rl2", "bandit", network="Narrow", units=3, num_tasks=4, horizon=3).learn(1)
+    assert agent.config["options"] == {"units": 3, "horizon": 3, "network": "narrow"}
+    assert agent.config["own"] == []
+    assert (agent.all_options["network"], agent.all_options["units"]) == ("narrow", 3)
+    assert "width" not in agent.all_options
+    assert agent.network.memory()[0].shape == (3,)
+    agent.save(tmp_path)
+    again = MetaAgent.load(tmp_path)
+    for one, other in zip(jax.tree.leaves(agent.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ConfigError, match="unknown option 'width'"):
+        MetaAgent("rl2", "bandit", network="narrow", width=8)
+    with pytest.raises(ConfigError, match="unknown network 'narow'; did you mean narrow"):
+        MetaAgent("rl2", "bandit", network="narow")
+    with pytest.raises(ConfigError, match="use a network without a memory"):
+        MetaAgent("maml", "bandit", network="narrow")
+
+
+def test_an_algorithm_s_own_network_by_name_is_no_change():
+    for algorithm, name in (("cavia", "mlp"), ("rl2", "memory-policy")):
+        agent, default = MetaAgent(algorithm, "point", network=name), MetaAgent(algorithm, "point")
+        assert agent.config == default.config
+        assert agent.all_options == default.all_options
+    assert MetaAgent("rl2", "point", network="mlp").all_options["context_size"] == 0
+
+
+def test_runs_with_different_networks_are_different_methods(unchanged_names):
+    register_network("narrow", narrow)
+    given = [{}, {"network": "memory_policy"}, {"network": "narrow"}, {"network": "narrow", "units": 3}]
+    names = [method_of(MetaAgent("rl2", "bandit", **options).config) for options in given]
+    assert names[0] == names[1]
+    assert names[2:] == ["rl2 network=narrow num_tasks=512", "rl2 network=narrow num_tasks=512 units=3"]
+
+
+def test_wrong_networks_are_named(unchanged_names):
+    with pytest.raises(ConfigError, match="network=3 must be a name"):
+        MetaAgent("rl2", "bandit", network=3)
+    register_network("nothing", lambda env: None)
+    with pytest.raises(ConfigError, match="returned NoneType, not a Network"):
+        MetaAgent("rl2", "bandit", network="nothing")
+    register_network("clash", lambda env, *, discount=0.5: None)
+    with pytest.raises(ConfigError, match="option discount belongs to two factories of rl2 on bandit"):
+        MetaAgent("rl2", "bandit", network="clash")
+
+
+def test_the_command_line_lists_and_takes_the_options_of_a_registered_network(unchanged_names):
+    def parsed(*flags, saved=None):
+        return parse_experiment(default_options("rl2"), flags, "rl2", "bandit", prog="metajax train", saved=saved or {})
+
+    register_network("narrow", narrow)
+    assert parsed("--network", "narrow", "--units", "3")[1] == {"network": "narrow", "units": 3}
+    assert parsed("--network", "memory-policy")[1] == {}
+    assert parsed(saved={"network": "narrow", "units": 3})[1] == {"network": "narrow", "units": 3}
+    with pytest.raises(ConfigError, match="--units is an option of --network narrow, not of --network memory_policy"):
+        parsed("--units", "3")
+    with pytest.raises(ConfigError, match="unknown network 'wide'"):
+        parsed("--network", "wide")
+
+
 @pytest.mark.slow
 def test_a_run_of_ones_own_method_is_resumed_evaluated_and_tabulated_without_naming_the_module_again(tmp_path):
     path = tmp_path / "own_names.py"
@@ -147,7 +229,8 @@ def test_a_run_of_ones_own_method_is_resumed_evaluated_and_tabulated_without_nam
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     run(
-        "train", "own_method", "two-arms", "--module", str(path), "--rate", "0.02", "--width", "8", "--eval-tasks", "20"
+        *("train", "own_method", "two-arms", "--module", str(path), "--network", "narrow", "--units", "8"),
+        *("--rate", "0.02", "--eval-tasks", "20"),
     )
     folder = "runs/own_method-two-arms-0"
     run("resume", folder, "--num-iterations", "3")
@@ -155,4 +238,6 @@ def test_a_run_of_ones_own_method_is_resumed_evaluated_and_tabulated_without_nam
     run("report", folder)
     row = run("table", folder).splitlines()[2]
     assert "own_method iterations=3" in row
+    assert "network=narrow" in row
     assert "rate=0.02" in row
+    assert "units=8" in row
