@@ -35,6 +35,7 @@ def test_options_have_the_texts_below_their_fields():
         (Option(float | None, None, "share; None: 0.9."), ("FLOAT", "Share.", "0.9")),
         (Option(tuple[int, ...], (), "widths."), ("[INT ...]", "Widths.", "none")),
         (Option(tuple[int, ...], (8, 4), "widths."), ("[INT ...]", "Widths.", "8 4")),
+        (Option(tuple[int, ...] | None, None, "widths; None: 8."), ("[INT ...]", "Widths.", "8")),
         (Option(bool, False, "do it."), ("", "Do it.", "False")),
         (Option(Annotated[str, one_of(["a", "b"])], "a", "a or b."), ("{a,b}", "a or b.", "a")),
     ],
