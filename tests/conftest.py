@@ -86,9 +86,10 @@ def cheap_search():
 def unchanged_names():
     """Drops the algorithms, networks and tasks that a test registers."""
     from metajax.running.recipes import ALGORITHMS, NETWORKS
+    from metajax.running.registration import _LOADED
     from metajax.tasks import TASKS
 
-    before = [(table, dict(table)) for table in (ALGORITHMS, NETWORKS, TASKS)]
+    before = [(table, dict(table)) for table in (ALGORITHMS, NETWORKS, TASKS, _LOADED)]
     yield
     for table, content in before:
         table.clear()

@@ -1,19 +1,24 @@
 """Algorithms, networks and tasks of one's own, in Python and on the command line."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax import ConfigError, MetaAgent, ppo, register_algorithm, register_network, register_tasks, rl2
+import metajax
+from metajax import Batch, ConfigError, MetaAgent, ppo, register_algorithm, register_network, register_tasks, rl2
 from metajax.cli import commands
 from metajax.cli.arguments import parse_experiment
 from metajax.cli.train import default_options
 from metajax.networks import memory_policy
-from metajax.running.recipes import ALGORITHMS
+from metajax.running import run_folder
+from metajax.running.recipes import ALGORITHMS, NETWORKS
 from metajax.running.registration import load_modules
 from metajax.running.table import method_of
 from metajax.tasks import bandit
@@ -241,3 +246,60 @@ def test_a_run_of_ones_own_method_is_resumed_evaluated_and_tabulated_without_nam
     assert "network=narrow" in row
     assert "rate=0.02" in row
     assert "units=8" in row
+
+
+EXAMPLE = Path(__file__).parents[2] / "notebooks" / "varibad_like.py"
+
+
+def test_the_example_of_a_method_has_the_loss_that_it_states(unchanged_names):
+    code = re.sub(r'"""(.|\n)*?"""', "", EXAMPLE.read_text())
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 60
+    load_modules([EXAMPLE])
+    tasks = bandit(num_arms=2, horizon=3)
+    network = NETWORKS["belief"](tasks.env, width=4, latent=2)
+    found = {}
+
+    def outer(**options):
+        found.update(options)
+        return ppo(**options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metajax, "ppo", outer)
+        algorithm = ALGORITHMS["varibad_like"].algorithm(tasks.env, network, num_steps=3, kl_weight=0.2)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    experience = jax.jit(algorithm.collect)(jax.random.key(1), state, tasks.batch(jax.random.key(2), 2))
+    weight = jnp.arange(6.0).reshape(experience.steps.reward.shape)
+    batch = Batch(experience, weight, None, weight, weight)
+    loss = found["auxiliary"](state.params, experience.steps.decision, batch)
+    steps, expected = experience.steps, 0.0
+    for task, key in enumerate(jax.random.wrap_key_data(experience.key)):
+        mean, log_std = (leaf[task, 0, 0] for leaf in steps.decision.aux)
+        codes = mean + np.exp(log_std) * jax.random.normal(key, mean.shape)
+        for time, code in enumerate(codes):
+            errors = []
+            for other in range(3):
+                obs, action, reward = (leaf[task, 0, 0, other] for leaf in steps.percept[:3])
+                seen = np.concatenate([code, obs, np.eye(2)[action] if other else np.zeros(2)])
+                first, last = (state.params["decoder"]["params"][name] for name in ("layers_0", "layers_2"))
+                hidden = np.maximum(seen @ first["kernel"] + first["bias"], 0)
+                errors.append(((hidden @ last["kernel"] + last["bias"])[0] - reward) ** 2)
+            kl = np.sum(0.5 * (mean[time] ** 2 + np.exp(2 * log_std[time]) - 1) - log_std[time])
+            expected += weight[task, 0, 0, time] * (np.mean(errors) + 0.2 * kl)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_example_of_a_method_has_run_folders_reports_and_tables(tmp_path, monkeypatch, capsys, unchanged_names):
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--num-tasks", "64", "--horizon", "10", "--eval-tasks", "20", "--latent", "3"]
+    assert (
+        commands.main(["train", "varibad_like", "bandit", f"--module={EXAMPLE}", *sizes, "--num-iterations", "20"]) == 0
+    )
+    folder = "runs/varibad_like-bandit-0"
+    assert commands.main(["resume", folder, "--num-iterations", "40"]) == 0
+    losses = [line["auxiliary_loss"] for line in run_folder.metrics(tmp_path / folder)]
+    assert losses[-1] < 0.9 * losses[0]
+    assert commands.main(["report", folder]) == 0
+    capsys.readouterr()
+    assert commands.main(["table", folder]) == 0
+    assert "varibad_like iterations=40 latent=3 num_tasks=64" in capsys.readouterr().out
