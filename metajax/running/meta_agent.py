@@ -28,6 +28,7 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
+from metajax.running.progress_line import progress_line
 from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, other_network, task_options
 from metajax.running.registration import load_for, modules_of
 from metajax.running.standing import Scale, find_scale
@@ -227,10 +228,12 @@ class MetaAgent:
         log_every: int = 10,
         until: str | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
+        show_progress: bool = True,
     ) -> "MetaAgent":
         """Trains for further meta-iterations and returns the agent itself.
 
-        Schedules, such as RL²'s falling learning rate, run over the meta-iterations of a call.
+        In a terminal or a notebook, a line shows the meta-iteration, the return and the time. Schedules, such as RL²'s
+        falling learning rate, run over the meta-iterations of a call.
 
         Raises ConfigError for a wrong argument, and NonFiniteError if training diverges.
 
@@ -239,11 +242,15 @@ class MetaAgent:
             log_every: meta-iterations between two calls of `on_progress` (10).
             until: when to stop earlier, as in `learning`; None: never.
             on_progress: called with the progress of every log line.
+            show_progress: whether to show the line (True).
         """
         num_iterations = self.recipe.num_iterations if num_iterations is None else num_iterations
         check_count("num_iterations", num_iterations)
-        for progress in self.learning(self.iteration + num_iterations, log_every=log_every, until=until):
-            on_progress(progress)
+        total = self.iteration + num_iterations
+        with progress_line(total, shown=show_progress) as show:
+            for progress in self.learning(total, log_every=log_every, until=until):
+                show(progress)
+                on_progress(progress)
         return self
 
     def learning(self, num_iterations: int, *, log_every: int = 10, until: str | None = None) -> Iterator[Progress]:
