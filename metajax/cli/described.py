@@ -167,7 +167,7 @@ def _values(annotation: Any, choices: Collection[str]) -> str:
 def _words(default: Any) -> str:
     if default in ((), "", None):
         return "none"
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return " ".join(map(_words, default)) if isinstance(default, tuple) else str(default)
 
 
 def _sentences(text: str, choices: Collection[str], default: str) -> str:

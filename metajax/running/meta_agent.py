@@ -510,7 +510,7 @@ class MetaAgent:
             raise ConfigError("this agent's tasks have no name; pass the task distribution as tasks=…")
         if not isinstance(tasks, str):  # a distribution has no options
             kept = {name: value for name, value in kept.items() if name not in task_options(named_tasks)}
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+        options = {name: json_files.as_tuples(value) for name, value in kept.items()}
         agent = cls(changed.pop("algorithm", algorithm), tasks, **options | changed)
         if agent.tasks.version != version:
             now = agent.tasks.version

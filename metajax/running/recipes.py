@@ -282,7 +282,8 @@ def _is_own(recipe: Recipe, network: Callable) -> bool:
 
 
 def _options_of(factory: Callable) -> dict[str, Option]:
-    """Returns the arguments of a factory that are plain values: numbers, strings, booleans and tuples of these.
+    """Returns the arguments of a factory that are plain values: numbers, strings, booleans, and tuples of these or of
+    tuples of a fixed length.
 
     An argument without annotation has the type of its default.
     """
@@ -298,8 +299,12 @@ def _type_of(parameter: inspect.Parameter) -> Any:
     return type(parameter.default) if parameter.annotation is inspect.Parameter.empty else parameter.annotation
 
 
-def _is_plain(annotation: Any) -> bool:
-    parts = typing.get_args(annotation)
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple:
-        return all(part in (..., type(None)) or _is_plain(part) for part in parts)
+def _is_plain(annotation: Any, depth: int = 0) -> bool:
+    """Whether values of a type can be options: in tuples there may be tuples of a fixed length, such as pairs."""
+    parts, origin = typing.get_args(annotation), typing.get_origin(annotation)
+    if origin is tuple and (depth == 2 or (depth == 1 and ... in parts)):
+        return False
+    if origin in (types.UnionType, typing.Union, tuple):
+        inside = depth + (origin is tuple)
+        return all(part in (..., types.NoneType) or _is_plain(part, inside) for part in parts)
     return annotation in (bool, int, float, str)

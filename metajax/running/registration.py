@@ -32,7 +32,7 @@ def register_algorithm(
     """Makes an algorithm known by name to MetaAgent, the command line, run folders, reports and tables.
 
     The keyword arguments of the factories become options: those with a plain type or default, numbers, strings,
-    booleans and tuples of these. Their help is the text under `Args:` in the docstring.
+    booleans, and tuples of these or of pairs, triples and so on. Their help is the text under `Args:` in the docstring.
 
     Args:
         name: the name, such as my_method; a name that is taken is refused, except by a factory of the same name and

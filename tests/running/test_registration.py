@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from metajax.cli.arguments import parse_experiment
 from metajax.cli.train import default_options
 from metajax.networks import memory_policy
 from metajax.running import run_folder
-from metajax.running.recipes import ALGORITHMS, NETWORKS
+from metajax.running.recipes import ALGORITHMS, NETWORKS, options
 from metajax.running.registration import load_modules
 from metajax.running.table import method_of
 from metajax.tasks import bandit
@@ -181,6 +182,38 @@ def test_a_registered_network_replaces_that_of_any_algorithm_and_its_options(tmp
         MetaAgent("rl2", "bandit", network="narow")
     with pytest.raises(ConfigError, match="use a network without a memory"):
         MetaAgent("maml", "bandit", network="narrow")
+
+
+def paired(
+    env,
+    *,
+    size: Optional[int] = None,  # noqa: UP045  # as users write it
+    pairs: tuple[tuple[int, float], ...] = ((2, 0.5),),
+    ragged: tuple[tuple[int, ...], ...] = (),
+):
+    return memory_policy(env, width=size or sum(units for units, _ in pairs), hidden=ragged)
+
+
+def test_optional_numbers_and_tuples_of_pairs_are_options_and_come_back(tmp_path, unchanged_names):
+    register_network("paired", paired)
+    known = options("rl2", "bandit", None, "paired")
+    assert known["size"].default is None
+    assert "ragged" not in known
+    _, given = parse_experiment(
+        default_options("rl2"),
+        ["--network", "paired", "--pairs", "3", "0.5", "4", "1.5"],
+        "rl2",
+        "bandit",
+        prog="metajax train",
+    )
+    assert given == {"network": "paired", "pairs": ((3, 0.5), (4, 1.5))}
+    agent = MetaAgent("rl2", "bandit", num_tasks=4, **given)
+    agent.save(tmp_path)
+    again = MetaAgent.load(tmp_path)
+    assert again.config["options"] == agent.config["options"]
+    assert again.network.memory()[0].shape == (7,)
+    with pytest.raises(ConfigError, match="unknown option 'ragged'"):
+        MetaAgent("rl2", "bandit", network="paired", ragged=((1,), (2, 3)))
 
 
 def test_an_algorithm_s_own_network_by_name_is_no_change():
