@@ -46,6 +46,7 @@ class Config(TypedDict):
     options: dict[str, Plain | list[Plain | list[Plain]]]
     own: NotRequired[list[str]]
     modules: NotRequired[list[str]]
+    modules_sha256: NotRequired[str]
     run: NotRequired[Run]
 
 

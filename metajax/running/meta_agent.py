@@ -129,7 +129,7 @@ class MetaAgent:
             "options": {name: _plain(value) for name, value in options.items()},
             "own": list(self._own),
         }
-        self.config["modules"] = modules_of(self.config)
+        self.config |= modules_of(self.config)
         self.history: list[Progress] = []
 
     def with_seed(self, seed: int) -> "MetaAgent":

@@ -15,7 +15,7 @@ from metajax.networks import mlp
 from metajax.running.recipes import ALGORITHMS, NETWORKS, Recipe
 from metajax.tasks import TASKS
 
-_LOADED: dict[Path, None] = {}  # files of Python that were imported, in order
+_LOADED: dict[Path, str] = {}  # files of Python that were imported, in order, and the SHA-256 of their content
 _BUILT_IN = frozenset(ALGORITHMS), frozenset(TASKS), frozenset(NETWORKS)
 
 
@@ -117,6 +117,7 @@ def load_modules(paths: Iterable[str | Path]) -> None:
         if spec is None or spec.loader is None or not path.is_file():
             raise ConfigError(f"--module {path} must be a file of Python that exists")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
         try:
@@ -126,12 +127,18 @@ def load_modules(paths: Iterable[str | Path]) -> None:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"--module {path} failed: {type(error).__name__}: {first_line(error)}") from error
-        _LOADED[path] = None
+        _LOADED[path] = content
 
 
-def modules_of(config: Mapping[str, Any]) -> list[str]:
-    """The files that a run's configuration needs: those imported so far, unless all of its names are metajax's own."""
-    return [] if _all_known(config, *_BUILT_IN) else [str(path) for path in _LOADED]
+def modules_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a run's configuration about the files that it needs, and a hash of their content.
+
+    They are those imported so far, unless all names in the configuration are metajax's own.
+    """
+    if not _LOADED or _all_known(config, *_BUILT_IN):
+        return {"modules": []}
+    whole = hashlib.sha256("".join(_LOADED.values()).encode()).hexdigest()
+    return {"modules": [str(path) for path in _LOADED], "modules_sha256": whole}
 
 
 def load_for(config: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ from metajax.cli import commands
 from metajax.cli.arguments import parse_experiment
 from metajax.cli.train import default_options
 from metajax.networks import memory_policy
-from metajax.running import run_folder
+from metajax.running import registration, run_folder
 from metajax.running.recipes import ALGORITHMS, NETWORKS, options
 from metajax.running.registration import load_modules
-from metajax.running.table import method_of
+from metajax.running.table import grouped_by_method, method_of
 from metajax.tasks import bandit
 
 MODULE = '''
@@ -145,6 +145,29 @@ def test_a_module_gives_the_command_line_its_names(tmp_path, capsys, unchanged_n
     assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["own_method", "PPO"]
 
 
+def test_runs_of_changed_modules_are_different_methods(tmp_path, unchanged_names):
+    class Run(NamedTuple):
+        folder: Path
+        about: dict
+
+    def run(seed):
+        config = MetaAgent("own_method", "two-arms", seed=seed).config
+        return Run(tmp_path, config | {"code": {"sha256": "0" * 64, "commit": "1" * 40, "changed": False}})
+
+    path = tmp_path / "own_names.py"
+    path.write_text(MODULE)
+    load_modules([path])
+    runs = [run(0), run(1)]
+    assert [len(of) for of in grouped_by_method(runs).values()] == [2]
+    path.write_text(MODULE + "\n# changed\n")
+    registration._LOADED.clear()
+    load_modules([path])
+    groups = grouped_by_method([*runs, run(2)])
+    assert [len(of) for of in groups.values()] == [2, 1]
+    assert all(re.fullmatch("own_method num_tasks=4 @ 1111111 with modules [0-9a-f]{7}", name) for name in groups)
+    assert "modules_sha256" not in MetaAgent("rl2", "bandit").config
+
+
 def test_files_of_one_name_stay_apart(tmp_path, unchanged_names):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -166,7 +189,7 @@ def narrow(env, *, units: int = 4):
 
 def test_a_registered_network_replaces_that_of_any_algorithm_and_its_options(tmp_path, unchanged_names):
     register_network("narrow", narrow)
-    agent = MetaAgent("rl2", "bandit", network="Narrow", units=3, num_tasks=4, horizon=3).learn(1)
+    agent = MetaAgent("rl2", "bandit", network="Narrow", units=3, num_tasks=4, horizon=3)
     assert agent.config["options"] == {"units": 3, "horizon": 3, "network": "narrow"}
     assert agent.config["own"] == []
     assert (agent.all_options["network"], agent.all_options["units"]) == ("narrow", 3)
