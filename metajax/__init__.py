@@ -35,7 +35,7 @@ _PUBLIC = {  # module below metajax: the public names that it defines
     "running.acting": "AdaptedAgent",
     "running.export": "load_params",
     "running.meta_agent": "MetaAgent load_policy",
-    "running.registration": "register_algorithm register_tasks",
+    "running.registration": "register_algorithm register_network register_tasks",
     "running.sweep": "train_seeds",
     "running.training": "Learner Program Progress compile_program new_learner train training",
     "simulators.environment": "HostEnvironment",
@@ -109,6 +109,7 @@ __all__ = [
     "ppo",
     "promp",
     "register_algorithm",
+    "register_network",
     "register_tasks",
     "replay",
     "reptile",
@@ -178,7 +179,7 @@ if TYPE_CHECKING:  # the names in _PUBLIC
     from metajax.running.acting import AdaptedAgent
     from metajax.running.export import load_params
     from metajax.running.meta_agent import MetaAgent, load_policy
-    from metajax.running.registration import register_algorithm, register_tasks
+    from metajax.running.registration import register_algorithm, register_network, register_tasks
     from metajax.running.sweep import train_seeds
     from metajax.running.training import Learner, Program, Progress, compile_program, new_learner, train, training
     from metajax.simulators.environment import HostEnvironment

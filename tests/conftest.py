@@ -84,11 +84,12 @@ def cheap_search():
 
 @pytest.fixture
 def unchanged_names():
-    """Drops the algorithms and tasks that a test registers."""
-    from metajax.running.recipes import ALGORITHMS
+    """Drops the algorithms, networks and tasks that a test registers."""
+    from metajax.running.recipes import ALGORITHMS, NETWORKS
+    from metajax.running.registration import _LOADED
     from metajax.tasks import TASKS
 
-    before = [(table, dict(table)) for table in (ALGORITHMS, TASKS)]
+    before = [(table, dict(table)) for table in (ALGORITHMS, NETWORKS, TASKS, _LOADED)]
     yield
     for table, content in before:
         table.clear()

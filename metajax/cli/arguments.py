@@ -17,7 +17,16 @@ from metajax.cli.choices import known_value, one_of
 from metajax.cli.described import choices_of, describe, flag_of, options_in, with_choices
 from metajax.cli.unknown_options import unknown_option
 from metajax.errors import ConfigError, known_name
-from metajax.running.recipes import ALGORITHMS, Option, network_options, options, task_options
+from metajax.running.recipes import (
+    ALGORITHMS,
+    NETWORKS,
+    Option,
+    network_of,
+    network_options,
+    options,
+    other_network,
+    task_options,
+)
 from metajax.running.registration import load_modules
 from metajax.tasks import TASKS
 
@@ -64,21 +73,22 @@ def parse_experiment(
     """The options of a command, and those of the factories of `algorithm` on `tasks` that differ from their defaults.
 
     `saved` options of the factories replace their defaults, and are returned even if they equal them. Raises
-    ConfigError as `parse` does, and for an unknown algorithm, tasks or outer loop.
+    ConfigError as `parse` does, and for an unknown algorithm, tasks, outer loop or network.
     """
-    first = _Outer(saved.get("outer"))
+    first = _Parts(saved.get("outer"), saved.get("network"))
     chosen, rest = tyro.cli(
-        _Outer, args=list(arguments), prog=prog, default=first, return_unknown_args=True, add_help=False
+        _Parts, args=list(arguments), prog=prog, default=first, return_unknown_args=True, add_help=False
     )
-    outer = chosen.outer
+    outer, network = chosen
     if outer is not None and ALGORITHMS[algorithm].outers:
         outer = known_name("outer", outer, ALGORITHMS[algorithm].outers)
-    groups = factory_options(algorithm, tasks, outer)
-    given = saved if outer is None else {**saved, "outer": outer}
+    network = None if network is None else other_network(algorithm, network)
+    groups = factory_options(algorithm, tasks, outer, network)
+    given = {**saved, "network": network} | ({} if outer is None else {"outer": outer})
     own, values, unknown = _parse(defaults, groups, rest, prog, about, given)
     if unknown:
         known = _flags(defaults, groups)
-        raise ConfigError(unknown_option(unknown[0], prog.split()[1], known, (algorithm, tasks, outer)))
+        raise ConfigError(unknown_option(unknown[0], prog.split()[1], known, (algorithm, tasks, outer, network)))
     known_options = {name: option for group in groups.values() for name, option in group.items()}
     return own, {
         name: values[name] for name, option in known_options.items() if name in saved or values[name] != option.default
@@ -89,14 +99,15 @@ def parse_experiment(
 _FROM_TASKS = {"context": "the steps of a whole trial", "num_episodes": "as in the literature of the tasks, or 2"}
 
 
-class _Outer(NamedTuple):
-    """The option that decides which other options exist; it is parsed before them."""
+class _Parts(NamedTuple):
+    """The options that decide which other options exist; they are parsed before them."""
 
     outer: str | None = None
+    network: str | None = None
 
 
 def load_own(arguments: Sequence[str]) -> list[str]:
-    """Imports the files after `--module`, which register algorithms and tasks, and returns the other arguments.
+    """Imports the files after `--module`, which register names, and returns the other arguments.
 
     Raises ConfigError if a file is missing or its import fails.
     """
@@ -114,10 +125,12 @@ def load_own(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
-def factory_options(algorithm: str, tasks: str, outer: str | None) -> dict[str, dict[str, Option]]:
+def factory_options(
+    algorithm: str, tasks: str, outer: str | None, network: str | None = None
+) -> dict[str, dict[str, Option]]:
     """The options of all factories of a run, grouped by the part of the run that takes them."""
-    known, recipe = options(algorithm, tasks, outer), ALGORITHMS[algorithm]
-    of_network, of_tasks, of_outer = network_options(algorithm), task_options(tasks), {"outer"}
+    known, recipe = options(algorithm, tasks, outer, network), ALGORITHMS[algorithm]
+    of_network, of_tasks, of_outer = network_options(algorithm, network), task_options(tasks), {"outer"}
     for name, default in _FROM_TASKS.items():
         if name in known:
             known[name] = Option(int | None, None, f"{known[name].help.rstrip('.')}; None: {default}")
@@ -127,7 +140,15 @@ def factory_options(algorithm: str, tasks: str, outer: str | None) -> dict[str, 
         of_outer |= inspect.signature(recipe.outers[outer or first]).parameters.keys()
         text = "Outer loop. Each has options of its own, which --help lists after it, as in --outer ppo --help."
         known = {"outer": Option(Annotated[str, one_of(recipe.outers)], first, text)} | known
-    groups: dict[str, dict[str, Option]] = {"algorithm": {}, "network": {}, "outer_loop": {}, "tasks": {}}
+    text = "Policy network. Each has options of its own, which --help lists after it, as in --network mlp --help"
+    text += f"; None: {network_of(algorithm)}" if network is None else "."
+    of_name = Option(Annotated[str | None, one_of(NETWORKS)], None, text)
+    groups: dict[str, dict[str, Option]] = {
+        "algorithm": {},
+        "network": {"network": of_name},
+        "outer_loop": {},
+        "tasks": {},
+    }
     for name, option in known.items():
         if name in of_network:
             groups["network"][name] = option

@@ -310,7 +310,7 @@ def start(name: str, options: Mapping[str, Any], num_devices: int | None) -> dic
     agent = MetaAgent(reference.algorithm, reference.tasks, num_tasks=reference.num_tasks, **given)
     launch.assign_devices([agent], num_devices)
     compiled = agent.program and time.perf_counter() - begin
-    agent.learn(1, log_every=1)
+    agent.learn(1, log_every=1, show_progress=False)
     return {"compile": compiled, "first_update": time.perf_counter() - begin}
 
 
@@ -331,7 +331,8 @@ def time_algorithm(
     with console.compiling(screen):
         program = agent.program
     count = options.iterations
-    seconds = timing.alternate({"learn": lambda: agent.learn(count, log_every=count)}, options.repeats)["learn"]
+    learn = {"learn": lambda: agent.learn(count, log_every=count, show_progress=False)}
+    seconds = timing.alternate(learn, options.repeats)["learn"]
     median, least, greatest = timing.spread([value / count for value in seconds])
     speed = program.steps / median
     screen.print(f"memory {program.memory / 2**20:,.0f} MiB")

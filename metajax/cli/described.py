@@ -140,25 +140,34 @@ def _texts_below_fields(kind: type) -> dict[str, str]:
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
-    """The types that an annotation is made of, without None."""
+    """The types that an annotation, or a tuple of it, is made of, without None."""
+    plain = _plain(annotation)
+    parts = typing.get_args(plain) if _is_union(plain) or typing.get_origin(plain) is tuple else (plain,)
+    return tuple(part for part in parts if part not in (..., types.NoneType))
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without marks, and without None if only one other type is left."""
     if typing.get_origin(annotation) is Annotated:
-        return _parts(annotation.__origin__)
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, tuple):
-        return tuple(part for part in typing.get_args(annotation) if part not in (..., type(None)))
-    return (annotation,)
+        return _plain(annotation.__origin__)
+    rest = [part for part in typing.get_args(annotation) if part is not types.NoneType]
+    return _plain(rest[0]) if _is_union(annotation) and len(rest) == 1 else annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _values(annotation: Any, choices: Collection[str]) -> str:
     """The placeholder of the values."""
-    plain = annotation.__origin__ if typing.get_origin(annotation) is Annotated else annotation
-    one = f"{{{','.join(choices)}}}" if choices else _TYPES.get(_parts(plain)[0], "")
-    return f"[{one} ...]" if one and typing.get_origin(plain) is tuple else one
+    one = f"{{{','.join(choices)}}}" if choices else _TYPES.get(_parts(annotation)[0], "")
+    return f"[{one} ...]" if one and typing.get_origin(_plain(annotation)) is tuple else one
 
 
 def _words(default: Any) -> str:
     if default in ((), "", None):
         return "none"
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return " ".join(map(_words, default)) if isinstance(default, tuple) else str(default)
 
 
 def _sentences(text: str, choices: Collection[str], default: str) -> str:

@@ -58,7 +58,7 @@ def _maml_speed(num_iterations: int = 5) -> float:
     """Environment steps per second of MAML on point navigation, after a first meta-iteration that compiles."""
     agent = MetaAgent("maml", "point", num_tasks=10, outer="gradient")
     launch.assign_devices([agent], None)
-    agent.learn(1)
+    agent.learn(1, show_progress=False)
     start = time.perf_counter()
-    agent.learn(num_iterations)
+    agent.learn(num_iterations, show_progress=False)
     return num_iterations * agent.program.steps / (time.perf_counter() - start)

@@ -54,9 +54,9 @@ def run(arguments: Sequence[str]) -> None:
     folder = one_folder("resume", names)
     config = run_folder.named_config(folder)
     algorithm, tasks = config["algorithm"], config["tasks"]
-    saved = {name: _as_tuple(value) for name, value in config["options"].items()}
+    saved = {name: json_files.as_tuples(value) for name, value in config["options"].items()}
     was = saved | {"num_tasks": config["num_tasks"]}
-    defaults = _defaults(algorithm, {name: _as_tuple(value) for name, value in config["run"].items()} | was)
+    defaults = _defaults(algorithm, {name: json_files.as_tuples(value) for name, value in config["run"].items()} | was)
     for group in (defaults.run, defaults.evaluation):
         json_files.check(group._asdict(), type(group), f"the options of {folder}")
     prog = f"metajax resume {folder}"
@@ -100,8 +100,3 @@ def _defaults(algorithm: str, saved: dict[str, Any]) -> ResumeOptions:
 
 def _changed(was: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in now.items() if value != was.get(name)}
-
-
-def _as_tuple(value: Any) -> Any:
-    """The tuple that JSON has turned into a list; other values as they are."""
-    return tuple(value) if isinstance(value, list) else value

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from metajax.cli.described import flag_of
 from metajax.cli.usage import COMMANDS
-from metajax.running.recipes import ALGORITHMS, options, task_options
+from metajax.running.recipes import ALGORITHMS, NETWORKS, network_of, network_options, options, task_options
 from metajax.tasks import TASKS
 
 TAKE_FACTORY_OPTIONS = ("train", "resume", "bench", "search")  # commands with an algorithm and tasks
@@ -15,7 +15,7 @@ _MAX_NAMED = 6
 
 
 def unknown_option(
-    argument: str, command: str, known: Collection[str], run: tuple[str, str, str | None] | None = None
+    argument: str, command: str, known: Collection[str], run: tuple[str, str, str | None, str | None] | None = None
 ) -> str:
     """The message for an argument that a command does not take.
 
@@ -23,7 +23,8 @@ def unknown_option(
         argument: the argument as written.
         command: the command.
         known: the flags that it takes here.
-        run: the names of the algorithm, the tasks and the outer loop (None: the default); None: the command has none.
+        run: the names of the algorithm, the tasks, the outer loop and the network (None: the default); None: the
+            command has none.
     """
     if not argument.startswith("-"):
         return f"metajax {command} does not expect {argument!r} here; names come first, then options"
@@ -41,16 +42,18 @@ def unknown_option(
     return f"metajax {command} has no option {flag}; metajax {command} --help lists its options"
 
 
-def _place(flag: str, command: str, run: tuple[str, str, str | None] | None) -> str:
+def _place(flag: str, command: str, run: tuple[str, str, str | None, str | None] | None) -> str:
     """What takes a flag, and that this command or run does not; an empty text if nothing takes it."""
     if run is not None:
-        algorithm, tasks, outer = run
+        algorithm, tasks, outer, network = run
         recipe = ALGORITHMS[algorithm]
         loops = [name for name in recipe.outers if flag in _flags(options(algorithm, tasks, name))]
         if loops:
             return f"--outer {' or '.join(loops)}, not of --outer {outer or next(iter(recipe.outers))}"
         if algorithms := [name for name in ALGORITHMS if flag in _flags_of_algorithm(name, tasks)]:
             return f"the algorithm {_named(algorithms)}, not of {algorithm}"
+        if networks := [name for name in NETWORKS if flag in _flags(network_options(algorithm, name))]:
+            return f"--network {' or '.join(networks)}, not of --network {network or network_of(algorithm)}"
         if others := [name for name in TASKS if flag in _flags(task_options(name))]:
             return f"the tasks {_named(others)}, not of {tasks}"
     commands = [name for name in COMMANDS if flag in flags_of_command(name)]
@@ -89,7 +92,8 @@ def _flags_of_algorithm(algorithm: str, tasks: str) -> set[str]:
 def _factory_flags() -> set[str]:
     """The flags of all algorithms with their networks and outer loops, and of all tasks."""
     of_tasks = {name for tasks in TASKS for name in task_options(tasks)}
-    return _flags(of_tasks).union(*(_flags_of_algorithm(name, "point") for name in ALGORITHMS))
+    of_networks = {"network"}.union(*(network_options("maml", name) for name in NETWORKS))
+    return _flags(of_tasks | of_networks).union(*(_flags_of_algorithm(name, "point") for name in ALGORITHMS))
 
 
 def _all_flags() -> set[str]:

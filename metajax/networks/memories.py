@@ -27,6 +27,7 @@ from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.networks.attention import Attention, LinearAttention
 from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, observation_reader
+from metajax.networks.images import Images, conv_channels
 from metajax.networks.layers import check_layers, hidden_layers
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
@@ -119,10 +120,12 @@ MEMORIES: dict[str, Callable[..., nn.Module]] = {
 
 class _Policy(nn.Module):
     space: PyTree
+    images: nn.Module
     encoder: nn.Module
     layers: tuple[nn.Module, ...]
     width: int
-    features: Callable[[Percept], Array]
+    read: Callable[[PyTree], PyTree]
+    shown: Callable[[Percept], Array]
     memory_reset: str
     head: str
     init_std: float
@@ -138,7 +141,8 @@ class _Policy(nn.Module):
 
     def step(self, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         run: list[Callable] = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
-        return self._decide(run, self.features(percept), percept)
+        x = jnp.concatenate([self.images(self.read(percept.obs)), self.shown(percept)])
+        return self._decide(run, x, percept)
 
     def unroll(self, memory: tuple | None, percepts: Percept, valid: Array) -> tuple[tuple, Decision]:
         states = memory or (None,) * len(self.layers)
@@ -146,7 +150,9 @@ class _Policy(nn.Module):
             lambda x, reset, layer=layer, state=state: layer.unroll(state, x, reset, valid)
             for layer, state in zip(self.layers, states, strict=True)
         ]
-        return self._decide(run, jax.vmap(self.features)(percepts), percepts)
+        seen = self.images(jax.vmap(self.read)(percepts.obs), 1)  # Flax does not let modules be vmapped here
+        x = jnp.concatenate([seen, jax.vmap(self.shown)(percepts)], axis=-1)
+        return self._decide(run, x, percepts)
 
     def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
         reset, after, x = is_reset(self.memory_reset, percept), [], self.encoder(x)
@@ -159,11 +165,17 @@ class _Policy(nn.Module):
 
 
 def percept_features(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
-    """The function `features(percept)` that returns the observation and the parts in `show` as one vector [D].
+    """The function `features(percept)` that returns the observation and the parts in `show` as one vector [D]."""
+    read, shown = observation_reader(env), shown_features(env, show)
+    return lambda percept: jnp.concatenate([flat_obs(read(percept.obs)), shown(percept)])
+
+
+def shown_features(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
+    """The function `features(percept)` that returns the parts in `show` as one vector [D].
 
     Time is in hundreds of steps.
     """
-    space, read = env.action_space(env.default_params), observation_reader(env)
+    space = env.action_space(env.default_params)
 
     def features(percept: Percept) -> Array:
         action = percept.action if is_continuous(space) else jax.nn.one_hot(percept.action, space.n)
@@ -174,7 +186,7 @@ def percept_features(env: Environment, show: Sequence[str]) -> Callable[[Percept
             "start": percept.start[None],
             "time": percept.time[None] / 100,
         }
-        return jnp.concatenate([flat_obs(read(percept.obs)), *(shown[name] for name in show)])
+        return jnp.concatenate([jnp.zeros(0), *(shown[name] for name in show)])
 
     return features
 
@@ -212,6 +224,7 @@ def memory_policy(
     memory: str = "gru",
     width: int = 64,
     layers: int = 1,
+    conv: tuple[int, ...] | None = None,
     hidden: tuple[int, ...] = (64,),
     activation: str = "tanh",
     skip: bool = False,
@@ -232,8 +245,11 @@ def memory_policy(
             1 to 1.8 times the parameters of gru (gtrxl has another 12 width² per layer for its gates).
         width: number of features of each memory layer.
         layers: number of stacked memory layers.
+        conv: channels of 3 x 3 convolutions with stride 2 over images, the parts [H, W, C] of the observation; without
+            convolutions, images are flattened; None: 16 32 if the observation is one image and the environment has no
+            `features`, otherwise none.
         hidden: widths of hidden layers between the inputs and the memory.
-        activation: activation of these hidden layers: tanh, relu, gelu or silu.
+        activation: activation of the convolutions and these hidden layers: tanh, relu, gelu or silu.
         skip: add a residual connection around every one of these hidden layers but the first.
         norm: normalisation before each of their activations: none, layer (LayerNorm) or rms (RMSNorm).
         heads: number of attention heads; the width must be a multiple of twice this number.
@@ -264,8 +280,22 @@ def memory_policy(
     check_memory_width(memory, width, heads)
     dtype, space = compute_dtype_of(compute_dtype), env.action_space(env.default_params)
     stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
-    encoder, features = Encoder(tuple(hidden), activation, skip, norm, dtype), percept_features(env, show)
-    module = _Policy(space, encoder, stack, width, features, memory_reset, head, init_std, dtype, masking(env))
+    images = Images(conv_channels(env, conv), activation, dtype)
+    encoder = Encoder(tuple(hidden), activation, skip, norm, dtype)
+    module = _Policy(
+        space,
+        images,
+        encoder,
+        stack,
+        width,
+        observation_reader(env),
+        shown_features(env, show),
+        memory_reset,
+        head,
+        init_std,
+        dtype,
+        masking(env),
+    )
     run: Callable[..., Any] = module.apply  # flax's own type allows for variables that a call changes
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
 

@@ -43,9 +43,10 @@ class Config(TypedDict):
     tasks_version: int
     seed: Count
     num_tasks: Count
-    options: dict[str, Plain | list[Plain]]
+    options: dict[str, Plain | list[Plain | list[Plain]]]
     own: NotRequired[list[str]]
     modules: NotRequired[list[str]]
+    modules_sha256: NotRequired[str]
     run: NotRequired[Run]
 
 
@@ -86,6 +87,15 @@ def check(value: Any, shape: type[Content], name: str) -> Content:
     if wrong := _difference(value, shape, ""):
         raise CheckpointError(f"{name} is damaged: {wrong}")
     return value
+
+
+def as_tuples(value: Any) -> Any:
+    """A value of JSON as an option has it, with tuples instead of lists, also of lists in lists.
+
+    >>> as_tuples([[1, 2], [3, 4]]), as_tuples(0.5)
+    (((1, 2), (3, 4)), 0.5)
+    """
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def _decoded(content: bytes | str, name: str) -> Any:

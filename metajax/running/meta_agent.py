@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from metajax.base import Algorithm, Array, PyTree, Sizes, TaskDistribution
+from metajax.base import Algorithm, Array, Network, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
@@ -28,7 +28,8 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
-from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, task_options
+from metajax.running.progress_line import progress_line
+from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, other_network, task_options
 from metajax.running.registration import load_for, modules_of
 from metajax.running.standing import Scale, find_scale
 from metajax.running.stopping import VALIDATIONS, Until, condition, parse_until
@@ -70,7 +71,8 @@ class MetaAgent:
         num_tasks: tasks per meta-iteration; None: the default of the algorithm's recipe.
         num_devices: devices that share the tasks in training and evaluation; None: one, or all devices if several
             processes train together. `metajax.devices.make_of_cores` turns the cores of a CPU into devices.
-        network: a network of your own, or `network(env)` that returns it; None: the algorithm's, which has options.
+        network: a name ("mlp", "memory_policy", or one that `register_network` knows), a Network of your own, or
+            `network(env)` that returns it; None: the algorithm's network. Only networks with names have options.
         **options: options of the algorithm, its network, its outer loop (chosen by `outer`) and the tasks.
 
     Attributes:
@@ -99,10 +101,15 @@ class MetaAgent:
         seed: int = 0,
         num_tasks: int | None = None,
         num_devices: int | None = None,
-        network: OwnNetwork | None = None,
+        network: str | OwnNetwork | None = None,
         **options: Any,
     ):
         _check_seed(seed)
+        if isinstance(network, str):
+            other, network = other_network(algorithm, network), None
+            options |= {} if other is None else {"network": other}
+        elif not (network is None or callable(network) or isinstance(network, Network)):
+            raise ConfigError(f"network={network!r} must be a name, a Network, or network(env) that returns one")
         built = build(algorithm, tasks, options, network)
         self.tasks, self.network, self.algorithm, self.recipe, self.all_options = built
         self._own: dict[str, Any] = {} if isinstance(algorithm, str) else {"algorithm": algorithm}
@@ -122,7 +129,7 @@ class MetaAgent:
             "options": {name: _plain(value) for name, value in options.items()},
             "own": list(self._own),
         }
-        self.config["modules"] = modules_of(self.config["algorithm"], self.config["tasks"])
+        self.config |= modules_of(self.config)
         self.history: list[Progress] = []
 
     def with_seed(self, seed: int) -> "MetaAgent":
@@ -221,10 +228,12 @@ class MetaAgent:
         log_every: int = 10,
         until: str | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
+        show_progress: bool = True,
     ) -> "MetaAgent":
         """Trains for further meta-iterations and returns the agent itself.
 
-        Schedules, such as RL²'s falling learning rate, run over the meta-iterations of a call.
+        In a terminal or a notebook, a line shows the meta-iteration, the return and the time. Schedules, such as RL²'s
+        falling learning rate, run over the meta-iterations of a call.
 
         Raises ConfigError for a wrong argument, and NonFiniteError if training diverges.
 
@@ -233,11 +242,15 @@ class MetaAgent:
             log_every: meta-iterations between two calls of `on_progress` (10).
             until: when to stop earlier, as in `learning`; None: never.
             on_progress: called with the progress of every log line.
+            show_progress: whether to show the line (True).
         """
         num_iterations = self.recipe.num_iterations if num_iterations is None else num_iterations
         check_count("num_iterations", num_iterations)
-        for progress in self.learning(self.iteration + num_iterations, log_every=log_every, until=until):
-            on_progress(progress)
+        total = self.iteration + num_iterations
+        with progress_line(total, shown=show_progress) as show:
+            for progress in self.learning(total, log_every=log_every, until=until):
+                show(progress)
+                on_progress(progress)
         return self
 
     def learning(self, num_iterations: int, *, log_every: int = 10, until: str | None = None) -> Iterator[Progress]:
@@ -497,7 +510,7 @@ class MetaAgent:
             raise ConfigError("this agent's tasks have no name; pass the task distribution as tasks=…")
         if not isinstance(tasks, str):  # a distribution has no options
             kept = {name: value for name, value in kept.items() if name not in task_options(named_tasks)}
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+        options = {name: json_files.as_tuples(value) for name, value in kept.items()}
         agent = cls(changed.pop("algorithm", algorithm), tasks, **options | changed)
         if agent.tasks.version != version:
             now = agent.tasks.version

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from metajax import algorithms
 from metajax.base import Algorithm, Environment, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
-from metajax.errors import ConfigError, check_choice, check_count, lookup
+from metajax.errors import ConfigError, check_choice, check_count, known_name, lookup
 from metajax.factories import argument_texts
 from metajax.learning.outer import OUTERS, Outer, imitation, ppo, recurrent_ppo, trust_region
-from metajax.networks import belief_policy, memory_policy, mlp
+from metajax.networks import BeliefNetwork, belief_policy, memory_policy, mlp
 from metajax.tasks import TASKS
 
 
@@ -79,6 +79,8 @@ ALGORITHMS = {
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
 }
 
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "memory_policy": memory_policy}  # to choose from by name
+
 _FILLED_IN = {"env", "network", "tasks", "num_steps", "outer"}  # factory arguments that `build` sets
 
 
@@ -129,21 +131,23 @@ def recipe_of(algorithm: Method) -> Recipe:
     return lookup("algorithm", algorithm, ALGORITHMS)
 
 
-def options(algorithm: Method, tasks: Tasks, outer: str | None = None) -> dict[str, Option]:
+def options(algorithm: Method, tasks: Tasks, outer: str | None = None, network: str | None = None) -> dict[str, Option]:
     """Returns all options of a run by name.
 
-    Raises ConfigError for an unknown algorithm, task or outer loop.
+    Raises ConfigError for an unknown algorithm, task, outer loop or network, and if two of them have an option of the
+    same name.
 
     Args:
         algorithm: name of the algorithm, its factory, or itself, which has no options.
         tasks: name of the tasks, or a task distribution, which has no options.
         outer: name of the outer loop; None: the recipe's default.
+        network: name of the network; None: the recipe's.
     """
     found: dict[str, Option] = {}
-    for factory in _factories(algorithm, tasks, outer):
+    for factory in _factories(algorithm, tasks, outer, network):
         for name, option in _options_of(factory).items():
             if name in found:
-                raise TypeError(f"option {name} belongs to two factories of {algorithm} on {tasks}; rename one")
+                raise ConfigError(f"option {name} belongs to two factories of {algorithm} on {tasks}; rename one")
             found[name] = option
     return found
 
@@ -153,9 +157,25 @@ def task_options(tasks: Tasks) -> set[str]:
     return set(_options_of(lookup("tasks", tasks, TASKS))) if isinstance(tasks, str) else set()
 
 
-def network_options(algorithm: Method) -> set[str]:
-    """Returns the names of the options of an algorithm's network."""
-    return set(_options_of(recipe_of(algorithm).network))
+def network_options(algorithm: Method, network: str | None = None) -> set[str]:
+    """Returns the names of the options of the named network; None: the algorithm's."""
+    return set(_options_of(_network(recipe_of(algorithm), network)))
+
+
+def network_of(algorithm: Method) -> str:
+    """Returns the name of an algorithm's network, or that of its factory if it is not registered."""
+    recipe = recipe_of(algorithm)
+    names = (name for name, factory in NETWORKS.items() if _is_own(recipe, factory))
+    return next(names, getattr(recipe.network, "__name__", "its own"))
+
+
+def other_network(algorithm: Method, name: str) -> str | None:
+    """Returns the name of a network as it is known; None if it is the algorithm's, as without a name.
+
+    Raises ConfigError for an unknown name.
+    """
+    name = known_name("network", name, NETWORKS)
+    return None if _is_own(recipe_of(algorithm), NETWORKS[name]) else name
 
 
 def outer_of(algorithm: str, given: Mapping[str, Any]) -> Outer | None:
@@ -181,15 +201,16 @@ def build(
     Args:
         algorithm: name of the algorithm, a factory `algorithm(env, network, **options)`, or the algorithm itself.
         tasks: name of the tasks, or a task distribution, which has no options.
-        given: options by name; `outer` names the outer loop.
+        given: options by name; `outer` names the outer loop, `network` the network.
         network: a network, or `network(env)` that returns it, to replace the recipe's, whose options are then unknown;
-            None: the recipe's network.
+            None: the named network or, without a name, the recipe's.
     """
     given = dict(given)
     outer_name = given.pop("outer", None)
-    known = options(algorithm, tasks, outer_name)
+    network_name = given.pop("network", None) if network is None else None
+    known = options(algorithm, tasks, outer_name, network_name)
     recipe = recipe_of(algorithm)
-    if isinstance(algorithm, Algorithm) and network is not None:
+    if isinstance(algorithm, Algorithm) and not (network is None and network_name is None):
         raise ConfigError("an Algorithm has its network already; leave out network, or pass the algorithm's factory")
     of_network = set() if network is None else network_options(algorithm)
     for name in given:
@@ -209,26 +230,35 @@ def build(
         check_count("num_episodes", num_episodes)
         given["context"] = num_episodes * distribution.num_steps
     if network is None:
-        made = call(recipe.network, distribution.env)
+        made = call(_network(recipe, network_name), distribution.env)
     else:
         made = network if isinstance(network, Network) else network(distribution.env)
+    if not isinstance(algorithm, Algorithm):
+        _check_made("network", made, Network, BeliefNetwork)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps, "tasks": distribution}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))
     takes = inspect.signature(recipe.algorithm).parameters
     decided = {name: value for name, value in decided.items() if name in takes}
     made_algorithm = call(recipe.algorithm, distribution.env, made, **decided)
-    if not isinstance(made_algorithm, Algorithm):
-        raise ConfigError(f"the factory of the algorithm returned {type(made_algorithm).__name__}, not an Algorithm")
+    _check_made("algorithm", made_algorithm, Algorithm)
     effective = {name: option.default for name, option in known.items() if name not in of_network} | given
     if recipe.outers:
         effective["outer"] = outer_name or next(iter(recipe.outers))
+    if network is None and not isinstance(algorithm, Algorithm):
+        effective["network"] = network_name or network_of(algorithm)
     return Built(distribution, made, made_algorithm, recipe, effective)
 
 
-def _factories(algorithm: Method, tasks: Tasks, outer: str | None) -> list[Callable]:
+def _check_made(kind: str, made: Any, *expected: type) -> None:
+    if not isinstance(made, expected):
+        wanted = " or ".join(one.__name__ for one in expected)
+        raise ConfigError(f"the factory of the {kind} must return {wanted}, not {type(made).__name__}")
+
+
+def _factories(algorithm: Method, tasks: Tasks, outer: str | None, network: str | None) -> list[Callable]:
     recipe = recipe_of(algorithm)
-    factories: list[Callable] = [recipe.network, recipe.algorithm]
+    factories: list[Callable] = [_network(recipe, network), recipe.algorithm]
     if isinstance(tasks, str):
         factories.append(lookup("tasks", tasks, TASKS))
     if recipe.outers:
@@ -242,8 +272,20 @@ def _outer(recipe: Recipe, name: str | None) -> Callable[..., Outer]:
     return lookup("outer", name or next(iter(recipe.outers)), recipe.outers)
 
 
+def _network(recipe: Recipe, name: str | None) -> Callable[..., Network | None]:
+    """The factory of the named network; with the recipe's default values if it is the recipe's network."""
+    factory = recipe.network if name is None else lookup("network", name, NETWORKS)
+    return recipe.network if _is_own(recipe, factory) else factory
+
+
+def _is_own(recipe: Recipe, network: Callable) -> bool:
+    """Whether a factory is that of the recipe's network, which may set default values."""
+    return network in (recipe.network, getattr(recipe.network, "func", recipe.network))
+
+
 def _options_of(factory: Callable) -> dict[str, Option]:
-    """Returns the arguments of a factory that are plain values: numbers, strings, booleans and tuples of these.
+    """Returns the arguments of a factory that are plain values: numbers, strings, booleans, and tuples of these or of
+    tuples of a fixed length.
 
     An argument without annotation has the type of its default.
     """
@@ -259,8 +301,12 @@ def _type_of(parameter: inspect.Parameter) -> Any:
     return type(parameter.default) if parameter.annotation is inspect.Parameter.empty else parameter.annotation
 
 
-def _is_plain(annotation: Any) -> bool:
-    parts = typing.get_args(annotation)
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple:
-        return all(part in (..., type(None)) or _is_plain(part) for part in parts)
+def _is_plain(annotation: Any, depth: int = 0) -> bool:
+    """Whether values of a type can be options: in tuples there may be tuples of a fixed length, such as pairs."""
+    parts, origin = typing.get_args(annotation), typing.get_origin(annotation)
+    if origin is tuple and (depth == 2 or (depth == 1 and ... in parts)):
+        return False
+    if origin in (types.UnionType, typing.Union, tuple):
+        inside = depth + (origin is tuple)
+        return all(part in (..., types.NoneType) or _is_plain(part, inside) for part in parts)
     return annotation in (bool, int, float, str)

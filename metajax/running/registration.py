@@ -1,10 +1,10 @@
-"""Algorithms and tasks of one's own under a name, as the command line, run folders and tables know them."""
+"""Algorithms, networks and tasks of your own by name, as the command line, run folders and tables know them."""
 
 import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from metajax.base import Algorithm, Network, TaskDistribution
 from metajax.errors import ConfigError, check_count, first_line
 from metajax.learning.outer import Outer
 from metajax.networks import mlp
-from metajax.running.recipes import ALGORITHMS, Recipe
+from metajax.running.recipes import ALGORITHMS, NETWORKS, Recipe
 from metajax.tasks import TASKS
 
-_LOADED: dict[Path, None] = {}  # files of Python that were imported, in order
-_BUILT_IN_ALGORITHMS, _BUILT_IN_TASKS = frozenset(ALGORITHMS), frozenset(TASKS)
+_LOADED: dict[Path, str] = {}  # files of Python that were imported, in order, and the SHA-256 of their content
+_BUILT_IN = frozenset(ALGORITHMS), frozenset(TASKS), frozenset(NETWORKS)
 
 
 def register_algorithm(
@@ -32,7 +32,7 @@ def register_algorithm(
     """Makes an algorithm known by name to MetaAgent, the command line, run folders, reports and tables.
 
     The keyword arguments of the factories become options: those with a plain type or default, numbers, strings,
-    booleans and tuples of these. Their help is the text under `Args:` in the docstring.
+    booleans, and tuples of these or of pairs, triples and so on. Their help is the text under `Args:` in the docstring.
 
     Args:
         name: the name, such as my_method; a name that is taken is refused, except by a factory of the same name and
@@ -59,6 +59,29 @@ def register_algorithm(
         check_count(what, count)
     _check_free("algorithm", name, factory, {known: recipe.algorithm for known, recipe in ALGORITHMS.items()})
     ALGORITHMS[name] = Recipe(factory, network, outers or {}, num_tasks, num_iterations, min_eval_stages)
+
+
+def register_network(name: str, factory: Callable[..., Network]) -> None:
+    """Makes a network known by name: to `MetaAgent(network=…)`, `--network`, run folders, reports and tables.
+
+    Every algorithm can be trained with it; its options replace those of the algorithm's own network. Runs with
+    different networks are different methods in tables and figures.
+
+    Args:
+        name: the name, such as my_network; a name that is taken is refused, except by a factory of the same name and
+            module.
+        factory: `factory(env, **options)` returns the network; its keyword arguments become options.
+
+    Raises:
+        ConfigError: the name is taken or no word, or the factory is not callable.
+
+    >>> register_network("mlp", lambda env, *, width=5: None)
+    Traceback (most recent call last):
+    metajax.errors.ConfigError: network 'mlp' exists already; choose another name
+    """
+    _check_factory(factory)
+    _check_free("network", name, factory, NETWORKS)
+    NETWORKS[name] = factory
 
 
 def register_tasks(name: str, factory: Callable[..., TaskDistribution]) -> None:
@@ -94,6 +117,7 @@ def load_modules(paths: Iterable[str | Path]) -> None:
         if spec is None or spec.loader is None or not path.is_file():
             raise ConfigError(f"--module {path} must be a file of Python that exists")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
         try:
@@ -103,19 +127,36 @@ def load_modules(paths: Iterable[str | Path]) -> None:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"--module {path} failed: {type(error).__name__}: {first_line(error)}") from error
-        _LOADED[path] = None
+        _LOADED[path] = content
 
 
-def modules_of(algorithm: str, tasks: str | None) -> list[str]:
-    """The files that a run with these names needs: those imported so far, unless both names are metajax's own."""
-    own = algorithm in _BUILT_IN_ALGORITHMS and (tasks is None or tasks in _BUILT_IN_TASKS)
-    return [] if own else [str(path) for path in _LOADED]
+def modules_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a run's configuration about the files that it needs, and a hash of their content.
+
+    They are those imported so far, unless all names in the configuration are metajax's own.
+    """
+    if not _LOADED or _all_known(config, *_BUILT_IN):
+        return {"modules": []}
+    whole = hashlib.sha256("".join(_LOADED.values()).encode()).hexdigest()
+    return {"modules": [str(path) for path in _LOADED], "modules_sha256": whole}
 
 
 def load_for(config: Mapping[str, Any]) -> None:
     """Imports the modules of a run's configuration, if its names are not known yet. Raises as `load_modules` does."""
-    if config["algorithm"] not in ALGORITHMS or (config["tasks"] is not None and config["tasks"] not in TASKS):
+    if not _all_known(config, ALGORITHMS, TASKS, NETWORKS):
         load_modules(config.get("modules", []))
+
+
+def _all_known(
+    config: Mapping[str, Any], algorithms: Collection[str], tasks: Collection[str], networks: Collection[str]
+) -> bool:
+    """Whether the names in a run's configuration are among these."""
+    network = config["options"].get("network")
+    return (
+        config["algorithm"] in algorithms
+        and (config["tasks"] is None or config["tasks"] in tasks)
+        and (network is None or network in list(networks))  # a damaged configuration may have a list there
+    )
 
 
 def _check_factory(factory: object) -> None:

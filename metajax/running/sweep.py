@@ -78,7 +78,7 @@ def make_agents(
     """
     check_count("seeds", num_seeds)
     axes = dict(parsed := [parse_sweep(text) for text in sweep])
-    known, of_tasks = options(algorithm, tasks, given.get("outer")), task_options(tasks)
+    known, of_tasks = options(algorithm, tasks, given.get("outer"), given.get("network")), task_options(tasks)
     choices = [name for name, option in known.items() if option.annotation in (float, float | None)]
     for name, values in parsed:
         check_choice("hyper-parameter", name, [choice for choice in choices if choice not in of_tasks | _SHAPE_OPTIONS])

@@ -99,19 +99,20 @@ def code_of(about: Mapping[str, Any]) -> str:
     code = about.get("code")
     if code is None:
         return "unknown code"
-    commit = (code["commit"] or "")[:7]
-    return commit if commit and not code["changed"] else f"{commit}+{code['sha256'][:7]}"
+    commit, own = (code["commit"] or "")[:7], about.get("modules_sha256", "")[:7]
+    text = commit if commit and not code["changed"] else f"{commit}+{code['sha256'][:7]}"
+    return f"{text} with modules {own}" if own else text
 
 
 def grouped_by_method(results: Iterable[Run]) -> dict[str, list[Run]]:
     """The runs of each method, by its name.
 
-    Runs of different code are different methods, whose names then say which. Code is the same if the hash of the
-    package is, so a commit that only changes other files separates nothing.
+    Runs of different code are different methods, whose names then say which. Code is the same if the hashes of the
+    package and of the modules of the user are, so a commit that only changes other files separates nothing.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for result in results:
-        code = (result.about.get("code") or {}).get("sha256", "")
+        code = (result.about.get("code") or {}).get("sha256", "") + result.about.get("modules_sha256", "")
         groups.setdefault((method_of(result.about), code), []).append(result)
     differ = len({code for _, code in groups}) > 1
     return {f"{name} @ {code_of(of[0].about)}" if differ else name: of for (name, _), of in groups.items()}
@@ -128,7 +129,7 @@ def _options(about: Mapping[str, Any], *, of_tasks: bool) -> dict[str, Any]:
     tasks, given = about["tasks"], about["options"]
     load_for(about)
     named = isinstance(tasks, str) and "algorithm" not in about.get("own", [])
-    known = options(about["algorithm"], tasks, given.get("outer")) if named else {}
+    known = options(about["algorithm"], tasks, given.get("outer"), given.get("network")) if named else {}
     defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
     own = task_options(tasks)
     return {

@@ -16,7 +16,7 @@ from metajax.search.space import Genome, Space, architecture_space, genome_of, v
 from metajax.search.supernets import Supernet, supernet
 from metajax.simulators.environment import check_compiled
 
-SEARCHED = ("hidden", "activation", "skip", "norm", "memory", "width", "layers", "heads", "context")
+SEARCHED = ("network", "hidden", "activation", "skip", "norm", "memory", "width", "layers", "heads", "context")
 _SHAPING = {"fisher_fraction"}  # determines a shape, so it cannot be traced
 
 
@@ -69,7 +69,7 @@ def make_problem(
     recipe = ALGORITHMS[algorithm]
     _check_network(algorithm, space)
     for name in given:
-        check_choice("option", name, [*known, *(["outer"] if recipe.outers else [])])
+        check_choice("option", name, [*known, "network", *(["outer"] if recipe.outers else [])])
         if name in SEARCHED:
             raise ConfigError(f"{name} is searched; give its options to architecture_space and leave it out here")
     of_network = network_options(algorithm)

@@ -1,6 +1,6 @@
 """How options are described."""
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Optional
 
 import pytest
 
@@ -35,7 +35,10 @@ def test_options_have_the_texts_below_their_fields():
         (Option(float | None, None, "share; None: 0.9."), ("FLOAT", "Share.", "0.9")),
         (Option(tuple[int, ...], (), "widths."), ("[INT ...]", "Widths.", "none")),
         (Option(tuple[int, ...], (8, 4), "widths."), ("[INT ...]", "Widths.", "8 4")),
+        (Option(tuple[int, ...] | None, None, "widths; None: 8."), ("[INT ...]", "Widths.", "8")),
         (Option(bool, False, "do it."), ("", "Do it.", "False")),
+        (Option(tuple[tuple[int, int], ...], ((1, 2), (3, 4)), "pairs."), ("", "Pairs.", "1 2 3 4")),
+        (Option(Optional[int], None, "steps; None: all."), ("INT", "Steps.", "all")),  # noqa: UP045  # as users write it
         (Option(Annotated[str, one_of(["a", "b"])], "a", "a or b."), ("{a,b}", "a or b.", "a")),
     ],
 )
