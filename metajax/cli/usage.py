@@ -20,7 +20,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("[ALGORITHM] [TASKS]", "meta-train and evaluate (default: maml point)"),
     "resume": Command("RUN", "resume the training of a run"),
-    "evaluate": Command("RUN", "evaluate a run again, such as on more tasks"),
+    "evaluate": Command("RUN ...", "evaluate runs again, such as on more tasks"),
     "table": Command("RUN ...", "print the results of several runs as one table"),
     "plot": Command("RUN ...", "plot the curves of several runs in one figure"),
     "report": Command("RUN", "write one HTML file about a run"),
