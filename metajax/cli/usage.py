@@ -42,6 +42,7 @@ def usage() -> str:
             *lines,
             "",
             "RUN is a run folder, such as runs/maml-point-0.",
+            "metajax train maml,rl2 point,bandit trains every pair and compares them.",
             "metajax COMMAND --help lists the options of a command.",
             "--module FILE.py registers algorithms and tasks of your own.",
             "metajax --version prints the version.",
