@@ -46,6 +46,7 @@ class Config(TypedDict):
     num_tasks: Count
     options: dict[str, Plain | list[Plain]]
     own: NotRequired[list[str]]
+    network: NotRequired[str]
     modules: NotRequired[list[str]]
     run: NotRequired[Run]
 

@@ -35,6 +35,7 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
+from metajax.running.network_names import network_name
 from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, task_options
 from metajax.running.registration import load_for, modules_of
 from metajax.running.standing import Scale, find_scale
@@ -139,6 +140,8 @@ class MetaAgent:
             "options": {name: _plain(value) for name, value in options.items()},
             "own": list(self._own),
         }
+        if network is not None:
+            self.config["network"] = network_name(network, built.network, self.tasks.env)
         self.config["modules"] = modules_of(self.config["algorithm"], self.config["tasks"])
         self.history: list[Progress] = []
 

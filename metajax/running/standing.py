@@ -37,6 +37,11 @@ class Scale(NamedTuple):
         return score(trial, random=self.random, reference=self.reference)
 
 
+def may_have_scale(tasks: TaskDistribution) -> bool:
+    """Whether tasks have an optimum or hand-written agents, and no simulator on the host."""
+    return not is_on_host(tasks.env) and not (tasks.optimum is None and tasks.agents is None)
+
+
 def find_scale(tasks: TaskDistribution, protocol: EvaluationProtocol) -> Scale | None:
     """The scale of an agent's trials, each of which is the K episodes of a protocol.
 
@@ -47,7 +52,7 @@ def find_scale(tasks: TaskDistribution, protocol: EvaluationProtocol) -> Scale |
         tasks: the task distribution.
         protocol: of the evaluation of the agent that is scored.
     """
-    if is_on_host(tasks.env) or (tasks.optimum is None and tasks.agents is None):
+    if not may_have_scale(tasks):
         return None
     play = partial(_mean_return, tasks, protocol)
     random = play(uniform(tasks.env))
