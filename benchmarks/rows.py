@@ -18,6 +18,7 @@ import tables
 
 from metajax.cli.described import flag_of
 from metajax.cli.reproduce import INTERQUARTILE_MEAN, MEAN, mean_and_interval
+from metajax.pictures.words import counted
 
 RESULTS = Path(__file__).parent / "results"
 FILE = RESULTS / "rows.json"
@@ -44,7 +45,7 @@ def _navigation() -> Iterator[tuple[str, dict[str, Any]]]:
         options = kept["options"] | {"num_tasks": kept["tasks_an_iteration"], "num_iterations": kept["iterations"]}
         seeds, sparse = final["mean"], name in point_navigation.SPARSE  # whose table has means
         known = [
-            _known(f"return after {stage} adaptations", stage, *values)
+            _known(f"return after {counted(stage, 'adaptation')}", stage, *values)
             for stage in range(kept["sizes"]["num_stages"])
             for values in [
                 mean_and_interval([mean[stage] for mean in seeds])
@@ -64,7 +65,11 @@ def _entries() -> Iterator[tuple[str, dict[str, Any]]]:
         kept = json.loads(path.read_text())
         means = [seed["sampled"]["mean"] for seed in kept["seeds"]]
         known = [
-            _known(f"return after {stage} adaptations", stage, *mean_and_interval([mean[stage] for mean in means]))
+            _known(
+                f"return after {counted(stage, 'adaptation')}",
+                stage,
+                *mean_and_interval([mean[stage] for mean in means]),
+            )
             for stage in (0, 1)
         ]
         given = options | {"num_iterations": kept["seeds"][0]["iterations"]}

@@ -48,7 +48,7 @@ def test_the_command_of_a_row_is_what_was_measured():
         of_seeds = kept["seeds"] if "seeds" in kept else next(iter(kept["final"]["sampled"].values()))
         assert own.new_run.seeds == len(of_seeds)
     assert every["point/maml"]["known"][1] == {
-        "what": "return after 1 adaptations",
+        "what": "return after 1 adaptation",
         "stage": 1,
         "value": -10.949,
         "interval": [-11.046, -10.852],
