@@ -1,6 +1,6 @@
 """Writes the tables of benchmarks/README.md and benchmarks/SPEED.md from the JSON files in benchmarks/results.
 
-    python benchmarks/results_tables.py            # rewrite both files
+    python benchmarks/results_tables.py            # rewrite both files, and the rows of `metajax reproduce`
     python benchmarks/results_tables.py --check    # exit with 1 if a file differs from its results
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, where NAME is a key of `TABLES`. The text around the
@@ -22,6 +22,7 @@ import peers
 import point_navigation
 import rl2_sweep
 import rl2_tables
+import rows as published_rows
 import search
 import tables
 
@@ -234,10 +235,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
     check, stale = parser.parse_args().check, []
-    for path in FILES:
-        text = path.read_text()
-        new = filled(text)
-        if new != text:
+    new_texts = {path: filled(path.read_text()) for path in FILES} | {published_rows.FILE: published_rows.text()}
+    for path, new in new_texts.items():
+        if not path.exists() or new != path.read_text():
             stale.append(path.name)
             if not check:
                 path.write_text(new)

@@ -33,6 +33,10 @@ class NonFiniteError(FloatingPointError):
     """Training produced NaN or infinity. The message names the meta-iteration and, if known, the task."""
 
 
+class FailedRunsError(RuntimeError):
+    """Some trainings of a grid failed; the others have finished. The message has the reasons."""
+
+
 class CheckpointError(ValueError):
     """A file of a run is missing, damaged, or of another learner. The message says where they differ."""
 

@@ -1,6 +1,6 @@
 """Evaluation of agents on held-out tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import NormalDist
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from metajax.errors import ConfigError, check_choice, check_count
 from metajax.rollouts import check_sizes, rollout, trial
 
 SUCCESS_AT = ("any", "end")
+EVALUATION_SEED = 2**31 - 1  # no training seed reaches it
 
 
 class Evaluation(NamedTuple):
@@ -45,6 +46,8 @@ class EvaluationProtocol(NamedTuple):
         num_steps: longest episode in environment steps.
         success_at: an episode succeeds at "any" of its steps, or at its "end".
         seed: of the tasks and all draws; no training uses it.
+        episodes: numbers of episodes in the task after which the next one is reported, see `stage_after`, in increasing
+            order; empty: every stage is reported.
     """
 
     num_tasks: int
@@ -53,6 +56,7 @@ class EvaluationProtocol(NamedTuple):
     num_steps: int
     success_at: str
     seed: int
+    episodes: tuple[int, ...] = ()
 
     @property
     def sizes(self) -> Sizes:
@@ -61,10 +65,72 @@ class EvaluationProtocol(NamedTuple):
 
     def __str__(self) -> str:
         when = {"any": "at any step", "end": "at the last step"}[self.success_at]
+        after = f"the next episode after {', '.join(map(str, self.episodes))} in the task; " if self.episodes else ""
         return (
             f"{self.num_tasks:,} held-out tasks, {self.num_stages - 1} adaptations, {self.num_copies} episodes a stage "
-            f"of at most {self.num_steps} steps, all counted; success {when}; seed {self.seed}"
+            f"of at most {self.num_steps} steps, all counted; {after}success {when}; seed {self.seed}"
         )
+
+
+def check_episodes(episodes: Sequence[int]) -> None:
+    """Raises ConfigError unless `episodes` are whole numbers of at least 0 in increasing order."""
+    for number in episodes:
+        check_count("episodes", number, at_least=0)
+    if list(episodes) != sorted(set(episodes)):
+        raise ConfigError(f"episodes={tuple(episodes)} must increase, such as episodes={tuple(sorted(set(episodes)))}")
+
+
+def stage_after(num_episodes: int, *, in_context: bool, num_copies: int) -> int:
+    """The stage, counted from 0, in which an agent plays its next episode after `num_episodes` episodes in the task.
+
+    This rule lets all methods share an axis. A copy of an agent that adapts in context learns from its own episodes
+    alone, one in each stage, so the stage is `num_episodes`. Other agents adapt after every stage of `num_copies`
+    episodes, and until a stage is complete they act as at its start: the stage is `num_episodes // num_copies`.
+
+    >>> stage_after(20, in_context=True, num_copies=1), stage_after(20, in_context=False, num_copies=20)
+    (20, 1)
+    >>> stage_after(39, in_context=False, num_copies=20)
+    1
+    """
+    return num_episodes if in_context else num_episodes // num_copies
+
+
+def shared_episodes(trained: Iterable[int]) -> tuple[int, ...]:
+    """Numbers of episodes at which to compare methods: none, one, and as many as each method has seen in training.
+
+    >>> shared_episodes([20, 1, 20])
+    (0, 1, 20)
+    """
+    return tuple(sorted({0, 1, *trained}))
+
+
+class Reported(NamedTuple):
+    """The stages that tables show.
+
+    Attributes:
+        unit: the unit of the numbers, "adaptations" or "episodes seen".
+        stages: the index of each stage, by its number in this unit.
+    """
+
+    unit: str
+    stages: dict[int, int]
+
+
+def reported(protocol: EvaluationProtocol, *, in_context: bool) -> Reported:
+    """The stages that tables show of an evaluation.
+
+    They are those of `protocol.episodes` or, if it is empty, all; stages of an agent that adapts in context are
+    numbered by the episodes that it has seen, those of others by their adaptations.
+
+    >>> protocol = EvaluationProtocol(100, 3, 20, 50, "any", 0, episodes=(0, 20, 45))
+    >>> reported(protocol, in_context=False)
+    Reported(unit='episodes seen', stages={0: 0, 20: 1, 45: 2})
+    """
+    if not protocol.episodes:
+        return Reported("episodes seen" if in_context else "adaptations", {n: n for n in range(protocol.num_stages)})
+    copies = protocol.num_copies
+    of = {after: stage_after(after, in_context=in_context, num_copies=copies) for after in protocol.episodes}
+    return Reported("episodes seen", of)
 
 
 def evaluate(

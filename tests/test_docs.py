@@ -13,9 +13,9 @@ import pytest
 import results_tables
 from nbclient import NotebookClient
 
+from metajax.cli import grid, usage
 from metajax.cli import search as search
-from metajax.cli import usage
-from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
+from metajax.cli.arguments import algorithm_and_tasks, parse_experiment, split
 from metajax.cli.train import default_options
 from metajax.networks import MEMORIES
 from metajax.running.recipes import ALGORITHMS, build
@@ -82,10 +82,11 @@ def test_readme_is_short():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "metajax train" in c])
 def test_a_training_command_is_understood(command):
     words = shlex.split(command.partition("metajax train")[2], comments=True)
-    algorithm, tasks, flags = algorithm_and_tasks("train", words)
-    _, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog="metajax train")
-    if "--extra" not in command:  # whose package may be missing
-        build(algorithm, tasks, given)
+    names, flags = split(words)
+    for algorithm, tasks in grid.pairs(names):
+        _, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog="metajax train")
+        if "--extra" not in command:  # whose package may be missing
+            build(algorithm, tasks, given)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "metajax search" in c])

@@ -95,6 +95,11 @@ def parse_experiment(
     }
 
 
+def known_flags(defaults: tuple, algorithm: str, tasks: str, outer: str | None) -> list[str]:
+    """The flags of a command, and of the factories of `algorithm` on `tasks`."""
+    return _flags(defaults, factory_options(algorithm, tasks, outer))
+
+
 # Options whose default `build` takes from the tasks, and what it is.
 _FROM_TASKS = {"context": "the steps of a whole trial", "num_episodes": "as in the literature of the tasks, or 2"}
 

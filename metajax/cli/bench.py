@@ -20,7 +20,7 @@ from metajax.cli.choices import one_of
 from metajax.cli.options import PATH, DeviceOptions
 from metajax.devices import hardware, meshes
 from metajax.errors import WorkerError, check_count
-from metajax.measuring import timing
+from metajax.measuring import against, timing
 from metajax.measuring.programs import (
     DEFAULT,
     REFERENCES,
@@ -40,6 +40,7 @@ from metajax.running.training import num_groups
 
 MIN_REPEATS = 7
 Out = Annotated[str | None, PATH]
+Against = Annotated[str | None, PATH]
 _KERNELS = 8
 _LARGE, _BATCHED = "large product", "20 products 2000 x 64 x 64"
 
@@ -63,6 +64,9 @@ class ReferenceOptions(NamedTuple):
     """Type of the networks' matrix products. None: float32."""
     out: Out = None
     """JSON file to write the figures to. None: none."""
+    against: Against = None
+    """JSON file of an earlier --out on this machine. The ratio of each time, new over old, is printed with its 95 %
+    interval and a verdict. None: none."""
 
 
 class AlgorithmOptions(NamedTuple):
@@ -76,6 +80,9 @@ class AlgorithmOptions(NamedTuple):
     """Number of meta-iterations per measurement."""
     out: Out = None
     """JSON file to write the figures to. None: none."""
+    against: Against = None
+    """JSON file of an earlier --out with the same names and options, to print the ratio of the times with its 95 %
+    interval and a verdict. None: none."""
 
 
 class BenchOptions(NamedTuple):
@@ -130,6 +137,7 @@ def check(options: ReferenceOptions, num_devices: int | None) -> None:
 
 def references(screen: Console, options: ReferenceOptions, num_devices: int | None) -> dict[str, Any]:
     """Measures the reference programs, prints the figures, writes them to `options.out` and returns them."""
+    old = _old_rounds(options.against)
     changed = {"micro_batch": options.micro_batch, "compute_dtype": options.compute_dtype}
     changed = {name: value for name, value in changed.items() if value is not None}
     found: dict[str, Any] = {}
@@ -142,7 +150,27 @@ def references(screen: Console, options: ReferenceOptions, num_devices: int | No
         for table in bench_tables.tables(name, found[name]):
             screen.print(table)
         kept = _save({"repeats": options.repeats, "options": changed, "programs": found}, options.out)
+    _compare(screen, old, found, options.against)
     return kept
+
+
+def _old_rounds(path: str | None) -> dict[str, list[float]]:
+    """The rounds to compare with; raises before anything is measured if they cannot be."""
+    return {} if path is None else against.read(Path(path), jax.devices()[0].device_kind)
+
+
+def _compare(
+    screen: Console, old: Mapping[str, Sequence[float]], programs: Mapping[str, Any], path: str | None
+) -> None:
+    """Prints the ratios of the times to those of an earlier benchmark, and what it lacks."""
+    if path is None:
+        return
+    if not screen.is_terminal:
+        screen.width = 120
+    new = against.rounds_of(programs)
+    screen.print(bench_tables.against_table(against.comparisons(old, new), path))
+    if lacking := [name for name in new if name not in old]:
+        screen.print(f"not in {path}: {'; '.join(lacking)}")
 
 
 def sweep(
@@ -217,10 +245,15 @@ def _mesh(setting: PreparedReference, num_tasks: int, num_devices: int | None) -
     return None if num_devices == 1 else meshes.mesh(num_devices)
 
 
-def _part(part: timing.CompiledFunction, seconds: Sequence[float], steps: int | None) -> dict[str, float]:
+def _part(part: timing.CompiledFunction, seconds: Sequence[float], steps: int | None) -> dict[str, Any]:
     times = timing.spread(seconds)
     of_compiled = {"compile": part.compile_seconds, "flops": part.flops, "memory": part.memory}
-    return times._asdict() | of_compiled | ({"steps_per_second": steps / times.median} if steps else {})
+    return (
+        times._asdict()
+        | {"rounds": list(seconds)}
+        | of_compiled
+        | ({"steps_per_second": steps / times.median} if steps else {})
+    )
 
 
 def _machine(compute_dtype: str | None) -> tuple[dict[str, timing.CompiledFunction], int]:
@@ -325,6 +358,7 @@ def time_algorithm(
     """Times the compilation and the meta-iterations of an algorithm on tasks, and prints and writes the figures."""
     check_count("repeats", options.repeats)
     check_count("iterations", options.iterations)
+    old = _old_rounds(options.against)
     agent = MetaAgent(algorithm, tasks, num_tasks=options.num_tasks, **given)
     num_devices = launch.assign_devices([agent], num_devices)
     console.announce(screen, {Path(): agent}, num_devices)
@@ -332,14 +366,19 @@ def time_algorithm(
         program = agent.program
     count = options.iterations
     learn = {"learn": lambda: agent.learn(count, log_every=count, show_progress=False)}
-    seconds = timing.alternate(learn, options.repeats)["learn"]
-    median, least, greatest = timing.spread([value / count for value in seconds])
+    rounds = [value / count for value in timing.alternate(learn, options.repeats)["learn"]]
+    median, least, greatest = timing.spread(rounds)
     speed = program.steps / median
     screen.print(f"memory {program.memory / 2**20:,.0f} MiB")
     screen.print(f"a meta-iteration {median:.4f} s ({least:.4f} to {greatest:.4f}), {speed:,.0f} environment steps/s")
     figures = {"median": median, "least": least, "greatest": greatest, "steps_per_second": speed}
     figures["devices"] = num_devices
-    _save(agent.config | figures | {"memory": program.memory, "repeats": options.repeats}, options.out)
+    # As reference programs are kept, so that --against reads both.
+    size = {"num_tasks": options.num_tasks, "devices": num_devices, "parts": {"meta-iteration": {"rounds": rounds}}}
+    programs = {f"{algorithm} on {tasks}": {"sizes": [size]}}
+    kept = {"memory": program.memory, "repeats": options.repeats, "programs": programs}
+    _save(agent.config | figures | kept, options.out)
+    _compare(screen, old, programs, options.against)
 
 
 def _save(content: dict[str, Any], out: str | None) -> dict[str, Any]:

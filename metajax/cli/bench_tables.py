@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Column, Table
 
 from metajax.measuring import timing
+from metajax.measuring.against import Comparison
 
 OF_ENVIRONMENT = "steps/s over the environment's alone"
 
@@ -17,6 +18,16 @@ def tables(name: str, found: Mapping[str, Any]) -> list[Table]:
     listed = [table for kept in of_parts for table in (_parts_table(name, kept), _figures_table(kept, found["start"]))]
     listed += [_sizes_table(name, rows)] if rows else []
     return listed + [_kernels_table(name, kept) for kept in found["sizes"] if kept.get("kernels")]
+
+
+def against_table(comparisons: Sequence[Comparison], path: str) -> Table:
+    """The ratios of times to those in an earlier file, each with its interval and verdict."""
+    columns = ("", "old", "new", "new / old", "95 % interval", "verdict")
+    table = Table(*(Column(name, no_wrap=True) for name in columns), title=f"against {path}")
+    for one in comparisons:
+        times = (f"{1000 * seconds:,.2f} ms" for seconds in (one.old, one.new))
+        table.add_row(one.program, *times, f"{one.ratio:.3f}", f"{one.low:.3f} to {one.high:.3f}", one.verdict)
+    return table
 
 
 def _parts_table(name: str, kept: Mapping[str, Any]) -> Table:

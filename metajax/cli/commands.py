@@ -14,6 +14,7 @@ from metajax.cli.arguments import load_own
 from metajax.cli.usage import COMMANDS, answer
 from metajax.errors import (
     LESS_MEMORY,
+    FailedRunsError,
     NonFiniteError,
     WorkerError,
     first_line,
@@ -21,6 +22,17 @@ from metajax.errors import (
     known_name,
 )
 from metajax.running import processes, run_folder
+
+# What an error of the user, a training or the machine raises.
+FAILURES = (
+    ValueError,
+    NonFiniteError,
+    WorkerError,
+    FailedRunsError,
+    OSError,
+    MemoryError,
+    jax.errors.JaxRuntimeError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except run_folder.InterruptedRun as error:
         _tell(f"{error}: the run is saved; metajax resume continues it")
         return error.exit_code
-    except (ValueError, NonFiniteError, WorkerError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+    except FAILURES as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return 1
-        message = _message(error, command)
+        message = message_of(error, command)
         if message is None:
             raise
         _tell(f"error: {message}")
@@ -78,7 +90,7 @@ def _stdout_is_closed() -> bool:
     return closed
 
 
-def _message(error: Exception, command: str) -> str | None:
+def message_of(error: Exception, command: str) -> str | None:
     """The message for an error of the user or the machine; None for a defect of the program."""
     if is_out_of_memory(error):  # JAX reports it as different errors
         advice = f"; {LESS_MEMORY}" if command == "train" else ""

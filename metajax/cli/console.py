@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from metajax.evaluation import Evaluation, interval
+from metajax.evaluation import Evaluation, Reported, interval
 from metajax.running import processes, run_folder
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.standing import Scale, late_gain
@@ -132,8 +132,8 @@ def progress_bar(
         yield show
 
 
-def result_table(evaluation: Evaluation, title: str) -> Table:
-    """Mean returns and success rates over the held-out tasks, with one row per number of adaptation steps."""
+def result_table(evaluation: Evaluation, title: str, rows: Reported) -> Table:
+    """Mean returns and success rates over the held-out tasks, with one row per reported stage."""
     words = {
         "sampled": "sampled actions",
         "greedy": "most probable actions",
@@ -141,23 +141,25 @@ def result_table(evaluation: Evaluation, title: str) -> Table:
         "greedy_success": "success, most probable",
     }
     shown = {name: interval(values.mean(-1)) for name, values in evaluation._asdict().items() if values is not None}
-    table = Table("adaptations", *(words[name] for name in shown), title=title)
-    for stage in range(evaluation.sampled.shape[1]):
-        table.add_row(str(stage), *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in shown.values()))
+    table = Table(rows.unit, *(words[name] for name in shown), title=title)
+    for number, stage in rows.stages.items():
+        table.add_row(str(number), *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in shown.values()))
     return table
 
 
-def members_table(title: str, evaluations: Mapping[str, Evaluation], scale: Scale | None = None) -> Table:
+def members_table(
+    title: str, evaluations: Mapping[str, Evaluation], reported: Reported, scale: Scale | None = None
+) -> Table:
     """Mean returns over the held-out tasks: a row for each of the first runs, and one for all.
 
-    The columns are sampled actions before, after one and after all adaptations, the most probable actions after all,
-    and the score on a `scale`. Intervals are over tasks in the rows of runs, and over runs in the last row.
+    The columns are sampled actions in the first two and the last reported stage, the most probable actions in the last
+    stage, and the score on a `scale`. Intervals are over tasks in the rows of runs, and over runs in the last row.
     """
     sampled = np.stack([evaluation.sampled.mean(-1) for evaluation in evaluations.values()])  # [run, N, K]
     greedy = [one.greedy.mean(-1)[:, -1] for one in evaluations.values() if one.greedy is not None]
-    last = sampled.shape[-1] - 1
-    stages = list(dict.fromkeys([0, min(1, last), last]))
-    columns = {f"{stage} adaptations": sampled[..., stage] for stage in stages}  # [run, N] each
+    numbers = list(reported.stages)
+    numbers = list(dict.fromkeys([*numbers[:2], numbers[-1]]))
+    columns = {f"{number} {reported.unit}": sampled[..., reported.stages[number]] for number in numbers}  # [run, N]
     if greedy:
         columns["most probable, last"] = np.stack(greedy)
     if scale is not None:

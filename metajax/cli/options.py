@@ -4,16 +4,24 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from metajax.cli.choices import one_of
 from metajax.devices.hardware import PLATFORMS
 from metajax.errors import ConfigError, check_count, check_number
-from metajax.evaluation import SUCCESS_AT
+from metajax.evaluation import SUCCESS_AT, check_episodes
 from metajax.running import processes, record
 from metajax.running.recipes import Recipe
 from metajax.running.stopping import parse_until
 
 PATH = arg(metavar="PATH")
+COUNTS = PrimitiveConstructorSpec[tuple[int, ...]](  # 1,5,20 or 1 5 20
+    nargs="*",
+    metavar="[INT ...]",
+    instance_from_str=lambda texts: tuple(int(one) for text in texts for one in text.split(",") if one),
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: list(map(str, value)),
+)
 Platform = Annotated[str, one_of(PLATFORMS)]
 
 
@@ -69,6 +77,17 @@ class EvaluationOptions(NamedTuple):
     """Number of held-out tasks to evaluate on. None: 1000, or all if fewer."""
     success_at: Annotated[str, one_of(SUCCESS_AT)] = "any"
     """When an episode is a success: if any step succeeds, or if the last step does."""
+    episodes: Annotated[tuple[int, ...], COUNTS] = ()
+    """Report the next episode after these numbers of episodes in the task, such as 0,1,20. All methods share this
+    protocol. A method that adapts by gradients acts as after its last complete stage. By default, every stage is
+    reported."""
+    eval_stages: int | None = None
+    """Number of stages, one more than the adaptations. A method that adapts in context plays one episode in each.
+    None: as many as --episodes needs or, without it, as in training, but at least 6 if it adapts by gradients."""
+    eval_copies: int | None = None
+    """Number of episodes per stage in each task. None: as in training."""
+    eval_seed: int | None = None
+    """Random seed of the tasks and of all draws. None: a seed that no training uses."""
 
 
 class DeviceOptions(NamedTuple):
@@ -136,6 +155,14 @@ def check_evaluation(evaluation: EvaluationOptions) -> None:
     """Validates the options of an evaluation; raises ConfigError if one is out of its range."""
     if evaluation.eval_tasks is not None:
         check_count("eval_tasks", evaluation.eval_tasks, at_least=2)
+    for name in ("eval_stages", "eval_copies"):
+        if getattr(evaluation, name) is not None:
+            check_count(name, getattr(evaluation, name))
+    if evaluation.eval_seed is not None:
+        check_count("eval_seed", evaluation.eval_seed, at_least=0)
+    if evaluation.episodes and evaluation.eval_stages is not None:
+        raise ConfigError("--episodes determines the number of stages; leave out --eval-stages")
+    check_episodes(evaluation.episodes)
 
 
 def check_processes(options: ProcessOptions) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from metajax.cli import console, launch
 from metajax.cli.options import EvaluationOptions
 from metajax.errors import NonFiniteError
-from metajax.evaluation import Evaluation, EvaluationProtocol
+from metajax.evaluation import Evaluation, EvaluationProtocol, reported
 from metajax.running import processes, report, run_folder, sweep
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.standing import Scale
@@ -21,7 +21,14 @@ _MAX_DRAWN = 8  # runs with pictures, which take seconds each
 
 def protocol_of(agent: MetaAgent, options: EvaluationOptions) -> EvaluationProtocol:
     """The protocol that the options describe; raises ConfigError if it is wrong, or if it needs too much memory."""
-    protocol = agent.protocol(options.eval_tasks, success_at=options.success_at)
+    protocol = agent.protocol(
+        options.eval_tasks,
+        success_at=options.success_at,
+        num_stages=options.eval_stages,
+        num_copies=options.eval_copies,
+        episodes=options.episodes,
+        seed=options.eval_seed,
+    )
     launch.check_evaluation(agent, protocol)
     return protocol
 
@@ -54,7 +61,7 @@ def evaluate_and_report(
         report.draw_pictures(agent, evaluation, folder)
         report.write_report(folder)
     if evaluated:
-        _show(screen, dict(pair for pair, _ in evaluated), [evaluation for _, evaluation in evaluated], scale)
+        _show(screen, dict(pair for pair, _ in evaluated), [evaluation for _, evaluation in evaluated], protocol, scale)
     if failures:
         raise NonFiniteError("; ".join(f"the evaluation of {folder}: {text}" for folder, text in failures.items()))
 
@@ -79,21 +86,26 @@ def _evaluate(
     agent = agents[0]
     if not processes.joined():  # evaluation treats tasks one by one, so that any number of devices divides them
         agent.share_over(num_devices if is_on_host(agent.tasks.env) else launch.usable_devices(num_devices))
-    return [agent.evaluate(protocol.num_tasks, success_at=protocol.success_at)]
+    return [agent.evaluate_under(protocol)]
 
 
 def _show(
-    screen: Console, members: Mapping[Path, MetaAgent], evaluations: Sequence[Evaluation], scale: Scale | None
+    screen: Console,
+    members: Mapping[Path, MetaAgent],
+    evaluations: Sequence[Evaluation],
+    protocol: EvaluationProtocol,
+    scale: Scale | None,
 ) -> None:
     """Prints the results, the known returns, how far training has come and where the files are."""
     folders, agent = list(members), next(iter(members.values()))
+    rows = reported(protocol, in_context=agent.algorithm.agent.in_context)
     if len(folders) == 1:
-        screen.print(console.result_table(evaluations[0], agent.title))
+        screen.print(console.result_table(evaluations[0], agent.title, rows))
         for line in console.progress_lines(folders[0], agent, evaluations[0], scale):
             screen.print(line)
     else:
         by_name = {folder.name: one for folder, one in zip(folders, evaluations, strict=True)}
-        screen.print(console.members_table(agent.title, by_name, scale))
+        screen.print(console.members_table(agent.title, by_name, rows, scale))
         if scale is not None:
             screen.print(console.scale_line(scale))
     for name, value in agent.tasks.references:

@@ -14,6 +14,7 @@ from metajax.devices import hardware
 from metajax.errors import ConfigError, NonFiniteError
 from metajax.running import processes, record, run_folder, sweep
 from metajax.running.meta_agent import MetaAgent
+from metajax.running.stopping import check_score, parse_until
 from metajax.running.training import MAX_SKIPPED, Progress, has_stopped
 
 
@@ -47,6 +48,9 @@ def train_and_evaluate(
         new: whether the folders must be empty.
     """
     screen, agents = console.new(), list(members.values())
+    if run.until is not None:
+        in_context = agents[0].algorithm.agent.in_context
+        check_score(parse_until(run.until), agents[0].tasks, in_context=in_context)
     launch.check_sizes(agents[0])
     assigned = launch.assign_devices(agents, num_devices)
     protocol_of(agents[0], evaluation)  # raises before training

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metajax.cli import launch, run_training
-from metajax.cli.arguments import algorithm_and_tasks, help_of, parse_experiment
+from metajax.cli.arguments import algorithm_and_tasks, help_of, parse_experiment, split
 from metajax.cli.options import (
     DeviceOptions,
     EvaluationOptions,
@@ -45,7 +45,18 @@ OPTIONS = (TrainOptions,)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Meta-trains an algorithm on tasks, evaluates it on held-out tasks, and draws pictures."""
+    """Meta-trains an algorithm on tasks, evaluates it on held-out tasks, and draws pictures.
+
+    Names with commas, such as maml,rl2 point,bandit, train all of these algorithms on all of these tasks, and end with
+    one table and one figure; the same command again skips finished runs and resumes interrupted ones. An option that
+    only some of the algorithms know is given to those.
+    """
+    names, flags = split(arguments)
+    if any("," in name for name in names):
+        from metajax.cli import grid  # which imports this module
+
+        grid.train(names, flags, about=run.__doc__)
+        return
     algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
     prog, about = help_of("train", arguments, run.__doc__)
     own, given = parse_experiment(default_options(algorithm), flags, algorithm, tasks, prog=prog, about=about)
@@ -53,7 +64,7 @@ def run(arguments: Sequence[str]) -> None:
     check_evaluation(own.evaluation)
     check_processes(own.processes)
     launch.prepare(own.device.device)
-    agents = _agents(algorithm, tasks, own, given)
+    agents = new_agents(algorithm, tasks, own, given)
     if own.new_run.debug:
         _debug(agents[0], given, own.new_run.seed)
         return
@@ -62,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
     folders = [parent / sweep.label(agent, own.new_run.sweep) if len(agents) > 1 else parent for agent in agents]
     run_training.train_and_evaluate(
         dict(zip(folders, agents, strict=True)),
-        [sweep.parse_sweep(text)[0] for text in own.new_run.sweep],
+        swept_names(own),
         own.run,
         own.evaluation,
         num_devices=own.device.devices,
@@ -71,7 +82,12 @@ def run(arguments: Sequence[str]) -> None:
     )
 
 
-def _agents(algorithm: str, tasks: str, own: TrainOptions, given: dict[str, Any]) -> list[MetaAgent]:
+def swept_names(own: TrainOptions) -> list[str]:
+    """The names of the swept options."""
+    return [sweep.parse_sweep(text)[0] for text in own.new_run.sweep]
+
+
+def new_agents(algorithm: str, tasks: str, own: TrainOptions, given: dict[str, Any]) -> list[MetaAgent]:
     """An agent for every seed and every combination of swept values.
 
     Raises ConfigError if there are several agents or --debug where only one can run.
@@ -96,7 +112,7 @@ def _agents(algorithm: str, tasks: str, own: TrainOptions, given: dict[str, Any]
 
 def _debug(agent: MetaAgent, given: dict[str, Any], seed: int) -> None:
     """Runs a few meta-iterations of about ten tasks with checks, and says what was checked."""
-    known = options(agent.config["algorithm"], agent.config["tasks"], given.get("outer"))
+    known = options(agent.config["algorithm"], agent.config["tasks"], given.get("outer"), given.get("network"))
     parts = given.get("minibatches", known["minibatches"].default if "minibatches" in known else 1)
     num_tasks = min(agent.num_tasks, parts * max(1, 10 // parts))
     kinds = debug(agent.algorithm, agent.tasks, num_tasks=num_tasks, seed=seed)

@@ -10,7 +10,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 
 from metajax.base import PyTree, Transition
-from metajax.pictures import scene_charts, scene_choices, scene_rooms, scene_vehicles, style, words
+from metajax.pictures import scene_charts, scene_choices, scene_rooms, scene_vehicles, style
 
 
 class Scene(NamedTuple):
@@ -44,16 +44,16 @@ SCENES = {  # by the name of the environment
 
 
 class Episodes(NamedTuple):
-    """Episodes of an agent in N tasks after K numbers of adaptation steps, in one copy of the environment each."""
+    """Episodes of an agent in N tasks in K stages, in one copy of the environment each."""
 
-    adaptations: tuple[int, ...]  # [K], numbers of adaptation steps
+    stages: tuple[str, ...]  # [K], when they are played, as in `words.after`
     tasks: PyTree  # [N]
     steps: Transition  # [N, K, T]
 
 
 @style.styled
 def animate(path: Path, scene: Scene, episodes: Episodes, title: str, *, frames: int = 60) -> None:
-    """Writes a GIF with one row per task, one column per number of adaptation steps, and a legend."""
+    """Writes a GIF with one row per task, one column per stage, and a legend."""
     num_tasks, num_stages, length = episodes.steps.reward.shape
     figure = style.new_figure(3.2 * num_stages, 2.7 * num_tasks + 0.8)
     grid = figure.subplots(num_tasks, num_stages, squeeze=False)
@@ -70,7 +70,7 @@ def animate(path: Path, scene: Scene, episodes: Episodes, title: str, *, frames:
                 num_steps = int(episode.valid.sum())
                 last = min(shown, num_steps) - 1
                 scene.draw(axes, _part(episodes.tasks, task), episode, last)
-                when = f"task {task + 1}, {words.after(episodes.adaptations[stage])}"
+                when = f"task {task + 1}, {episodes.stages[stage]}"
                 end = f", {_end(episode, last)}" if shown >= num_steps else ""
                 axes.set_title(f"{when}\nreturn {episode.reward[: last + 1].sum():.1f}{end}", fontsize=9)
         return []

@@ -49,7 +49,7 @@ class Panel(NamedTuple):
     references: style.References = ()
 
 
-_TRAINED = Mark("as many adaptations as in training", style.BLACK, "o", filled=False)
+_TRAINED = Mark("", style.BLACK, "o", filled=False)
 _DOTS = (
     Mark("before adaptation", style.ORANGE, "o"),
     Mark("after the first adaptation", style.GREEN, "s"),
@@ -60,8 +60,8 @@ _MOST_COLUMNS = 3
 
 
 @style.styled
-def curves(panels: Sequence[Panel], xlabel: str, ylabel: str, note: str) -> Figure:
-    """Curves with bands; a method has one colour and marker in all panels.
+def curves(panels: Sequence[Panel], xlabel: str, ylabel: str, note: str, *, trained: str = "") -> Figure:
+    """Curves with bands; a method has one colour and marker in all panels. `trained` says what `Line.trained` marks.
 
     Raises ConfigError if there are more methods than colours that can be told apart.
     """
@@ -89,8 +89,8 @@ def curves(panels: Sequence[Panel], xlabel: str, ylabel: str, note: str) -> Figu
     for number, axes in enumerate(grid):
         axes.set_visible(number < len(panels))
         axes.set(xlabel=xlabel, ylabel=ylabel if number % columns == 0 else "")
-    trained = [_TRAINED] if any(line.trained is not None for line in lines) else []
-    style.legend(figure, [*marks.values(), *trained, *references.values()], note)
+    rings = [_TRAINED._replace(text=trained)] if any(line.trained is not None for line in lines) else []
+    style.legend(figure, [*marks.values(), *rings, *references.values()], note)
     return figure
 
 

@@ -27,8 +27,13 @@ _WIDTH, _HEIGHT = 5.5, 4.0
 
 
 @style.styled
-def adaptation_curve(evaluation: Evaluation, references: style.References, title: str) -> Figure:
-    """Mean return over tasks after each number of adaptation steps, with 95 % intervals and known reference returns."""
+def adaptation_curve(
+    evaluation: Evaluation, references: style.References, title: str, *, in_context: bool = False
+) -> Figure:
+    """Mean return over tasks in each stage, with 95 % intervals and known reference returns.
+
+    Stages are numbered by adaptation steps or, for an agent that adapts in context, by the episodes that it has seen.
+    """
     figure = style.new_figure(_WIDTH, _HEIGHT)
     axes = figure.subplots()
     marks = []
@@ -43,7 +48,8 @@ def adaptation_curve(evaluation: Evaluation, references: style.References, title
         marks.append(mark)
     num_tasks, _, num_copies = np.shape(evaluation.sampled)
     told = f"1 seed, {words.counted(num_tasks, 'held-out task')} of {words.counted(num_copies, 'episode')} each"
-    axes.set(title=f"{title}\n{told}", xlabel="adaptation steps", ylabel="return per episode, mean and 95 % interval")
+    axes.set(title=f"{title}\n{told}", xlabel=words.stages(in_context=in_context))
+    axes.set_ylabel("return per episode, mean and 95 % interval")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     known = style.reference_marks([references])
     style.draw_references(axes, references, known)
@@ -73,8 +79,8 @@ _WHEN = ("before", "after")
 
 
 @style.styled
-def task_histogram(evaluation: Evaluation, title: str) -> Figure:
-    """Histogram of the mean return of each held-out task, before adaptation and after the last adaptation step.
+def task_histogram(evaluation: Evaluation, title: str, *, in_context: bool = False) -> Figure:
+    """Histogram of the mean return of each held-out task, in the first and in the last stage.
 
     Returns with few values, such as whole numbers, get one bar for each value.
     """
@@ -82,7 +88,8 @@ def task_histogram(evaluation: Evaluation, title: str) -> Figure:
     axes = figure.subplots()
     returns = np.asarray(evaluation.sampled, float).mean(-1)
     last = returns.shape[1] - 1
-    marks = [Mark(words.after(stage), colour) for stage, colour in zip((0, last), _STAGES, strict=True)][: last + 1]
+    named = (words.after(stage, in_context=in_context) for stage in (0, last))
+    marks = [Mark(name, colour) for name, colour in zip(named, _STAGES, strict=True)][: last + 1]
     shown = returns[:, sorted({0, last})]
     values = _values(shown)
     if values is None:
@@ -134,7 +141,7 @@ _TIME_UP = Mark("agent at the time limit", style.BLACK, "X")
 @style.styled
 def animate_paths(
     path: Path,
-    adaptations: tuple[int, ...],
+    stages: tuple[str, ...],
     steps: Transition,
     tasks: PyTree,
     plane: tuple[tuple[str, int], ...],
@@ -143,17 +150,17 @@ def animate_paths(
     num_copies: int = 3,
     frames: int = 40,
 ) -> None:
-    """Writes a GIF of paths [N, K, B, T]: one panel per number of adaptation steps [K], one colour per task.
+    """Writes a GIF of paths [N, K, B, T]: one panel per stage [K], named in `stages`, and one colour per task.
 
     The marker at the end of a path changes when its episode ends.
     """
     num_tasks, _, _, length = steps.reward.shape
     goals = np.asarray(tasks.goal) if hasattr(tasks, "goal") else None
-    figure = style.new_figure(3.2 * len(adaptations), 4.2)
-    row = figure.subplots(1, len(adaptations), sharex=True, sharey=True, squeeze=False)[0]
+    figure = style.new_figure(3.2 * len(stages), 4.2)
+    row = figure.subplots(1, len(stages), sharex=True, sharey=True, squeeze=False)[0]
     paths: list[tuple[Line2D, np.ndarray, str]] = []
     for stage, axes in enumerate(row):
-        axes.set(title=words.after(adaptations[stage]), xlabel=plane[0][0], ylabel=plane[1][0] if stage == 0 else "")
+        axes.set(title=stages[stage], xlabel=plane[0][0], ylabel=plane[1][0] if stage == 0 else "")
         for task in range(num_tasks):
             colour = style.COLOURS[task % len(style.COLOURS)]
             if goals is not None:

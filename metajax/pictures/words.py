@@ -65,10 +65,23 @@ def spanned(numbers: Iterable[int], noun: str) -> str:
     return counted(high, noun) if low == high else f"{low:,} to {counted(high, noun)}"
 
 
-def after(adaptations: int) -> str:
-    """When, in numbers of adaptation steps.
+def after(stage: int, *, in_context: bool = False) -> str:
+    """When a stage is played: after its number of adaptation steps or, for an agent that adapts in context, episodes.
 
     >>> after(0), after(2)
     ('before adaptation', 'after 2 adaptation steps')
+    >>> after(0, in_context=True), after(1, in_context=True)
+    ('first episode', 'after 1 episode')
     """
-    return f"after {counted(adaptations, 'adaptation step')}" if adaptations else "before adaptation"
+    if in_context:
+        return f"after {counted(stage, 'episode')}" if stage else "first episode"
+    return f"after {counted(stage, 'adaptation step')}" if stage else "before adaptation"
+
+
+def stages(*, in_context: bool) -> str:
+    """What numbers the stages on an axis.
+
+    >>> stages(in_context=False)
+    'adaptation steps'
+    """
+    return "episodes seen in the task" if in_context else "adaptation steps"

@@ -34,12 +34,13 @@ LEARNING = {
     "iterations": ("iteration", "meta-iterations"),
     "seconds": ("seconds", "seconds of training"),
 }
-ADAPTATION = {"adaptations": "adaptation steps in the task", "episodes": "episodes seen in the task"}
+ADAPTATION = ("adaptations", "episodes")
 DOTS = "metric"
 XS = (*LEARNING, *ADAPTATION, DOTS)
 
 _COUNTS = ("iteration", "seconds", "env_steps")
-_SIZES = ("num_stages", "num_copies")  # of a trial: gradient-based and in-context agents differ in them
+# Of a trial: gradient-based and in-context agents differ in the sizes, and a curve shows all episodes.
+_SIZES = ("num_stages", "num_copies", "episodes")
 
 
 class Curve(NamedTuple):
@@ -77,10 +78,15 @@ def plot(paths: Sequence[Path], *, x: str, metric: str | None = None) -> Figure:
         found = panels([learning_curve(folder, x, metric) for folder in find_runs(paths, record.METRICS)])
         return comparisons.curves(found, LEARNING[x][1], words.metric(metric), _note(found, "seeds", "bands"))
     metric = metric or "sampled"
-    found = panels([adaptation_curve(folder, x, metric) for folder in find_runs(paths, EVALUATION)])
+    every = [adaptation_curve(folder, x, metric) for folder in find_runs(paths, EVALUATION)]
+    found = panels(every)
     if x == DOTS:
         return comparisons.dots(found, words.metric(metric), _note(found, "tasks and seeds", "lines"))
-    return comparisons.curves(found, ADAPTATION[x], words.metric(metric), _note(found, "tasks and seeds", "bands"))
+    kinds = {x == "episodes" or bool(curve.about.get("in_context")) for curve in every}  # counted in episodes or not
+    xlabel = " or, in context, ".join(words.stages(in_context=kind) for kind in sorted(kinds))
+    trained = f"as many {' or '.join(('episodes' if kind else 'adaptations') for kind in sorted(kinds))} as in training"
+    note = _note(found, "tasks and seeds", "bands")
+    return comparisons.curves(found, xlabel, words.metric(metric), note, trained=trained)
 
 
 def _note(panels: Sequence[Panel], over: str, intervals: str) -> str:

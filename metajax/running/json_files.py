@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from metajax.errors import CheckpointError, first_line
+from metajax.evaluation import EvaluationProtocol
 
 Content = TypeVar("Content")
 Count = Annotated[int, range(2**63)]
@@ -45,9 +46,50 @@ class Config(TypedDict):
     num_tasks: Count
     options: dict[str, Plain | list[Plain | list[Plain]]]
     own: NotRequired[list[str]]
+    network: NotRequired[str]
     modules: NotRequired[list[str]]
     modules_sha256: NotRequired[str]
     run: NotRequired[Run]
+
+
+class _Means(TypedDict):
+    """Means over tasks after each number of adaptations, and the half-widths of their intervals."""
+
+    mean: list[float]
+    width_95: list[float]
+
+
+class _Device(TypedDict):
+    """The devices of an evaluation."""
+
+    kind: str
+    count: int
+
+
+class _Versions(TypedDict):
+    """The versions of packages that tables and reports name."""
+
+    metajax: str
+    jax: str
+
+
+class Evaluation(Config):
+    """What evaluation.json contains."""
+
+    sha256: str
+    protocol: EvaluationProtocol
+    references: dict[str, float]
+    iteration: Count
+    in_context: NotRequired[bool]
+    trained_adaptations: NotRequired[Count]
+    sampled: _Means
+    greedy: NotRequired[_Means]
+    sampled_success: NotRequired[_Means]
+    greedy_success: NotRequired[_Means]
+    versions: _Versions
+    python: str
+    device: _Device
+    command: list[str]
 
 
 def read(path: Path, shape: type[Content]) -> Content:

@@ -2,10 +2,10 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,17 @@ from jax.sharding import Mesh
 from metajax.base import Algorithm, Array, Network, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count, known_name
-from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
+from metajax.evaluation import (
+    EVALUATION_SEED,
+    SUCCESS_AT,
+    Evaluation,
+    EvaluationProtocol,
+    check_episodes,
+    stage_after,
+)
 from metajax.learning.outer import check_minibatches
 from metajax.pictures import words
-from metajax.rollouts import check_like, trial
+from metajax.rollouts import check_like, check_sizes, trial
 from metajax.running import checkpoint, export, json_files, record
 from metajax.running.acting import (
     ActingState,
@@ -28,6 +35,7 @@ from metajax.running.acting import (
     compile_agent,
     compile_evaluation,
 )
+from metajax.running.network_names import network_name
 from metajax.running.progress_line import progress_line
 from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, other_network, task_options
 from metajax.running.registration import load_for, modules_of
@@ -40,7 +48,7 @@ from metajax.tasks import TASKS
 if TYPE_CHECKING:  # matplotlib is slow to import
     from matplotlib.figure import Figure
 
-_EVALUATION_SEED, _VALIDATION_SEED = 2**31 - 1, 2**31 - 2  # no training seed reaches them
+_VALIDATION_SEED = 2**31 - 2  # no training seed reaches it
 
 
 def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> AdaptedAgent:
@@ -56,6 +64,16 @@ def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> Adap
     if about.get("kind") != "adapted policy":
         raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}, not an adapted policy; use load_params")
     return MetaAgent.from_config(about, tasks)._restored(arrays)
+
+
+class _Protocol(TypedDict, total=False):
+    """The arguments of `MetaAgent.protocol` after the number of tasks."""
+
+    success_at: str
+    num_stages: int | None
+    num_copies: int | None
+    episodes: Sequence[int]
+    seed: int | None
 
 
 class MetaAgent:
@@ -129,6 +147,8 @@ class MetaAgent:
             "options": {name: _plain(value) for name, value in options.items()},
             "own": list(self._own),
         }
+        if network is not None:
+            self.config["network"] = network_name(network, built.network, self.tasks.env)
         self.config |= modules_of(self.config)
         self.history: list[Progress] = []
 
@@ -381,7 +401,16 @@ class MetaAgent:
         found = found._replace(key=jax.random.wrap_key_data(found.key))
         return AdaptedAgent(self._compiled.act, found, self.config)
 
-    def protocol(self, num_tasks: int | None = None, *, success_at: str = "any") -> EvaluationProtocol:
+    def protocol(
+        self,
+        num_tasks: int | None = None,
+        *,
+        success_at: str = "any",
+        num_stages: int | None = None,
+        num_copies: int | None = None,
+        episodes: Sequence[int] = (),
+        seed: int | None = None,
+    ) -> EvaluationProtocol:
         """Returns the protocol of `evaluate`; its tasks and random numbers do not depend on the training seed.
 
         Raises ConfigError for a wrong argument.
@@ -390,6 +419,12 @@ class MetaAgent:
             num_tasks: held-out tasks, at least 2; None: 1,000 or, if their number is finite, each equally often and
                 1,000 or a little more in all (each once with a simulator on the host). A finite number must divide it.
             success_at: when an episode counts as a success, "any" of its steps or its "end".
+            num_stages: stages, one more than the adaptations; None: as many as `episodes` needs or, if it is empty, as
+                in training, but at least 6 for an agent that adapts by gradients.
+            num_copies: episodes per stage in each task; None: as in training.
+            episodes: numbers of episodes in the task after which the next one is reported, in increasing order, as
+                `metajax.evaluation.stage_after` defines it for all agents; empty: every stage is reported.
+            seed: of the tasks and all draws; None: one that no training uses.
         """
         num_held_out = self.tasks.num_held_out
         if num_tasks is None:
@@ -398,19 +433,37 @@ class MetaAgent:
         if num_held_out and num_tasks % num_held_out:
             raise ConfigError(f"num_tasks={num_tasks} must be a multiple of the {num_held_out} held-out tasks")
         check_choice("success_at", success_at, SUCCESS_AT)
-        return EvaluationProtocol(num_tasks, *self.evaluation_sizes, success_at, _EVALUATION_SEED)
+        check_episodes(episodes)
+        sizes = self.evaluation_sizes
+        if num_copies is not None:
+            sizes = sizes._replace(num_copies=num_copies)
+        if episodes:
+            if num_stages is not None:
+                raise ConfigError(f"episodes={tuple(episodes)} determines the number of stages; leave out num_stages")
+            in_context = self.algorithm.agent.in_context
+            num_stages = 1 + stage_after(episodes[-1], in_context=in_context, num_copies=sizes.num_copies)
+        if num_stages is not None:
+            sizes = sizes._replace(num_stages=num_stages)
+        check_sizes(sizes)
+        seed = EVALUATION_SEED if seed is None else seed
+        check_count("seed", seed, at_least=0)
+        return EvaluationProtocol(num_tasks, *sizes, success_at, seed, tuple(episodes))
 
-    def evaluate(self, num_tasks: int | None = None, *, success_at: str = "any") -> Evaluation:
+    def evaluate(self, num_tasks: int | None = None, **protocol: Unpack[_Protocol]) -> Evaluation:
         """Returns the returns and successes [N, K, B] of episodes in held-out tasks.
 
         Raises ConfigError if this agent is not trained, or for a wrong argument.
 
         Args:
             num_tasks: held-out tasks, as in `protocol`.
-            success_at: when an episode counts as a success, as in `protocol`.
+            **protocol: the other arguments of `protocol`, such as `success_at="end"` or `num_stages=3`.
         """
+        return self.evaluate_under(self.protocol(num_tasks, **protocol))
+
+    def evaluate_under(self, protocol: EvaluationProtocol) -> Evaluation:
+        """Returns what `evaluate` does, under a protocol that `protocol` has returned."""
         self._check_learned("evaluate")
-        return jax.device_get(self._evaluate(self.params, self.protocol(num_tasks, success_at=success_at)))
+        return jax.device_get(self._evaluate(self.params, protocol))
 
     def plot_adaptation(self, num_tasks: int | None = None) -> "Figure":
         """Returns a Matplotlib figure of the mean return in held-out tasks after each number of adaptations.
@@ -423,7 +476,10 @@ class MetaAgent:
         from metajax.pictures import plots  # matplotlib is slow to import
 
         num_tasks = num_tasks or self.tasks.num_held_out or 200
-        return plots.adaptation_curve(self.evaluate(num_tasks), self.tasks.references, self.title)
+        in_context = self.algorithm.agent.in_context
+        return plots.adaptation_curve(
+            self.evaluate(num_tasks), self.tasks.references, self.title, in_context=in_context
+        )
 
     def animate(self, path: str | Path, *, num_tasks: int = 5) -> Path:
         """Writes a GIF of episodes in held-out tasks, before and after adaptation, and returns its path.
@@ -440,18 +496,19 @@ class MetaAgent:
         check_count("num_tasks", num_tasks)
         if not self.can_be_drawn:
             raise ConfigError("these tasks cannot be drawn; set TaskDistribution(plane=…) to draw paths in that plane")
-        key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(_EVALUATION_SEED), 1))
+        key_tasks, key = jax.random.split(jax.random.fold_in(jax.random.key(EVALUATION_SEED), 1))
         tasks = self.tasks.batch(key_tasks, num_tasks, held_out=True)
         stages = sorted({0, self.sizes.num_stages - 1, self.evaluation_sizes.num_stages - 1})
         steps = jax.device_get(self._compiled.collect(key, self.params, tasks, self.evaluation_sizes).steps)
         steps = jax.tree.map(lambda leaf: leaf[:, stages], steps)
         scene = animations.SCENES.get(self.tasks.env.name)
+        shown = tuple(words.after(stage, in_context=self.algorithm.agent.in_context) for stage in stages)
         if scene is None:
-            plots.animate_paths(Path(path), tuple(stages), steps, tasks, self.tasks.plane, self.title)
+            plots.animate_paths(Path(path), shown, steps, tasks, self.tasks.plane, self.title)
         else:
             few, first_copy = (jax.tree.map(lambda leaf: leaf[:3], tree) for tree in (tasks, steps))
             first_copy = jax.tree.map(lambda leaf: leaf[:, :, 0], first_copy)
-            animations.animate(Path(path), scene, animations.Episodes(tuple(stages), few, first_copy), self.title)
+            animations.animate(Path(path), scene, animations.Episodes(shown, few, first_copy), self.title)
         return Path(path)
 
     @property

@@ -70,6 +70,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json_text(content))
 
 
+def plain(content: Any) -> Any:
+    """The content as it is read back from JSON; tuples become lists."""
+    return json.loads(json.dumps(content))
+
+
 def json_text(content: Mapping[str, Any]) -> str:
     """The text of a JSON file; tuples become lists."""
     return json.dumps(content, indent=2) + "\n"

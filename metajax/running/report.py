@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from metajax.evaluation import Evaluation, EvaluationProtocol
+from metajax.evaluation import Evaluation, EvaluationProtocol, reported
 from metajax.running import record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.run_folder import metrics
 from metajax.running.table import code_of, read_evaluation
 
 _PICTURES = (
-    ("adaptation.png", "Return in held-out tasks after each adaptation step, with 95 % intervals over tasks"),
-    ("histogram.png", "Returns of the held-out tasks, before and after adaptation"),
+    ("adaptation.png", "Return in held-out tasks in each stage, with 95 % intervals over tasks"),
+    ("histogram.png", "Returns of the held-out tasks, in the first and in the last stage"),
     ("training.png", "Returns in the training tasks"),
-    ("animation.gif", "Episodes in held-out tasks after different numbers of adaptation steps"),
+    ("animation.gif", "Episodes in held-out tasks, in several stages"),
 )
 _SHOWN_TASKS = 25
 
@@ -43,10 +43,11 @@ def draw_pictures(agent: MetaAgent, evaluation: Evaluation, folder: Path) -> Non
     """Writes the plots of an evaluated run and, if its tasks can be drawn, an animation."""
     from metajax.pictures import plots  # matplotlib is slow to import
 
+    in_context = agent.algorithm.agent.in_context
     lines = [line for line in metrics(folder) if {"return_before", "return_after"} <= line.keys()]
     figures = {
-        "adaptation": plots.adaptation_curve(evaluation, agent.tasks.references, agent.title),
-        "histogram": plots.task_histogram(evaluation, agent.title),
+        "adaptation": plots.adaptation_curve(evaluation, agent.tasks.references, agent.title, in_context=in_context),
+        "histogram": plots.task_histogram(evaluation, agent.title, in_context=in_context),
         "training": plots.training_curve(
             [line["iteration"] for line in lines], lines, agent.title, num_tasks=agent.num_tasks
         ),
@@ -92,7 +93,8 @@ def write_report(folder: Path) -> Path:
 
 def _results(about: Mapping[str, Any]) -> str:
     columns = {"sampled": "sampled actions", "greedy": "most probable actions"}
-    header, rows = ["adaptations"], [[str(stage)] for stage in range(len(about["sampled"]["mean"]))]
+    unit, stages = reported(EvaluationProtocol(**about["protocol"]), in_context=about.get("in_context", False))
+    header, rows = [unit], [[str(number)] for number in stages]
     for name, words in columns.items():
         for field, form, unit in (
             (name, "{:.2f} ± {:.2f}", "return"),
@@ -101,8 +103,8 @@ def _results(about: Mapping[str, Any]) -> str:
             if field not in about:
                 continue
             header.append(f"{unit}, {words}")
-            for row, mean, width in zip(rows, about[field]["mean"], about[field]["width_95"], strict=True):
-                row.append(form.format(mean, width))
+            for row, stage in zip(rows, stages.values(), strict=True):
+                row.append(form.format(about[field]["mean"][stage], about[field]["width_95"][stage]))
     references = [[name, f"{value:g}"] for name, value in about["references"].items()]
     return _table(header, rows) + (_table(["known", "return"], references) if references else "")
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from metajax.agents import uniform
-from metajax.base import Agent, Array, PyTree, TaskDistribution
+from metajax.base import Agent, Array, TaskDistribution
 from metajax.errors import ConfigError
-from metajax.evaluation import EvaluationProtocol, Score, evaluate, interval, score
-from metajax.simulators.environment import is_on_host
+from metajax.evaluation import Evaluation, EvaluationProtocol, Score, evaluate, interval, score
+from metajax.simulators.environment import check_compiled, is_on_host
 
 _LATE = 0.2  # share of training whose gain is reported
 
@@ -37,6 +37,11 @@ class Scale(NamedTuple):
         return score(trial, random=self.random, reference=self.reference)
 
 
+def may_have_scale(tasks: TaskDistribution) -> bool:
+    """Whether tasks have an optimum or hand-written agents, and no simulator on the host."""
+    return not is_on_host(tasks.env) and not (tasks.optimum is None and tasks.agents is None)
+
+
 def find_scale(tasks: TaskDistribution, protocol: EvaluationProtocol) -> Scale | None:
     """The scale of an agent's trials, each of which is the K episodes of a protocol.
 
@@ -47,7 +52,7 @@ def find_scale(tasks: TaskDistribution, protocol: EvaluationProtocol) -> Scale |
         tasks: the task distribution.
         protocol: of the evaluation of the agent that is scored.
     """
-    if is_on_host(tasks.env) or (tasks.optimum is None and tasks.agents is None):
+    if not may_have_scale(tasks):
         return None
     play = partial(_mean_return, tasks, protocol)
     random = play(uniform(tasks.env))
@@ -66,15 +71,36 @@ def find_scale(tasks: TaskDistribution, protocol: EvaluationProtocol) -> Scale |
 
 def _mean_return(tasks: TaskDistribution, protocol: EvaluationProtocol, agent: Agent) -> float:
     """The mean return of an agent's trials in the held-out tasks of a protocol."""
+    return float(play_hand_written(tasks, protocol, agent).sampled.sum((1, 2)).mean())
+
+
+def hand_written(tasks: TaskDistribution, num_episodes: int) -> dict[str, Agent]:
+    """Agents without parameters for trials of so many episodes, by name: random actions, and those of the tasks.
+
+    >>> from metajax.tasks import bandit
+    >>> list(hand_written(bandit(), 2))
+    ['random', 'greedy', 'Thompson sampling', 'Gittins index']
+    """
+    return {"random": uniform(tasks.env)} | ({} if tasks.agents is None else tasks.agents(num_episodes))
+
+
+def play_hand_written(tasks: TaskDistribution, protocol: EvaluationProtocol, agent: Agent) -> Evaluation:
+    """Returns and successes [N, K, 1] of a hand-written agent, which plays one copy of each stage of a protocol.
+
+    The held-out tasks are those in which trained agents are evaluated. Raises ConfigError if a simulator on the host
+    plays.
+    """
+    check_compiled(tasks.env, ", so hand-written agents cannot play it; leave them out")
     sizes = protocol.sizes._replace(num_copies=1)
 
     @jax.jit
-    def play(key: Array) -> PyTree:
+    def play(key: Array) -> Evaluation:
         key_tasks, key_play = jax.random.split(key)
         batch = tasks.batch(key_tasks, protocol.num_tasks, held_out=True)
-        return evaluate(key_play, agent, (), tasks.env, batch, sizes, greedy=False).sampled
+        how: dict[str, Any] = {"success": tasks.success, "success_at": protocol.success_at}
+        return evaluate(key_play, agent, (), tasks.env, batch, sizes, greedy=False, **how)
 
-    return float(np.asarray(play(jax.random.key(protocol.seed))).sum((1, 2)).mean())
+    return jax.device_get(play(jax.random.key(protocol.seed)))
 
 
 class Gain(NamedTuple):

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metajax.base import TaskDistribution
 from metajax.errors import ConfigError
+from metajax.running.standing import may_have_scale
 
 PATIENCE = 5  # validations without a rise that make a plateau
 VALIDATIONS = 30  # in a training of the greatest length
@@ -61,6 +63,18 @@ def _rises(difference: np.ndarray) -> bool:
     return bool(difference.mean() > difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
+_NO_SCORE = (
+    "until='score=…' needs an agent that adapts through its memory, and tasks with a known optimum or hand-written "
+    "agents; use until='plateau' or 'return=R'"
+)
+
+
+def check_score(until: Until, tasks: TaskDistribution, *, in_context: bool) -> None:
+    """Raises ConfigError, before anything compiles, if `until` needs a score that an agent cannot have on `tasks`."""
+    if until.kind == "score" and not (in_context and may_have_scale(tasks)):
+        raise ConfigError(_NO_SCORE)
+
+
 def condition(until: Until, score: Callable[[np.ndarray], float] | None) -> Callable[[np.ndarray], bool]:
     """The function `is_over(returns)` of the returns [N] in the validation tasks, to be called at every validation.
 
@@ -76,8 +90,5 @@ def condition(until: Until, score: Callable[[np.ndarray], float] | None) -> Call
     if until.kind == "return":
         return lambda returns: bool(returns.mean() >= until.value)
     if score is None:
-        raise ConfigError(
-            "until='score=…' needs an agent that adapts through its memory, and tasks with a known optimum or "
-            "hand-written agents; use until='plateau' or 'return=R'"
-        )
+        raise ConfigError(_NO_SCORE)
     return lambda returns: bool(score(returns) >= until.value)

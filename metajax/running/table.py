@@ -1,68 +1,39 @@
 """One table of the evaluations of many runs; runs that are not comparable are refused."""
 
-import csv
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from metajax.errors import CheckpointError, ConfigError, check_choice
-from metajax.evaluation import SUCCESS_AT, Evaluation, EvaluationProtocol
+from metajax.evaluation import (
+    EVALUATION_SEED,
+    SUCCESS_AT,
+    Evaluation,
+    EvaluationProtocol,
+    Reported,
+    reported,
+    shared_episodes,
+)
 from metajax.running import json_files
 from metajax.running.recipes import options, task_options
 from metajax.running.registration import load_for
+from metajax.running.standing import hand_written, play_hand_written
 from metajax.running.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
-
-FORMATS = ("markdown", "latex", "csv")
-
-
-class _Means(TypedDict):
-    """Means over tasks after each number of adaptations, and the half-widths of their intervals."""
-
-    mean: list[float]
-    width_95: list[float]
-
-
-class _Device(TypedDict):
-    """The devices of an evaluation."""
-
-    kind: str
-    count: int
-
-
-class _Versions(TypedDict):
-    """The versions of packages that tables and reports name."""
-
-    metajax: str
-    jax: str
-
-
-class _Evaluation(json_files.Config):
-    """What evaluation.json contains."""
-
-    sha256: str
-    protocol: EvaluationProtocol
-    references: dict[str, float]
-    iteration: json_files.Count
-    sampled: _Means
-    greedy: NotRequired[_Means]
-    sampled_success: NotRequired[_Means]
-    greedy_success: NotRequired[_Means]
-    versions: _Versions
-    python: str
-    device: _Device
-    command: list[str]
+from metajax.running.table_formats import WRITERS
+from metajax.tasks import TASKS
 
 
 class Result(NamedTuple):
     """The evaluation of one run."""
 
     folder: Path
-    about: Any  # evaluation.json, an _Evaluation with all other fields
+    about: Any  # evaluation.json, a json_files.Evaluation with all other fields
     returns: np.ndarray  # [N, K], of sampled actions, means over copies
     success: np.ndarray | None  # [N, K]
 
@@ -119,8 +90,10 @@ def grouped_by_method(results: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def method_options(about: Mapping[str, Any]) -> dict[str, Any]:
-    """All options but those of the tasks that differ from their defaults, tasks and, if evaluated, meta-iterations."""
+    """All options but those of the tasks that differ from their defaults, tasks, a network of one's own and, if
+    evaluated, meta-iterations."""
     evaluated = {"iterations": about["iteration"]} if "iteration" in about else {}
+    evaluated |= {"network": about["network"]} if "network" in about else {}
     return _options(about, of_tasks=False) | {"num_tasks": about["num_tasks"]} | evaluated
 
 
@@ -142,8 +115,9 @@ def _options(about: Mapping[str, Any], *, of_tasks: bool) -> dict[str, Any]:
 def read_evaluation(folder: Path) -> Result:
     """The evaluation of a run; raises CheckpointError if it is missing or damaged."""
     try:
-        about: Any = json_files.read(folder / "evaluation.json", _Evaluation)
+        about: Any = json_files.read(folder / "evaluation.json", json_files.Evaluation)
         check_choice("success_at", about["protocol"]["success_at"], SUCCESS_AT)
+        about["protocol"].setdefault("episodes", [])
         content = (folder / "evaluation.npz").read_bytes()
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name].mean(-1) for name in ("sampled", "sampled_success") if name in file}
@@ -162,13 +136,34 @@ def read_evaluation(folder: Path) -> Result:
     return Result(folder, about, arrays["sampled"], arrays.get("sampled_success"))
 
 
-def table(folders: Sequence[Path], *, form: str = "markdown") -> str:
-    """A table of the runs' returns after 0, 1 and all adaptation steps, with one row per method on the same tasks.
+def protocol_of(result: Result) -> EvaluationProtocol:
+    """The protocol of an evaluation."""
+    protocol = EvaluationProtocol(**result.about["protocol"])
+    return protocol._replace(episodes=tuple(protocol.episodes))
 
+
+def stages_of(result: Result) -> Reported:
+    """The stages of an evaluation that tables show."""
+    return reported(protocol_of(result), in_context=result.about.get("in_context", False))
+
+
+def table(folders: Sequence[Path], *, form: str = "markdown", agents: Sequence[str] = ()) -> str:
+    """A table of the runs' returns, with one row per method on the same tasks.
+
+    The columns are the numbers of episodes that the protocol lists or, if it lists none, 0, 1 and all adaptation steps.
     A cell is the interquartile mean over tasks and seeds, with the 95 % interval of a stratified bootstrap over seeds
-    if there are several. The last column is the probability that a method beats the first method on the same tasks
-    after the last adaptation step. Runs of different options or code are never pooled. Raises ConfigError if a seed
-    occurs twice, or if runs on the same tasks differ in the protocol or in the version of the tasks.
+    if there are several; a star marks agents that adapt in context after more episodes in the task than in training.
+    The last column is the probability that a method beats the first method on the same tasks in the last of these
+    stages. Runs of different options or code are never pooled.
+
+    Raises ConfigError if a seed occurs twice, or if runs on the same tasks differ in the version of the tasks or in the
+    protocol; the message has the command that gives them the same protocol.
+
+    Args:
+        folders: run folders.
+        form: "markdown", "latex" or "csv".
+        agents: names of hand-written agents to add, such as "random" or "thompson-sampling". They play the protocol of
+            the runs on the same tasks, where the tasks have them.
     """
     if not folders:
         raise ConfigError("metajax table takes at least one run folder, such as metajax table runs/maml-point-0")
@@ -176,42 +171,155 @@ def table(folders: Sequence[Path], *, form: str = "markdown") -> str:
     sections: dict[str, list[Result]] = {}
     for result in every:
         sections.setdefault(result.tasks, []).append(result)
-    rows = [row for tasks, results in sections.items() for row in _section(tasks, grouped_by_method(results))]
-    return _WRITERS[form](_HEADER, rows, _notes(every))
+    for tasks, results in sections.items():
+        _check_protocols(tasks, results)
+    if len({bool(protocol_of(result).episodes) for result in every}) > 1:
+        raise ConfigError(f"only some of the runs report the same episodes of all methods; {one_protocol(every)}")
+    added = {tasks: hand_written_results(results, agents) for tasks, results in sections.items()}
+    for name in agents:
+        check_choice("agent", _folded(name), {_folded(one): None for found in added.values() for one in found.known})
+    columns = sorted({number for result in every for number in protocol_of(result).episodes})
+    rows = [
+        row for tasks, results in sections.items() for row in _section(tasks, results, added[tasks].chosen, columns)
+    ]
+    return WRITERS[form](_header(every, columns), rows, _notes(every))
 
 
-_HEADER = (
-    "tasks",
-    "method",
-    "seeds",
-    "0 adaptations",
-    "1",
-    "last",
-    "success at last",
-    "P(better than the first)",
-)
+def _header(results: Sequence[Result], columns: Sequence[int]) -> list[str]:
+    if columns:
+        shown = [f"after {columns[0]} episodes", *map(str, columns[1:])]
+    else:
+        units = dict.fromkeys(stages_of(result).unit for result in results)
+        shown = [f"0 {' or '.join(units)}", "1", "last"]
+    return ["tasks", "method", "seeds", *shown, "success at last", "P(better than the first)"]
 
 
-def _section(tasks: str, methods: dict[str, list[Result]]) -> list[list[str]]:
-    every = [result for results in methods.values() for result in results]
-    check_same(tasks, every, "protocol")
-    check_same(tasks, every, "tasks_version")
-    for method, results in methods.items():
-        check_seeds(f"{method} on {tasks}", results)
+def _section(
+    tasks: str, results: Sequence[Result], added: Mapping[str, Result], columns: Sequence[int]
+) -> list[list[str]]:
+    check_same(tasks, results, "tasks_version")
+    methods = grouped_by_method(results)
+    for method, own in methods.items():
+        check_same(f"{method} on {tasks}", own, "protocol")
+        check_seeds(f"{method} on {tasks}", own)
+    methods |= {name: [one] for name, one in added.items()}
     first = next(iter(methods.values()))
-    return [_row(tasks, method, results, first) for method, results in methods.items()]
+    return [_row(tasks, method, own, first, columns) for method, own in methods.items()]
 
 
-def _row(tasks: str, method: str, results: list[Result], first: list[Result]) -> list[str]:
-    returns, last = np.stack([result.returns for result in results]), results[0].returns.shape[1] - 1
-    cells = [_cell(returns[..., stage]) if stage <= last else "" for stage in (0, 1, last)]
-    successes = [result.success[:, last] for result in results if result.success is not None]
+def _row(tasks: str, method: str, results: list[Result], first: list[Result], columns: Sequence[int]) -> list[str]:
+    returns, stages = np.stack([result.returns for result in results]), stages_of(results[0]).stages
+    numbers = columns or (0, 1, max(stages))
+    trained = results[0].about.get("trained_adaptations") if results[0].about.get("in_context") else None
+    cells = []
+    for number in numbers:
+        stage = stages.get(number)
+        if stage is None:
+            cells.append("")
+        else:
+            star = "*" if trained is not None and stage > trained else ""
+            cells.append(f"{_cell(returns[..., stage])}{star}")
+    successes = [result.success[:, _last(result)] for result in results if result.success is not None]
     success = f"{np.mean(successes):.2f}" if len(successes) == len(results) else ""
     better = ""
     if results is not first:
-        other = np.stack([result.returns[:, last] for result in first])
-        better = f"{probability_of_improvement(returns[..., last], other):.2f}"
+        own, other = (np.stack([result.returns[:, _last(result)] for result in of]) for of in (results, first))
+        better = f"{probability_of_improvement(own, other):.2f}"
     return [tasks, method, str(len(results)), *cells, success, better]
+
+
+def _last(result: Result) -> int:
+    """The last stage that is shown."""
+    return max(stages_of(result).stages.values())
+
+
+def _check_protocols(tasks: str, results: Sequence[Result]) -> None:
+    """Raises ConfigError, with the command that gives them one protocol, if runs on the same tasks differ in it."""
+    for other in results[1:]:
+        one, its = (_comparable(result) for result in (results[0], other))
+        differing = [f"{name} {one[name]} and {its[name]}" for name in one if one[name] != its.get(name, one[name])]
+        if differing:
+            where = f"{results[0].folder} and {other.folder} differ in the protocol of {tasks}"
+            raise ConfigError(f"{where}: {', '.join(differing)}; {one_protocol(results)}")
+
+
+def _comparable(result: Result) -> dict[str, Any]:
+    """The parts of a protocol in which methods agree; if it lists episodes, these may be in stages of any size."""
+    protocol = protocol_of(result)
+    apart = ("num_stages", "num_copies") if protocol.episodes else ()
+    kind = {} if protocol.episodes else {"in_context": result.about.get("in_context", False)}
+    return {name: value for name, value in protocol._asdict().items() if name not in apart} | kind
+
+
+def one_protocol(results: Sequence[Result]) -> str:
+    """What to type so that runs with different protocols have that of the first; of both kinds, one by episodes."""
+    protocols = [protocol_of(result) for result in results]
+    first = protocols[0]
+    if len({protocol.num_steps for protocol in protocols}) > 1:
+        return "their episodes have different lengths, so no evaluation makes them comparable"
+    episodes = next((protocol.episodes for protocol in protocols if protocol.episodes), ())
+    if not episodes and len({result.about.get("in_context", False) for result in results}) > 1:
+        episodes = shared_episodes(map(_trained_episodes, results))
+    flags = [f"--eval-tasks {first.num_tasks}"]
+    flags += [f"--success-at {first.success_at}"] if first.success_at != SUCCESS_AT[0] else []
+    flags += [f"--eval-seed {first.seed}"] if first.seed != EVALUATION_SEED else []
+    if episodes:
+        flags.append(f"--episodes {','.join(map(str, episodes))}")
+    else:
+        flags += [f"--eval-stages {first.num_stages}", f"--eval-copies {first.num_copies}"]
+    folders = " ".join(shlex.quote(str(result.folder)) for result in results)
+    return f"metajax evaluate {folders} {' '.join(flags)} gives them one protocol"
+
+
+def _trained_episodes(result: Result) -> int:
+    """The episodes seen before the last stage of training."""
+    of_each = 1 if result.about.get("in_context", False) else protocol_of(result).num_copies
+    return of_each * result.about.get("trained_adaptations", 1)
+
+
+class HandWritten(NamedTuple):
+    """Hand-written agents on some tasks: the names of all, and the evaluations of the chosen ones by name."""
+
+    known: list[str]
+    chosen: dict[str, Result]
+
+
+def hand_written_results(results: Sequence[Result], names: Sequence[str]) -> HandWritten:
+    """Hand-written agents under the protocol of runs on the same tasks; names that the tasks do not have are left out.
+
+    Raises ConfigError if the runs adapt by gradients and their protocol lists no episodes, or if their tasks have no
+    name.
+    """
+    if not names:
+        return HandWritten([], {})
+    about, protocol = results[0].about, protocol_of(results[0])
+    if not protocol.episodes and not about.get("in_context", False):
+        episodes = ",".join(map(str, shared_episodes(map(_trained_episodes, results))))
+        folders = " ".join(shlex.quote(str(result.folder)) for result in results)
+        flags = f"--eval-tasks {protocol.num_tasks} --episodes {episodes}"
+        raise ConfigError(
+            f"hand-written agents are compared by episodes in the task; first run metajax evaluate {folders} {flags}"
+        )
+    if about["tasks"] is None:
+        raise ConfigError(f"the tasks of {results[0].folder} have no name, so hand-written agents cannot play them")
+    load_for(about)
+    own = _options(about, of_tasks=True)
+    tasks = TASKS[about["tasks"]](**{name: tuple(v) if isinstance(v, list) else v for name, v in own.items()})
+    num_stages = 1 + protocol.episodes[-1] if protocol.episodes else protocol.num_stages
+    protocol = protocol._replace(num_stages=num_stages, num_copies=1)
+    agents, chosen = hand_written(tasks, num_stages), {}
+    for name in (name for name in agents if _folded(name) in map(_folded, names)):
+        played = play_hand_written(tasks, protocol, agents[name])
+        success = None if played.sampled_success is None else np.asarray(played.sampled_success).mean(-1)
+        described = {"protocol": protocol._asdict(), "in_context": True}
+        chosen[f"{name} (hand-written)"] = Result(
+            results[0].folder, described, np.asarray(played.sampled).mean(-1), success
+        )
+    return HandWritten(list(agents), chosen)
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace(" ", "-").replace("_", "-")
 
 
 def _cell(scores: np.ndarray) -> str:
@@ -241,7 +349,7 @@ def check_same(what: str, runs: Sequence[Described], field: str) -> None:
 
 def _notes(results: Sequence[Result]) -> list[str]:
     """The protocols, hardware, versions and commands on which the numbers depend, each once."""
-    protocols = dict.fromkeys(str(EvaluationProtocol(**result.about["protocol"])) for result in results)
+    protocols = dict.fromkeys(str(protocol_of(result)) for result in results)
     hardware = dict.fromkeys(f"{r.about['device']['count']} x {r.about['device']['kind']}" for r in results)
     versions = dict.fromkeys(
         f"metajax {r.about['versions']['metajax']}, jax {r.about['versions']['jax']}" for r in results
@@ -249,37 +357,17 @@ def _notes(results: Sequence[Result]) -> list[str]:
     commands = dict.fromkeys(" ".join(result.about.get("run", result.about)["command"]) for result in results)
     return [
         "Interquartile means of sampled actions, 95 % intervals over seeds.",
+        *(["*: after more episodes in the task than in training."] if any(map(_is_beyond, results)) else []),
         *(f"Protocol: {text}." for text in protocols),
         f"Hardware: {'; '.join(hardware)}. Versions: {'; '.join(versions)}.",
         *(f"Command: {text}" for text in commands),
     ]
 
 
+def _is_beyond(result: Result) -> bool:
+    """Whether a table shows stages of an agent that adapts in context that are later than those of training."""
+    return result.about.get("in_context", False) and _last(result) > result.about.get("trained_adaptations", np.inf)
+
+
 def _described(name: str, given: dict[str, Any]) -> str:
     return " ".join([name, *(f"{option}={value}" for option, value in sorted(given.items()))])
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]) + "\n"
-
-
-def _latex(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    def escaped(text: str) -> str:
-        special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-        return "".join(special.get(one, f"\\{one}" if one in "&%$#_{}" else one) for one in text)
-
-    lines = [" & ".join(map(escaped, row)) + r" \\" for row in (header, *rows)]
-    top, *body = lines
-    inner = [rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}", r"\toprule", top, r"\midrule", *body, r"\bottomrule"]
-    return "\n".join([*(f"% {note}" for note in notes), *inner, r"\end{tabular}"]) + "\n"
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    text = io.StringIO()
-    text.writelines(f"# {note}\n" for note in notes)
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
-
-
-_WRITERS = {"markdown": _markdown, "latex": _latex, "csv": _csv}

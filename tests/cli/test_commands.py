@@ -250,7 +250,7 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["evaluate", "RUN", "--num-iteration", "1"], "did you mean --num-iterations, an option of metajax train"),
         (
             ["train", "--format", "csv"],
-            "--format is an option of metajax table, algorithms, tasks, not of metajax train",
+            "--format is an option of metajax table, reproduce, algorithms, tasks, not of metajax train",
         ),
         (["train", "--clip", "0.1"], "--clip is an option of --outer ppo, not of --outer trpo"),
         (["train", "--outer", "ppo", "--max-kl", "1"], "--max-kl is an option of --outer trpo, not of --outer ppo"),

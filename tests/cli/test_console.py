@@ -10,7 +10,7 @@ import numpy as np
 
 from metajax.base import Sizes
 from metajax.cli import console
-from metajax.evaluation import Evaluation
+from metajax.evaluation import Evaluation, Reported
 
 NAME = "[/bold] :smile: [red]"
 
@@ -23,9 +23,9 @@ def agent():
 def test_names_are_printed_as_they_are(capsys):
     screen = console.new()
     console.announce(screen, {Path("runs", NAME): agent()}, 1)
-    evaluation = Evaluation(np.zeros((2, 1, 1)))
-    screen.print(console.members_table(NAME, {NAME: evaluation}))
-    screen.print(console.result_table(evaluation, NAME))
+    evaluation, rows = Evaluation(np.zeros((2, 1, 1))), Reported("adaptations", {0: 0})
+    screen.print(console.members_table(NAME, {NAME: evaluation}, rows))
+    screen.print(console.result_table(evaluation, NAME, rows))
     printed = capsys.readouterr().out
     assert f"{NAME}, seed 3, in runs/{NAME}\n" in printed
     assert printed.count(NAME) == 5

@@ -53,16 +53,21 @@ def test_an_animation_says_what_is_drawn_what_was_earned_and_what_ended_an_episo
     at = np.arange(8)
     steps.valid[:], steps.terminated[:], steps.reward[:] = True, False, 0.0
     steps.valid[0, 0], steps.terminated[0, 0], steps.reward[0, 0] = at < 3, at == 2, at == 2
-    animate(tmp_path / "lake.gif", SCENES["FrozenLake"], Episodes((0, 3), batch, steps), "RL² on frozen-lake")
+    animate(
+        tmp_path / "lake.gif",
+        SCENES["FrozenLake"],
+        Episodes(("first episode", "after 3 episodes"), batch, steps),
+        "RL² on frozen-lake",
+    )
     figure = saved[0]._fig
     saved[0]._func(0)
-    assert figure.axes[0].get_title() == "task 1, before adaptation\nreturn 0.0"
+    assert figure.axes[0].get_title() == "task 1, first episode\nreturn 0.0"
     saved[0]._func(7)
     assert [axes.get_title() for axes in figure.axes] == [
-        "task 1, before adaptation\nreturn 1.0, ended by the task at step 3",
-        "task 1, after 3 adaptation steps\nreturn 0.0, time limit",
-        "task 2, before adaptation\nreturn 0.0, time limit",
-        "task 2, after 3 adaptation steps\nreturn 0.0, time limit",
+        "task 1, first episode\nreturn 1.0, ended by the task at step 3",
+        "task 1, after 3 episodes\nreturn 0.0, time limit",
+        "task 2, first episode\nreturn 0.0, time limit",
+        "task 2, after 3 episodes\nreturn 0.0, time limit",
     ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "agent and its path",

@@ -22,7 +22,7 @@ def test_a_method_has_one_colour_in_all_panels_and_its_seeds_in_the_legend():
         Panel("point", [line("MAML"), line("RL²", trained=1)], [("random", -12.0)]),
         Panel("bandit", [line("RL²", num_seeds=5)]),
     ]
-    figure = curves(panels, "adaptation steps", "return", "a note")
+    figure = curves(panels, "adaptation steps", "return", "a note", trained="as many adaptations as in training")
     first, second = figure.axes
     maml, rl2, ring, random = first.lines
     assert (maml.get_color(), rl2.get_color()) == (style.BLUE, style.VERMILLION)

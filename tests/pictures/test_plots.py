@@ -97,7 +97,15 @@ def test_a_path_shows_the_goal_and_how_its_episode_ended(tmp_path, saved):
     percept = Percept(obs, None, None, None, None)
     steps = Transition(percept, None, None, np.zeros((1, 1, 2, 4)), ended, ~ended, valid, None)
     tasks = type("Tasks", (), {"goal": np.array([[1.0, 2.0]])})
-    animate_paths(tmp_path / "paths.gif", (0,), steps, tasks, (("x (m)", 0), ("y (m)", 1)), "MAML on point", frames=2)
+    animate_paths(
+        tmp_path / "paths.gif",
+        ("before adaptation",),
+        steps,
+        tasks,
+        (("x (m)", 0), ("y (m)", 1)),
+        "MAML on point",
+        frames=2,
+    )
     figure = saved[0]._fig
     lines = figure.axes[0].lines
     saved[0]._func(0)

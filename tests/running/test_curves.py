@@ -97,16 +97,27 @@ def test_seeds_of_other_times_are_interpolated_where_all_have_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("x", "maml", "rl2"), [("adaptations", [0, 1, 2, 3], [0, 1, 2]), ("episodes", [0, 10, 20, 30], [0, 1, 2])]
+    ("x", "maml", "rl2", "label", "ring_label"),
+    [
+        (
+            "adaptations",
+            [0, 1, 2, 3],
+            [0, 1, 2],
+            "adaptation steps or, in context, episodes seen in the task",
+            "as many adaptations or episodes as in training",
+        ),
+        ("episodes", [0, 10, 20, 30], [0, 1, 2], "episodes seen in the task", "as many episodes as in training"),
+    ],
 )
-def test_both_kinds_of_methods_share_an_axis(tmp_path, x, maml, rl2):
+def test_both_kinds_of_methods_share_an_axis(tmp_path, x, maml, rl2, label, ring_label):
     """The axis counts episodes in the task: of all copies for MAML, of one copy for RL²."""
     runs = {}
     for method in METHODS:
         runs[method] = [write_run(tmp_path / f"{method}-{seed}", method=method, seed=seed) for seed in range(3)]
     figure = plot([tmp_path], x=x)
     (axes,) = figure.axes
-    assert legend_of(figure)[:3] == ["MAML: 3 seeds", "RL²: 3 seeds", "as many adaptations as in training"]
+    assert legend_of(figure)[:3] == ["MAML: 3 seeds", "RL²: 3 seeds", ring_label]
+    assert axes.get_xlabel() == label
     first, ring, second, other_ring = axes.lines[:4]
     assert (list(first.get_xdata()), list(second.get_xdata())) == (maml, rl2)
     assert (*ring.get_xdata(), *other_ring.get_xdata()) == (maml[1], rl2[2])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from metajax import MetaAgent
+from metajax.cli.commands import main
 from metajax.errors import ConfigError
 from metajax.running.stopping import Plateau, Until, condition, parse_until
 from metajax.tasks import point
@@ -68,3 +69,12 @@ def test_a_score_needs_a_scale():
     agent = MetaAgent("rl2", point(horizon=3), num_tasks=4, width=8)
     with pytest.raises(ConfigError, match="a known optimum"):
         agent.learn(1, until="score=0.5")
+
+
+@pytest.mark.parametrize("names", [("rl2", "point"), ("maml", "bandit")])
+def test_a_score_is_refused_before_anything_compiles(names, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MetaAgent, "program", property(lambda agent: pytest.fail("compiled")))
+    assert main(["train", *names, "--until", "score=0.5"]) == 2
+    assert "needs an agent that adapts through its memory, and tasks with a known optimum" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -6,10 +6,12 @@ import pytest
 
 from metajax import ConfigError, Evaluation, MetaAgent, interval, train_seeds
 from metajax.cli import console
+from metajax.evaluation import Reported
 from metajax.running.standing import Scale
 from metajax.running.sweep import chunks, evaluate_together, learn_together, make_agents
 from metajax.tasks import bandit
 
+SEEN = Reported("episodes seen", {0: 0, 1: 1})
 TINY = {"num_tasks": 2, "num_arms": 2, "horizon": 3, "width": 2, "epochs": 1, "minibatches": 1}
 
 
@@ -31,7 +33,7 @@ def test_a_thousand_seeds_of_a_bandit_are_one_program():
 def test_of_many_runs_the_first_have_a_row_each_and_all_have_one():
     def rows(count):
         evaluations = {f"seed-{number}": Evaluation(np.full((4, 2, 1), float(number))) for number in range(count)}
-        columns = [list(column.cells) for column in console.members_table("rl2 on bandit", evaluations).columns]
+        columns = [list(column.cells) for column in console.members_table("rl2 on bandit", evaluations, SEEN).columns]
         return list(zip(*columns, strict=True))
 
     few, many = rows(3), rows(25)
@@ -45,7 +47,7 @@ def test_of_many_runs_the_first_have_a_row_each_and_all_have_one():
 def test_the_table_of_runs_shows_the_most_probable_actions_and_the_score():
     scale = Scale(random=2.0, reference=6.0, name="Bayes-optimal", exact=True)
     returns = np.full((4, 2, 1), 2.0)  # 4 in a trial of two episodes
-    table = console.members_table("rl2 on bandit", {"one": Evaluation(returns, returns + 1)}, scale)
+    table = console.members_table("rl2 on bandit", {"one": Evaluation(returns, returns + 1)}, SEEN, scale)
     cells = {column.header: list(column.cells) for column in table.columns}
     assert cells["most probable, last"] == ["3.00 ± 0.00"]
     assert cells["score"] == ["0.500 ± 0.000"]
