@@ -77,7 +77,8 @@ def varibad(
         lambda_: of generalised advantage estimation (0.7).
         decode: the rewards that a belief explains: steps (of the trial; as in the paper) or probes (of
             `env.probes(key, task)`, which do not depend on the policy).
-        reward_model: normal, with a standard deviation that is learned, or positive: only whether a reward is positive.
+        reward_model: normal, whose noise has the standard deviation of the rewards, or positive: only whether a reward
+            is positive.
         kl_weight: weight of the divergence of a belief from the belief before it.
         elbo_lr: learning rate of Adam for encoder and decoder (1e-3).
         elbo_updates: their gradient steps per meta-iteration.
@@ -126,18 +127,18 @@ def varibad(
             return Target(moves, reward, jnp.ones_like(reward, bool))
         return own_steps(trial)
 
-    def loss(model: PyTree, key: Array, trial: Experience) -> tuple[Array, dict[str, Array]]:
-        key_target, key_terms = jax.random.split(key)
-        target = target_of(key_target, trial)
+    def loss(
+        model: PyTree, scale: Array, key: Array, trial: Experience, target: Target
+    ) -> tuple[Array, dict[str, Array]]:
         percepts, valid = jax.tree.map(lambda leaf: trial_rows(leaf)[0], (trial.steps.percept, trial.steps.valid))
         terms = negative_elbo(
-            key_terms,
+            key,
             network.unroll(model, percepts, valid),
             valid,
             lambda latent: network.decode(model, latent, target.moves),
             target.reward,
             target.counted,
-            LIKELIHOODS[reward_model],
+            lambda predictions, rewards: LIKELIHOODS[reward_model](predictions, rewards, scale),
             min(elbo_terms, num_episodes * num_steps),
         )
         metrics = {"decoding_error": terms.error, "belief_divergence": terms.divergence}
@@ -149,10 +150,13 @@ def varibad(
         model, optimizer_state = carry
         key_sample, key_loss = jax.random.split(jax.random.fold_in(key, number))
         trials = store.sample(key_sample, stored, elbo_trials)
-        keys = jax.random.split(jax.random.fold_in(key_loss, collectives.first_task(elbo_trials)), elbo_trials)
+        key_here = jax.random.fold_in(key_loss, collectives.first_task(elbo_trials))
+        key_targets, key_terms = jax.random.split(key_here, (2, elbo_trials))
+        targets = jax.vmap(target_of)(key_targets, trials)
+        scale = _deviation(targets)
 
         def mean_loss(model: PyTree) -> tuple[Array, dict[str, Array]]:
-            total, metrics = jax.vmap(partial(loss, model))(keys, trials)
+            total, metrics = jax.vmap(partial(loss, model, scale))(key_terms, trials, targets)
             return total.mean(), jax.tree.map(jnp.mean, metrics)
 
         gradient, metrics = collectives.mean(jax.grad(mean_loss, has_aux=True)(model))
@@ -224,6 +228,13 @@ def own_steps(trial: Experience) -> Target:
     after = jax.tree.map(next_obs, steps.percept.obs, trial.last.obs)
     moves = Moves(steps.percept.obs, steps.action, after)
     return Target(*jax.tree.map(lambda leaf: trial_rows(leaf)[0], (moves, steps.reward, steps.valid)))
+
+
+def _deviation(targets: Target) -> Array:
+    """The standard deviation of the rewards that count, over all trials of all devices."""
+    count, total = collectives.total((targets.counted.sum(), jnp.sum(jnp.where(targets.counted, targets.reward, 0.0))))
+    off = jnp.where(targets.counted, targets.reward - total / count, 0.0)
+    return jnp.sqrt(collectives.total(jnp.sum(off**2)) / count) + 1e-6
 
 
 def _model(params: dict[str, PyTree]) -> dict[str, PyTree]:

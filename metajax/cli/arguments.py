@@ -95,9 +95,11 @@ def parse_experiment(
     }
 
 
-def known_flags(defaults: tuple, algorithm: str, tasks: str, outer: str | None) -> list[str]:
+def known_flags(
+    defaults: tuple, algorithm: str, tasks: str, outer: str | None, network: str | None = None
+) -> list[str]:
     """The flags of a command, and of the factories of `algorithm` on `tasks`."""
-    return _flags(defaults, factory_options(algorithm, tasks, outer))
+    return _flags(defaults, factory_options(algorithm, tasks, outer, network))
 
 
 # Options whose default `build` takes from the tasks, and what it is.

@@ -23,17 +23,17 @@ class Terms(NamedTuple):
     divergence: Array
 
 
-Likelihood = Callable[[Normal, Array], Array]  # (prediction, targets) -> minus the log-likelihoods, all [I]
+Likelihood = Callable[[Array, Array, Array], Array]  # (predictions, targets, scale) -> minus the log-likelihoods
 
 
 def negative_elbo(
     key: Array,
     beliefs: Normal,
     valid: Array,
-    predict: Callable[[Array], Normal],
+    predict: Callable[[Array], Array],
     target: Array,
     counted: Array,
-    loss: Likelihood,
+    loss: Callable[[Array, Array], Array],
     num_terms: int,
 ) -> Terms:
     """The negative ELBO of one trial (Zintgraf et al. 2020, arXiv:1910.08348), estimated without bias.
@@ -46,10 +46,10 @@ def negative_elbo(
         key: of the steps and latents that are drawn.
         beliefs: at every step of the trial, [L].
         valid: which steps are not idle, bools [L].
-        predict: `predict(latent)` returns the prediction [I] of the targets, given a latent [M].
+        predict: `predict(latent)` returns the predictions [I] of the targets, given a latent [M].
         target: what is predicted, [I].
         counted: which targets count, bools [I].
-        loss: one of `LIKELIHOODS`.
+        loss: `loss(predictions, targets)` returns minus the log-likelihoods [I].
         num_terms: steps drawn, at most L.
     """
     key_steps, key_latents = jax.random.split(key)
@@ -69,14 +69,15 @@ def negative_elbo(
     )
 
 
-def normal_loss(prediction: Normal, target: Array) -> Array:
-    """Minus the log-likelihoods [I] of targets [I], up to a constant."""
-    return 0.5 * ((target - prediction.mean) * jnp.exp(-prediction.log_std)) ** 2 + prediction.log_std
+def normal_loss(prediction: Array, target: Array, scale: Array) -> Array:
+    """Minus the log-likelihoods [I] of targets with normal noise of standard deviation `scale`, up to a constant."""
+    return 0.5 * ((target - prediction) / scale) ** 2
 
 
-def positive_loss(prediction: Normal, target: Array) -> Array:
-    """Minus the log-likelihoods [I] of whether targets [I] are positive; the prediction's mean is the logit."""
-    return optax.sigmoid_binary_cross_entropy(prediction.mean, (target > 0).astype(target.dtype))
+def positive_loss(prediction: Array, target: Array, scale: Array) -> Array:
+    """Minus the log-likelihoods [I] of whether targets are positive; the predictions are logits."""
+    del scale
+    return optax.sigmoid_binary_cross_entropy(prediction, (target > 0).astype(target.dtype))
 
 
 LIKELIHOODS: dict[str, Likelihood] = {"normal": normal_loss, "positive": positive_loss}

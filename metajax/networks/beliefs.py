@@ -15,7 +15,6 @@ from metajax.networks.layers import check_layers, hidden_layers
 from metajax.networks.memories import MEMORIES, Block, check_memory_width, check_shown, percept_features
 from metajax.rollouts import first_percept, is_continuous
 
-_MIN_LOG_STD = -3.0  # of predicted rewards; rewards without noise would drive it to minus infinity
 DECODED = ("obs", "action", "next_obs")
 
 
@@ -31,8 +30,8 @@ class BeliefNetwork(NamedTuple):
         encode: `encode(params, memory, percept)` returns the memory and the belief after a percept.
         unroll: `unroll(params, percepts, valid)` returns the beliefs [T] of a whole trial.
         decide: `decide(params, obs, belief)` returns the decision; `params` is only the part policy.
-        decode: `decode(params, latent, moves)` returns a prediction [I] of the rewards of moves [I], given a latent
-            [M]: normal distributions, whose mean is a logit where only the sign of a reward is predicted.
+        decode: `decode(params, latent, moves)` returns predictions [I] of the rewards of moves [I], given a latent [M];
+            they are logits where only the sign of a reward is predicted.
         context: how many steps the memory reaches back; None: there is no limit.
     """
 
@@ -41,7 +40,7 @@ class BeliefNetwork(NamedTuple):
     encode: Callable[[PyTree, PyTree, Percept], tuple[PyTree, Normal]]
     unroll: Callable[[PyTree, Percept, Array], Normal]
     decide: Callable[[PyTree, PyTree, Normal], Decision]
-    decode: Callable[[PyTree, Array, Moves], Normal]
+    decode: Callable[[PyTree, Array, Moves], Array]
     context: int | None = None
 
 
@@ -98,14 +97,13 @@ class _Decoder(nn.Module):
     hidden: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, latent: Array, moves: Array) -> Normal:
-        """A prediction [I] from a latent [M] and features of moves [I, D], with one standard deviation for all."""
+    def __call__(self, latent: Array, moves: Array) -> Array:
+        """Predictions [I] from a latent [M] and features of moves [I, D]."""
         first, *more = self.hidden
         x = nn.relu(nn.Dense(first)(latent) + nn.Dense(first, use_bias=False)(moves))
         for width in more:
             x = nn.relu(nn.Dense(width)(x))
-        mean, log_std = nn.Dense(1)(x)[..., 0], self.param("log_std", nn.initializers.zeros, ())
-        return Normal(mean, jnp.broadcast_to(jnp.maximum(log_std, _MIN_LOG_STD), mean.shape))
+        return nn.Dense(1)(x)[..., 0]
 
 
 def belief_policy(
@@ -202,7 +200,7 @@ def belief_policy(
     def decide(params: PyTree, obs: PyTree, belief: Normal) -> Decision:
         return run_policy({"params": params}, obs, belief)
 
-    def decode(params: PyTree, latent: Array, moves: Moves) -> Normal:
+    def decode(params: PyTree, latent: Array, moves: Moves) -> Array:
         return run_decoder({"params": params["decoder"]}, latent, jax.vmap(features)(moves))
 
     reach = context if memory in ("transformer", "gtrxl") else None
