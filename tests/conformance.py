@@ -4,9 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from metajax import agents
 from metajax.agents import beb, psrl, task_known, uniform
 from metajax.algorithms import (
+    Rule,
     anil,
     cavia,
     dice_maml,
@@ -14,15 +18,19 @@ from metajax.algorithms import (
     es_maml,
     fomaml,
     imaml,
+    learned_rule,
+    lpg,
     maml,
+    meta_gradient,
     meta_sgd,
     multi_task,
     promp,
     reptile,
     rl2,
 )
-from metajax.base import Agent, Algorithm, TaskDistribution
+from metajax.base import Agent, Algorithm, Decision, TaskDistribution
 from metajax.envs.revealed import reveal
+from metajax.learning.distributions import Categorical
 from metajax.learning.outer import policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
@@ -72,12 +80,34 @@ def by_gradients(
     return Row(make, POINT, (stages, 3, 5), params, rate="inner_lr")
 
 
+LIVES = {"num_steps": 4, "num_copies": 2, "num_updates": 2, "num_lives": 6, "lifetime": 4}
+SMALL_RULE = LIVES | {"rule_width": 4, "num_predictions": 3}
+
+
+def learned_step_size(**changes) -> Algorithm:
+    """A policy of one logit per action, which moves by the rewards times a learned number."""
+
+    def update(params, logits, stage):
+        steps = stage.steps
+        score = jax.nn.one_hot(steps.action, len(logits)) - jax.nn.softmax(logits)
+        return logits + params["step_size"] * jnp.mean(steps.reward[..., None] * score, (0, 1)), jnp.zeros(())
+
+    rule = Rule(
+        init=lambda key: {"step_size": jnp.ones(())},
+        birth=lambda key, params: jax.random.normal(key, (TABULAR.env.num_actions,)),
+        policy=lambda logits, percept: Decision(Categorical(logits), jnp.zeros(())),
+        update=update,
+    )
+    return learned_rule(TABULAR.env, rule, **LIVES | changes)
+
+
 GRADIENT = policy_gradient()
 ROWS = {
     "maml": by_gradients(maml, outer=trust_region(damping=0.1)),
     "reptile": by_gradients(reptile, inner_steps=2, stages=3)._replace(rate="learning_rate"),
     "es_maml": by_gradients(es_maml)._replace(rate="sigma"),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
+    "learned_rule": Row(learned_step_size, TABULAR, (3, 2, 4), ("step_size",), rate="learning_rate"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
     "task_known": Row(lambda: task_known(SHOWN.env), SHOWN, (2, 2, 6)),
     "psrl": Row(lambda: psrl(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
@@ -105,6 +135,27 @@ SETTINGS_OF_RL2 = {
     ),
     "rl2-transformer": Row(partial(rl2_with, "transformer"), BANDIT, (2, 2, 6), BLOCKS, rate="discount", own_code=True),
 }
+LPG = Row(
+    partial(lpg, TABULAR.env, mlp(TABULAR.env, hidden=(4,)), **SMALL_RULE),
+    TABULAR,
+    (3, 2, 4),
+    ("cell", "embedding", "policy", "prediction"),
+    rate="inner_lr",
+    own_code=True,
+)
+RULES = {
+    "lpg": LPG,
+    "lpg-pes": LPG._replace(make=partial(LPG.make, meta_estimator="pes")),
+    "meta_gradient": Row(
+        partial(meta_gradient, TABULAR.env, mlp(TABULAR.env, hidden=(4,), value=True), **LIVES),
+        TABULAR,
+        (3, 2, 4),
+        ("discount", "entropy_coef", "lambda", "value_coef"),
+        rate="inner_lr",
+        own_code=True,
+    ),
+}
+ROWS |= {name: row._replace(setting_of="learned_rule") for name, row in RULES.items()}
 ROWS |= {name: row._replace(setting_of="maml") for name, row in SETTINGS_OF_MAML.items()}
 ROWS |= {name: row._replace(setting_of="rl2") for name, row in SETTINGS_OF_RL2.items()}
 ROWS |= {

@@ -194,11 +194,11 @@ def estimator_of(name: str, *, truncation: int | None = None, sigma: float | Non
     Raises:
         ConfigError: the name is unknown, or the option belongs to another estimator.
     """
-    factory = lookup("estimator", name, ESTIMATORS)
+    factory = lookup("meta_estimator", name, ESTIMATORS)
     for option, value, takers in (("truncation", truncation, (truncated,)), ("sigma", sigma, (es, pes))):
         if value is not None and factory not in takers:
             names = " or ".join(repr(taker.__name__) for taker in takers)
-            raise ConfigError(f"{option}={value} needs estimator={names}, not {name!r}; leave it out")
+            raise ConfigError(f"{option}={value} needs meta_estimator={names}, not {name!r}; leave it out")
     if factory is truncated:
         return truncated(1 if truncation is None else truncation)
     return factory() if sigma is None else factory(sigma)

@@ -75,6 +75,10 @@ ALGORITHMS = {
         num_iterations=600,
         min_eval_stages=1,
     ),
+    "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=400, min_eval_stages=31),
+    "meta_gradient": Recipe(
+        algorithms.meta_gradient, partial(mlp, value=True), {}, num_tasks=20, num_iterations=200, min_eval_stages=31
+    ),
 }
 
 _FILLED_IN = {"env", "network", "num_steps", "outer"}  # factory arguments that `build` sets

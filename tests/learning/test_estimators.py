@@ -125,9 +125,9 @@ def test_the_surrogate_is_differentiated_and_the_cost_is_compared():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": "unroled"}, "unknown estimator 'unroled'; did you mean unrolled"),
-        ({"name": "es", "truncation": 2}, "truncation=2 needs estimator='truncated', not 'es'; leave it out"),
-        ({"name": "truncated", "sigma": 0.2}, "sigma=0.2 needs estimator='es' or 'pes', not 'truncated'"),
+        ({"name": "unroled"}, "unknown meta_estimator 'unroled'; did you mean unrolled"),
+        ({"name": "es", "truncation": 2}, "truncation=2 needs meta_estimator='truncated', not 'es'; leave it out"),
+        ({"name": "truncated", "sigma": 0.2}, "sigma=0.2 needs meta_estimator='es' or 'pes', not 'truncated'"),
         ({"name": "pes", "sigma": 0.0}, r"sigma=0.0 must be a finite number > 0"),
         ({"name": "truncated", "truncation": 0}, "steps=0 must be a whole number of at least 1"),
     ],
