@@ -31,7 +31,7 @@ from metajax.rollouts import first_percept
 _EMBEDDING = 16
 
 
-@options_of(learned_rule, without=["rule"], learning_rate=3e-3)
+@options_of(learned_rule, without=["rule"], learning_rate=3e-3, entropy_coef=5e-3)
 def lpg(
     env: Environment,
     network: Network,

@@ -75,7 +75,7 @@ ALGORITHMS = {
         num_iterations=600,
         min_eval_stages=1,
     ),
-    "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=400, min_eval_stages=31),
+    "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=300, min_eval_stages=31),
     "meta_gradient": Recipe(
         algorithms.meta_gradient, partial(mlp, value=True), {}, num_tasks=20, num_iterations=200, min_eval_stages=31
     ),
