@@ -13,6 +13,7 @@ from metajax.algorithms import (
     Rule,
     anil,
     cavia,
+    curriculum,
     dice_maml,
     e_maml,
     es_maml,
@@ -101,6 +102,12 @@ def learned_step_size(**changes) -> Algorithm:
     return learned_rule(TABULAR.env, rule, **LIVES | changes)
 
 
+def replaying(**changes) -> Algorithm:
+    """MAML on a curriculum that replays from the second meta-iteration on."""
+    algorithm = by_gradients(maml, outer=GRADIENT).make(**changes)
+    return curriculum(algorithm, POINT, capacity=6, replay=0.7, fill=0.0)
+
+
 GRADIENT = policy_gradient()
 ROWS = {
     "maml": by_gradients(maml, outer=trust_region(damping=0.1)),
@@ -122,6 +129,7 @@ SETTINGS_OF_MAML = {
     "e_maml": by_gradients(e_maml, outer=GRADIENT)._replace(rate="exploration_credit", own_code=True),
     "dice_maml": by_gradients(dice_maml, outer=GRADIENT, estimator="loaded-dice", inner_optimizer="adam"),
     "imaml": by_gradients(imaml, outer=GRADIENT)._replace(own_code=True),
+    "curriculum": Row(replaying, POINT, (2, 3, 5), ("head", "policy_0"), rate="inner_lr", own_code=True),
     "multi_task": by_gradients(multi_task, outer=GRADIENT, stages=1)._replace(rate="discount"),
 }
 SETTINGS_OF_RL2 = {

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 from metajax import agents
+from metajax.algorithms._curriculum import CurriculumState, curriculum
 from metajax.algorithms._es_maml import ESState, es_maml
 from metajax.algorithms._learned_rule import LearnedRuleState, Rule, learned_rule
 from metajax.algorithms._lpg import lpg
@@ -14,6 +15,7 @@ from metajax.algorithms._reptile import ReptileState, reptile
 from metajax.algorithms._rl2 import RL2State, rl2
 
 __all__ = [
+    "CurriculumState",
     "ESState",
     "LearnedRuleState",
     "MAMLState",
@@ -22,6 +24,7 @@ __all__ = [
     "Rule",
     "anil",
     "cavia",
+    "curriculum",
     "dice_maml",
     "e_maml",
     "es_maml",

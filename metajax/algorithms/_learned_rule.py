@@ -95,7 +95,7 @@ def learned_rule(
     num_steps: int = 100,
     num_copies: int = 16,
     num_updates: int = 5,
-    num_lives: int = 64,
+    num_lives: int = 32,
     lifetime: int | None = 50,
     discount: float = 0.99,
     lambda_: float = 0.95,

@@ -98,7 +98,7 @@ def _example(algorithm: Algorithm, tasks: TaskDistribution, key: Array, state: P
     """The shapes of the experience that training collects, with the `info` of a simulator on the host."""
     batch = jax.eval_shape(lambda: tasks.batch(key, num_tasks))
     if algorithm.assign is not None:
-        state, batch = abstract_call("assign", algorithm.assign, key, state, batch)
+        state, batch = jax.eval_shape(algorithm.assign, key, state, batch)
     experience = abstract_call("collect", algorithm.collect, key, state, batch)
     if not is_on_host(tasks.env):
         return experience
