@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 _moved.install()
 
 _PUBLIC = {  # module below metajax: the public names that it defines
-    "algorithms": "anil cavia dice_maml e_maml es_maml fomaml imaml maml meta_sgd multi_task promp reptile rl2",
+    "algorithms": "Rule anil cavia curriculum dice_maml e_maml es_maml fomaml imaml learned_rule lpg maml "
+    "meta_gradient meta_sgd multi_task promp reptile rl2",
     "base": "Agent Algorithm Decision Distribution Environment Experience Network Percept Sizes Stage Store "
     "TaskDistribution Transition",
     "envs.contract": "check_env check_tasks",
@@ -68,6 +69,7 @@ __all__ = [
     "Percept",
     "Program",
     "Progress",
+    "Rule",
     "Score",
     "ShapeError",
     "Sizes",
@@ -85,6 +87,7 @@ __all__ = [
     "check_tasks",
     "collect_trials",
     "compile_program",
+    "curriculum",
     "dice_maml",
     "e_maml",
     "es_maml",
@@ -95,12 +98,15 @@ __all__ = [
     "inner_updates",
     "interval",
     "learned_baseline",
+    "learned_rule",
     "linear_baseline",
     "load_params",
     "load_policy",
+    "lpg",
     "maml",
     "mask_logits",
     "memory_policy",
+    "meta_gradient",
     "meta_sgd",
     "mlp",
     "multi_task",
@@ -134,14 +140,19 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:  # the names in _PUBLIC
     from metajax.algorithms import (
+        Rule,
         anil,
         cavia,
+        curriculum,
         dice_maml,
         e_maml,
         es_maml,
         fomaml,
         imaml,
+        learned_rule,
+        lpg,
         maml,
+        meta_gradient,
         meta_sgd,
         multi_task,
         promp,

@@ -303,6 +303,22 @@ class UpdateFn(Protocol):
         """
 
 
+class AssignFn(Protocol):
+    """`Algorithm.assign`: choose the tasks of a meta-iteration, between drawing and collecting."""
+
+    def __call__(self, key: Array, state: PyTree, fresh: PyTree, /) -> tuple[PyTree, PyTree]:
+        """Returns the state that `collect` and `update` are given, and the tasks to play, both like what was given.
+
+        If the update is skipped, because a number is not finite, the state before `assign` is kept. Where devices share
+        the tasks, every device must return the same state and its own share of the tasks.
+
+        Args:
+            key: of everything drawn while choosing.
+            state: the algorithm's state.
+            fresh: tasks drawn from the distribution, every leaf [N, ...].
+        """
+
+
 class AnnealFn(Protocol):
     """`Algorithm.anneal` and `Outer.anneal`: follow a schedule over the length of training."""
 
@@ -334,6 +350,8 @@ class Algorithm(NamedTuple):
             `metajax.devices.total` or `mean`, so that every device arrives at the same state.
         store: experience that it keeps between meta-iterations; None: none.
         anneal: called before every update; None: nothing in the state depends on the length of training.
+        assign: chooses the tasks of a meta-iteration, such as those of agents whose lives go on from one meta-iteration
+            to the next, or those of a curriculum; None: fresh tasks are played.
     """
 
     init: InitFn
@@ -346,6 +364,7 @@ class Algorithm(NamedTuple):
     task_group: int | None = None
     store: Store | None = None
     anneal: AnnealFn | None = None
+    assign: AssignFn | None = None
 
 
 class TaskDistribution(NamedTuple):

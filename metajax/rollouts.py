@@ -233,7 +233,7 @@ def trials(
     *,
     greedy: bool = False,
     keep_info: bool = False,
-    params_axis: int | None = None,
+    params_axis: PyTree = None,
 ) -> Trial:
     """A `trial` in each of `tasks` [N]; every leaf of the result has a leading axis [N].
 
@@ -248,7 +248,7 @@ def trials(
         sizes: stages, copies and steps.
         greedy: take the most probable actions instead of sampling.
         keep_info: keep the environment's `info` in `Transition.info`.
-        params_axis: None: all tasks share `params`; 0: each task has its own, [N, ...].
+        params_axis: None: all tasks share `params`; 0: each task has its own, [N, ...]; or a tree of these.
     """
     check_sizes(sizes)
     check_agent(agent)

@@ -4,12 +4,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from metajax import agents
 from metajax.agents import beb, psrl, q_learning, task_known, thompson, uniform
 from metajax.algorithms import (
+    Rule,
     ad,
     anil,
     cavia,
+    curriculum,
     dice_maml,
     distil,
     dpt,
@@ -17,7 +22,10 @@ from metajax.algorithms import (
     es_maml,
     fomaml,
     imaml,
+    learned_rule,
+    lpg,
     maml,
+    meta_gradient,
     meta_sgd,
     multi_task,
     promp,
@@ -25,8 +33,9 @@ from metajax.algorithms import (
     rl2,
     varibad,
 )
-from metajax.base import Agent, Algorithm, TaskDistribution
+from metajax.base import Agent, Algorithm, Decision, TaskDistribution
 from metajax.envs.revealed import reveal
+from metajax.learning.distributions import Categorical
 from metajax.learning.outer import imitation, policy_gradient, ppo, trust_region
 from metajax.networks import belief_policy, memory_policy, mlp
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
@@ -93,6 +102,33 @@ def varibad_with(**changes) -> Algorithm:
     return varibad(BANDIT.env, network, **{"num_steps": 6, "elbo_trials": 4, "capacity": 8, "outer": outer} | changes)
 
 
+LIVES = {"num_steps": 4, "num_copies": 2, "num_updates": 2, "num_lives": 6, "lifetime": 4}
+SMALL_RULE = LIVES | {"rule_width": 4, "num_predictions": 3}
+
+
+def learned_step_size(**changes) -> Algorithm:
+    """A policy of one logit per action, which moves by the rewards times a learned number."""
+
+    def update(params, logits, stage):
+        steps = stage.steps
+        score = jax.nn.one_hot(steps.action, len(logits)) - jax.nn.softmax(logits)
+        return logits + params["step_size"] * jnp.mean(steps.reward[..., None] * score, (0, 1)), jnp.zeros(())
+
+    rule = Rule(
+        init=lambda key: {"step_size": jnp.ones(())},
+        birth=lambda key, params: jax.random.normal(key, (TABULAR.env.num_actions,)),
+        policy=lambda logits, percept: Decision(Categorical(logits), jnp.zeros(())),
+        update=update,
+    )
+    return learned_rule(TABULAR.env, rule, **LIVES | changes)
+
+
+def replaying(**changes) -> Algorithm:
+    """MAML on a curriculum that replays from the second meta-iteration on."""
+    algorithm = by_gradients(maml, outer=GRADIENT).make(**changes)
+    return curriculum(algorithm, POINT, capacity=6, replay=0.7, fill=0.0)
+
+
 GRADIENT = policy_gradient()
 ROWS = {
     "maml": by_gradients(maml, outer=trust_region(damping=0.1)),
@@ -101,6 +137,7 @@ ROWS = {
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
     "varibad": Row(varibad_with, BANDIT, (2, 1, 6), ("decoder", "encoder", "policy"), rate="discount"),
     "distil": Row(partial(distil_with, distil, thompson(BANDIT.env)), BANDIT, (2, 2, 6), CELLS, rate="learning_rate"),
+    "learned_rule": Row(learned_step_size, TABULAR, (3, 2, 4), ("step_size",), rate="learning_rate"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
     "task_known": Row(lambda: task_known(SHOWN.env), SHOWN, (2, 2, 6)),
     "psrl": Row(lambda: psrl(TABULAR.env, num_steps=4), TABULAR, (2, 2, 4)),
@@ -116,6 +153,7 @@ SETTINGS_OF_MAML = {
     "e_maml": by_gradients(e_maml, outer=GRADIENT)._replace(rate="exploration_credit", own_code=True),
     "dice_maml": by_gradients(dice_maml, outer=GRADIENT, estimator="loaded-dice", inner_optimizer="adam"),
     "imaml": by_gradients(imaml, outer=GRADIENT)._replace(own_code=True),
+    "curriculum": Row(replaying, POINT, (2, 3, 5), ("head", "policy_0"), rate="inner_lr", own_code=True),
     "multi_task": by_gradients(multi_task, outer=GRADIENT, stages=1)._replace(rate="discount"),
 }
 SETTINGS_OF_RL2 = {
@@ -134,6 +172,27 @@ SETTINGS_OF_DISTIL = {
     "dpt": Row(partial(distil_with, dpt), BANDIT, (2, 2, 6), CELLS, rate="learning_rate", own_code=True),
 }
 ROWS |= {name: row._replace(setting_of="distil") for name, row in SETTINGS_OF_DISTIL.items()}
+LPG = Row(
+    partial(lpg, TABULAR.env, mlp(TABULAR.env, hidden=(4,)), **SMALL_RULE),
+    TABULAR,
+    (3, 2, 4),
+    ("cell", "embedding", "policy", "prediction"),
+    rate="inner_lr",
+    own_code=True,
+)
+RULES = {
+    "lpg": LPG,
+    "lpg-pes": LPG._replace(make=partial(LPG.make, meta_estimator="pes")),
+    "meta_gradient": Row(
+        partial(meta_gradient, TABULAR.env, mlp(TABULAR.env, hidden=(4,), value=True), **LIVES),
+        TABULAR,
+        (3, 2, 4),
+        ("discount", "entropy_coef", "lambda", "value_coef"),
+        rate="inner_lr",
+        own_code=True,
+    ),
+}
+ROWS |= {name: row._replace(setting_of="learned_rule") for name, row in RULES.items()}
 ROWS |= {name: row._replace(setting_of="maml") for name, row in SETTINGS_OF_MAML.items()}
 ROWS |= {name: row._replace(setting_of="rl2") for name, row in SETTINGS_OF_RL2.items()}
 ROWS |= {

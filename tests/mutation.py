@@ -343,7 +343,11 @@ FAULTS = [
     *faults_in(
         "networks/feed_forward.py",
         "algorithms/test_maml_variants.py",
-        ("context-unseen", "jnp.concatenate([features, context])", "jnp.concatenate([features, 0 * context])"),
+        (
+            "context-unseen",
+            "jnp.concatenate([read, *context])",
+            "jnp.concatenate([read, *(0 * one for one in context)])",
+        ),
     ),
     *faults_in(
         "networks/heads.py",

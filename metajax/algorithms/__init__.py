@@ -4,24 +4,32 @@ import warnings
 from typing import Any
 
 from metajax import agents
+from metajax.algorithms._curriculum import CurriculumState, curriculum
 from metajax.algorithms._distil import DistilState, ad, distil, dpt
 from metajax.algorithms._es_maml import ESState, es_maml
+from metajax.algorithms._learned_rule import LearnedRuleState, Rule, learned_rule
+from metajax.algorithms._lpg import lpg
 from metajax.algorithms._maml import MAMLState, maml
 from metajax.algorithms._maml_variants import anil, cavia, dice_maml, e_maml, fomaml, imaml, meta_sgd, multi_task, promp
+from metajax.algorithms._meta_gradient import meta_gradient
 from metajax.algorithms._reptile import ReptileState, reptile
 from metajax.algorithms._rl2 import RL2State, rl2
 from metajax.algorithms._varibad import VaribadState, varibad
 
 __all__ = [
+    "CurriculumState",
     "DistilState",
     "ESState",
+    "LearnedRuleState",
     "MAMLState",
     "RL2State",
     "ReptileState",
+    "Rule",
     "VaribadState",
     "ad",
     "anil",
     "cavia",
+    "curriculum",
     "dice_maml",
     "distil",
     "dpt",
@@ -29,7 +37,10 @@ __all__ = [
     "es_maml",
     "fomaml",
     "imaml",
+    "learned_rule",
+    "lpg",
     "maml",
+    "meta_gradient",
     "meta_sgd",
     "multi_task",
     "promp",

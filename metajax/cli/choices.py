@@ -7,6 +7,7 @@ from metajax.algorithms._distil import BEHAVIOURS
 from metajax.errors import known_name
 from metajax.learning.baselines import BASELINES
 from metajax.learning.credit import CREDITS
+from metajax.learning.estimators import ESTIMATORS as META_ESTIMATORS
 from metajax.learning.inner import OPTIMIZERS, ORDERS, STEP_SIZES
 from metajax.learning.losses import ESTIMATORS
 from metajax.networks.heads import ACTIVATIONS, COMPUTE_DTYPES, HEADS
@@ -35,6 +36,7 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "inner_optimizer": OPTIMIZERS,
     "memory": MEMORIES,
     "memory_reset": RESETS,
+    "meta_estimator": META_ESTIMATORS,
     "norm": NORMS,
     "order": ORDERS,
     "reward": REWARDS,

@@ -80,11 +80,13 @@ ALGORITHMS_ARE = {  # in at most 46 characters
     "dice_maml": "MAML with DiCE, unbiased in any order",
     "imaml": "MAML with an implicit meta-gradient",
     "es_maml": "MAML by evolution strategies",
-    "multi_task": "one policy for all tasks, which does not adapt",
+    "multi_task": "one policy for all tasks, without adaptation",
     "rl2": "a recurrent policy adapts through its memory",
     "varibad": "a policy acts on a belief about the task",
     "ad": "a memory imitates an agent that learns",
     "dpt": "a memory predicts the task's optimal actions",
+    "lpg": "learns the update rule, over long lives",
+    "meta_gradient": "tunes an actor-critic while it learns",
 }
 
 

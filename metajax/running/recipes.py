@@ -77,6 +77,10 @@ ALGORITHMS = {
     "varibad": Recipe(algorithms.varibad, belief_policy, {"ppo": recurrent_ppo}, 128, 600, min_eval_stages=1),
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
+    "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=300, min_eval_stages=31),
+    "meta_gradient": Recipe(
+        algorithms.meta_gradient, partial(mlp, value=True), {}, num_tasks=20, num_iterations=200, min_eval_stages=31
+    ),
 }
 
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "memory_policy": memory_policy}  # to choose from by name

@@ -97,6 +97,8 @@ def planned(learner: Learner, end: int) -> Learner:
 def _example(algorithm: Algorithm, tasks: TaskDistribution, key: Array, state: PyTree, num_tasks: int) -> Experience:
     """The shapes of the experience that training collects, with the `info` of a simulator on the host."""
     batch = jax.eval_shape(lambda: tasks.batch(key, num_tasks))
+    if algorithm.assign is not None:
+        state, batch = jax.eval_shape(algorithm.assign, key, state, batch)
     experience = abstract_call("collect", algorithm.collect, key, state, batch)
     if not is_on_host(tasks.env):
         return experience
@@ -116,10 +118,10 @@ def _is_weak(leaf: Array) -> bool:
 def meta_iteration(
     algorithm: Algorithm, tasks: TaskDistribution, num_tasks: int
 ) -> Callable[[Learner], tuple[Learner, dict[str, Array]]]:
-    """`iterate(learner) -> learner, metrics`: draw tasks, collect, update. It is pure, to be jitted and vmapped.
+    """`iterate(learner) -> learner, metrics`: draw, assign, collect, update. It is pure, to be jitted and vmapped.
 
     An update is skipped and counted if the new state has a number that is not finite, or if a reward it learned from is
-    not finite.
+    not finite; the state is then the one before the meta-iteration.
 
     Args:
         algorithm: what learns.
@@ -129,8 +131,11 @@ def meta_iteration(
 
     def iterate(learner: Learner) -> tuple[Learner, dict[str, Array]]:
         key_collect, key_update, batch = _draw(tasks, num_tasks, learner.key, learner.iteration)
-        experience = algorithm.collect(key_collect, learner.state, batch)
-        return _learn(algorithm, num_tasks, learner, key_update, experience)
+        state = learner.state
+        if algorithm.assign is not None:
+            state, batch = algorithm.assign(_assign_key(learner), state, batch)
+        experience = algorithm.collect(key_collect, state, batch)
+        return _learn(algorithm, num_tasks, learner, state, key_update, experience)
 
     return iterate
 
@@ -141,14 +146,21 @@ def _draw(tasks: TaskDistribution, num_tasks: int, key: Array, iteration: Array)
     return key_collect, key_update, tasks.batch(key_tasks, num_tasks, first=collectives.first_task(num_tasks))
 
 
+def _assign_key(learner: Learner) -> Array:
+    """The key of assigning tasks, which follows the three keys of `_draw`; algorithms without `assign` use none."""
+    return jax.random.fold_in(jax.random.fold_in(learner.key, learner.iteration), 3)
+
+
 def _learn(
-    algorithm: Algorithm, num_tasks: int, learner: Learner, key: Array, experience: Experience
+    algorithm: Algorithm, num_tasks: int, learner: Learner, state: PyTree, key: Array, experience: Experience
 ) -> tuple[Learner, dict[str, Array]]:
+    """The learner after an update of `state`, which is the learner's own, or what `assign` made of it."""
     stored: tuple[PyTree, ...] = ()
     if algorithm.store is not None:
         learner = learner._replace(store=algorithm.store.add(learner.store, experience))
         stored = (learner.store,)
-    state = learner.state if algorithm.anneal is None else algorithm.anneal(learner.state, _remaining(learner))
+    if algorithm.anneal is not None:
+        state = algorithm.anneal(state, _remaining(learner))
     state, metrics = algorithm.update(key, state, experience, *stored)
     metrics = collectives.mean(stage_returns(experience) | metrics)
     reward = experience.steps.reward
@@ -350,12 +362,21 @@ def _host_program(
     Collecting and learning alternate. If the algorithm allows stale parameters, the next experience is collected while
     it learns, except for the first after a log line, so that a run resumed there equals one that was never stopped.
     """
+    if algorithm.assign is not None:
+        raise ConfigError(
+            f"an algorithm that assigns tasks cannot learn from {env.name}, which is simulated on the host; use an "
+            "environment in JAX, or an algorithm without assign"
+        )
     shape = experience.steps.reward.shape
     sizes = Sizes(*shape[1:])
     env.check_copies(sizes.num_copies)
     draw = jax.jit(partial(_draw, tasks, num_tasks))
     key_update = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = jax.jit(partial(_learn, algorithm, num_tasks)).lower(learner, key_update, experience)
+
+    def update(learner: Learner, key: Array, experience: Experience) -> tuple[Learner, dict[str, Array]]:
+        return _learn(algorithm, num_tasks, learner, learner.state, key, experience)
+
+    lowered = jax.jit(update).lower(learner, key_update, experience)
     _check_metrics(lowered.out_info[1])
     learn = lowered.compile()
 
