@@ -12,7 +12,7 @@ from metajax.learning.inner import OPTIMIZERS, ORDERS, STEP_SIZES
 from metajax.learning.losses import ESTIMATORS
 from metajax.networks.heads import ACTIVATIONS, COMPUTE_DTYPES, HEADS
 from metajax.networks.layers import NORMS
-from metajax.networks.memories import MEMORIES, RESETS, SHOWN
+from metajax.networks.memories import HEAD_NETWORKS, MEMORIES, RESETS, SHOWN
 from metajax.tasks.point_navigation import GOALS, REWARDS
 from metajax.tasks.repeated_games import GAMES
 from metajax.tasks.suites.brax import BACKENDS
@@ -33,6 +33,7 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "game": GAMES,
     "goals": GOALS,
     "head": HEADS,
+    "head_network": HEAD_NETWORKS,
     "inner_optimizer": OPTIMIZERS,
     "memory": MEMORIES,
     "memory_reset": RESETS,

@@ -27,22 +27,28 @@ class Head(nn.Module):
 
     A discrete action space has a `Categorical`, which excludes the actions whose `mask` [A] is false. A box has the
     distribution named `head`, with one log_std parameter per entry of the action. Features are converted to the default
-    precision.
+    precision. Without `linear`, they are the outputs of the last layer, `head_size` many.
     """
 
     space: PyTree
     head: str
     init_std: float
+    linear: bool = True
 
     @nn.compact
     def __call__(self, features: Array, mask: Array | None = None) -> PyTree:
-        continuous = is_continuous(self.space)
-        size = self.space.shape[0] if continuous else self.space.n
-        out = nn.Dense(size, kernel_init=nn.initializers.xavier_uniform())(features.astype(float))
-        if not continuous:
+        size, out = head_size(self.space), features.astype(float)
+        if self.linear:
+            out = nn.Dense(size, kernel_init=nn.initializers.xavier_uniform())(out)
+        if not is_continuous(self.space):
             return Categorical(out if mask is None else mask_logits(out, mask))
         log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.init_std)), (size,))
         return HEADS[self.head](out, jnp.broadcast_to(log_std, out.shape))
+
+
+def head_size(space: PyTree) -> int:
+    """The number of outputs of the layer before the distribution of an action."""
+    return space.shape[0] if is_continuous(space) else space.n
 
 
 def compute_dtype_of(compute_dtype: str | None) -> Any:

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 from metajax.base import Array, Decision, Environment, Network, Percept, PyTree
 from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.networks.attention import Attention, LinearAttention
-from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, masking, observation_reader
+from metajax.networks.heads import Head, check_head, compute_dtype_of, flat_obs, head_size, masking, observation_reader
+from metajax.networks.hyper import HyperNetwork
 from metajax.networks.images import Images, conv_channels
 from metajax.networks.layers import check_layers, hidden_layers
 from metajax.networks.recurrent import GRU, LSTM
@@ -34,6 +35,7 @@ from metajax.networks.state_space import RGLRU, S5
 from metajax.rollouts import first_percept, is_continuous
 
 SHOWN = ("action", "reward", "outcome", "start", "time")
+HEAD_NETWORKS = ("linear", "hyper")
 RESETS = ("trial", "episode", "step")
 
 
@@ -131,18 +133,22 @@ class _Policy(nn.Module):
     init_std: float
     dtype: Any
     mask: Callable[[PyTree], Array | None]
+    hyper: tuple[int, ...] | None
 
     def setup(self) -> None:
         self.blocks = isinstance(self.layers[0], Block)
         if self.blocks:
             self.embed, self.norm = nn.Dense(self.width, dtype=self.dtype), nn.LayerNorm()
-        self.policy = Head(self.space, self.head, self.init_std)
+        self.policy = Head(self.space, self.head, self.init_std, linear=self.hyper is None)
+        if self.hyper is not None:
+            self.hypernetwork = HyperNetwork(self.hyper, head_size(self.space) + 1)
+            return
         self.value = nn.Dense(1, kernel_init=nn.initializers.zeros)  # rewards alone determine early advantages
 
     def step(self, memory: tuple, percept: Percept) -> tuple[tuple, Decision]:
         run: list[Callable] = [partial(layer.step, state) for layer, state in zip(self.layers, memory, strict=True)]
-        x = jnp.concatenate([self.images(self.read(percept.obs)), self.shown(percept)])
-        return self._decide(run, x, percept)
+        seen = self.images(self.read(percept.obs))
+        return self._decide(run, seen, self.shown(percept), percept)
 
     def unroll(self, memory: tuple | None, percepts: Percept, valid: Array) -> tuple[tuple, Decision]:
         states = memory or (None,) * len(self.layers)
@@ -151,17 +157,20 @@ class _Policy(nn.Module):
             for layer, state in zip(self.layers, states, strict=True)
         ]
         seen = self.images(jax.vmap(self.read)(percepts.obs), 1)  # Flax does not let modules be vmapped here
-        x = jnp.concatenate([seen, jax.vmap(self.shown)(percepts)], axis=-1)
-        return self._decide(run, x, percepts)
+        return self._decide(run, seen, jax.vmap(self.shown)(percepts), percepts)
 
-    def _decide(self, run: list[Callable], x: Array, percept: Percept) -> tuple[tuple, Decision]:
-        reset, after, x = is_reset(self.memory_reset, percept), [], self.encoder(x)
+    def _decide(self, run: list[Callable], seen: Array, shown: Array, percept: Percept) -> tuple[tuple, Decision]:
+        x = self.encoder(jnp.concatenate([seen, shown], axis=-1))
+        reset, after = is_reset(self.memory_reset, percept), []
         x = self.embed(x).astype(float) if self.blocks else x
         for layer in run:
             state, x = layer(x, reset)
             after.append(state)
-        x = self.norm(x) if self.blocks else x
-        return tuple(after), Decision(self.policy(x, self.mask(percept.obs)), self.value(x)[..., 0])
+        x, mask = self.norm(x) if self.blocks else x, self.mask(percept.obs)
+        if self.hyper is None:
+            return tuple(after), Decision(self.policy(x, mask), self.value(x)[..., 0])
+        out = self.hypernetwork(x, seen)
+        return tuple(after), Decision(self.policy(out[..., :-1], mask), out[..., -1])
 
 
 def percept_features(env: Environment, show: Sequence[str]) -> Callable[[Percept], Array]:
@@ -235,6 +244,8 @@ def memory_policy(
     memory_reset: str = "trial",
     head: str = "normal",
     init_std: float = 1.0,
+    head_network: str = "linear",
+    head_hidden: tuple[int, ...] = (32, 32),
     compute_dtype: str | None = None,
 ) -> Network:
     """A recurrent policy with a value head for `env`: its memory carries experience across the episodes of a trial.
@@ -261,6 +272,9 @@ def memory_policy(
         head: distribution of continuous actions: normal or tanh-normal. If the action box is bounded, [-1, 1] is
             mapped to its bounds.
         init_std: initial standard deviation of a continuous action.
+        head_network: what follows the memory: linear layers for policy and value, or hyper: the memory generates the
+            weights of a feed-forward network from the observation to both (Beck et al. 2023, arXiv:2309.14970).
+        head_hidden: widths of the hidden layers of that network.
         compute_dtype: precision of the layers' matrix products: float32 or bfloat16; None: that of the parameters.
             Parameters, states that accumulate, the head, losses and the optimiser keep their precision.
 
@@ -278,6 +292,8 @@ def memory_policy(
     check_head(env, head, init_std)
     check_shown(show)
     check_memory_width(memory, width, heads)
+    check_choice("head_network", head_network, HEAD_NETWORKS)
+    check_layers(head_hidden, activation, False, "none")
     dtype, space = compute_dtype_of(compute_dtype), env.action_space(env.default_params)
     stack = tuple(MEMORIES[memory](width, dtype, context=context, heads=heads) for _ in range(layers))
     images = Images(conv_channels(env, conv), activation, dtype)
@@ -295,6 +311,7 @@ def memory_policy(
         init_std,
         dtype,
         masking(env),
+        tuple(head_hidden) if head_network == "hyper" else None,
     )
     run: Callable[..., Any] = module.apply  # flax's own type allows for variables that a call changes
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))

@@ -18,7 +18,8 @@ from metajax.networks.memories import SHOWN, percept_features
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5, linear_recurrence
 from metajax.replays import unroll
-from metajax.tasks import bandit, pendulum
+from metajax.rollouts import first_percept
+from metajax.tasks import bandit, grid, pendulum
 
 STEPS, WIDTH, CONTEXT = 40, 8, 12
 LAYERS = {
@@ -365,3 +366,28 @@ def test_a_gate_at_first_lets_little_through(env):
 def test_wrong_options_are_named(env, options, message):
     with pytest.raises(ConfigError, match=message):
         memory_policy(env, **options)
+
+
+def test_a_hypernetwork_begins_as_a_network_without_memory_and_then_depends_on_it():
+    tasks = grid(size=3, horizon=4)
+    policy = memory_policy(tasks.env, width=8, head_network="hyper", head_hidden=(5,))
+    params = policy.init(jax.random.key(0))
+    percept = jax.tree.map(lambda leaf: leaf[0], first_percept(tasks.env, tasks.env.default_params, 1))
+    percept = percept._replace(obs=jnp.eye(6)[1] + jnp.eye(6)[4])
+
+    def decide(params, obs, memory):
+        return policy.apply(params, (memory,), percept._replace(obs=obs))[1]
+
+    memories = jax.random.normal(jax.random.key(1), (20, 8))
+    first = jax.vmap(decide, (None, None, 0))(params, percept.obs, memories)
+    np.testing.assert_allclose(first.distribution.logits, first.distribution.logits[:1].repeat(20, 0), atol=1e-6)
+    np.testing.assert_array_equal(first.value, 0.0)
+    other = decide(params, percept.obs[::-1], memories[0]).distribution.logits
+    assert jnp.abs(other - first.distribution.logits[0]).max() > 0.1
+    sizes = jax.tree.map(jnp.shape, params["hypernetwork"]["weights"])
+    assert sizes == {"kernel": (25, 6 * 5 + 5 + 5 * 6 + 6), "bias": (6 * 5 + 5 + 5 * 6 + 6,)}
+    kernel = jax.random.normal(jax.random.key(2), sizes["kernel"])
+    params["hypernetwork"]["weights"]["kernel"] = kernel
+    later = jax.vmap(decide, (None, None, 0))(params, percept.obs, memories)
+    assert later.distribution.logits.std(0).min() > 0.1
+    assert later.value.std() > 0.1
