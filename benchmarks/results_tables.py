@@ -17,6 +17,7 @@ from typing import Any
 import adapters
 import demonstrations
 import estimators
+import exact_values
 import locomotion
 import peers
 import point_navigation
@@ -211,6 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rl2": rl2_tables.table,
     "rl2-memories": rl2_tables.memory_table,
     "rl2-sweep": rl2_sweep.table,
+    "exact": exact_values.table,
     "demonstrations": demonstrations.table,
     "successes": successes,
     "locomotion": locomotion.table,

@@ -51,10 +51,10 @@ def varibad(
     num_episodes: int = 2,
     discount: float = 0.99,
     lambda_: float = 0.7,
-    decode: str = "steps",
+    decode: str | None = None,
     reward_model: str = "normal",
     kl_weight: float = 1.0,
-    elbo_lr: float = 1e-3,
+    elbo_lr: float = 3e-3,
     elbo_updates: int = 8,
     elbo_trials: int = 64,
     elbo_terms: int = 16,
@@ -75,12 +75,12 @@ def varibad(
         num_episodes: episodes per trial.
         discount: per step of the trial (0.99).
         lambda_: of generalised advantage estimation (0.7).
-        decode: the rewards that a belief explains: steps (of the trial; as in the paper) or probes (of
-            `env.probes(key, task)`, which do not depend on the policy).
+        decode: the rewards that a belief explains: probes (of `env.probes(key, task)`, which do not depend on the
+            policy) or steps (of the trial, as in the paper); None: probes if the environment has some.
         reward_model: normal, whose noise has the standard deviation of the rewards, or positive: only whether a reward
             is positive.
         kl_weight: weight of the divergence of a belief from the belief before it.
-        elbo_lr: learning rate of Adam for encoder and decoder (1e-3).
+        elbo_lr: learning rate of Adam for encoder and decoder (1e-3 in the paper, where they are fitted more often).
         elbo_updates: their gradient steps per meta-iteration.
         elbo_trials: stored trials per gradient step.
         elbo_terms: steps of a trial whose beliefs are decoded per gradient step; at most all of them are.
@@ -90,12 +90,16 @@ def varibad(
     >>> from metajax.networks import belief_policy
     >>> from metajax.tasks import grid
     >>> env = grid().env
-    >>> algorithm = varibad(env, belief_policy(env, width=8), num_steps=15, num_episodes=4, decode="probes")
+    >>> algorithm = varibad(env, belief_policy(env, width=8), num_steps=15, num_episodes=4)
+    >>> sorted(algorithm.init(jax.random.key(0)).params)
+    ['decoder', 'encoder', 'policy']
     """
     check_count("num_steps", num_steps)
     check_count("num_episodes", num_episodes)
     check_number("discount", discount, at_least=0, at_most=1)
     check_number("lambda_", lambda_, at_least=0, at_most=1)
+    probes = getattr(env, "probes", None)
+    decode = ("steps" if probes is None else "probes") if decode is None else decode
     check_choice("decode", decode, DECODE)
     check_choice("reward_model", reward_model, LIKELIHOODS)
     check_number("kl_weight", kl_weight, at_least=0)
@@ -104,7 +108,6 @@ def varibad(
         check_count(name, value)
     if not isinstance(network, BeliefNetwork):
         raise ConfigError("varibad needs a belief_policy as its network, with an encoder and a decoder")
-    probes = getattr(env, "probes", None)
     if decode == "probes" and probes is None:
         raise ConfigError(f"decode='probes', but {env.name} has no probes(key, task); use decode='steps'")
     check_trial_length(network.context, num_episodes * num_steps)

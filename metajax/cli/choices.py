@@ -4,12 +4,15 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from metajax.algorithms._distil import BEHAVIOURS
+from metajax.algorithms._varibad import DECODE
 from metajax.errors import known_name
 from metajax.learning.baselines import BASELINES
 from metajax.learning.credit import CREDITS
+from metajax.learning.elbo import LIKELIHOODS
 from metajax.learning.estimators import ESTIMATORS as META_ESTIMATORS
 from metajax.learning.inner import OPTIMIZERS, ORDERS, STEP_SIZES
 from metajax.learning.losses import ESTIMATORS
+from metajax.networks.beliefs import DECODED
 from metajax.networks.heads import ACTIVATIONS, COMPUTE_DTYPES, HEADS
 from metajax.networks.layers import NORMS
 from metajax.networks.memories import HEAD_NETWORKS, MEMORIES, RESETS, SHOWN
@@ -29,6 +32,8 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "benchmark": BENCHMARKS,
     "compute_dtype": COMPUTE_DTYPES,
     "credit": CREDITS,
+    "decode": DECODE,
+    "decoder_inputs": DECODED,
     "estimator": ESTIMATORS,
     "game": GAMES,
     "goals": GOALS,
@@ -41,6 +46,7 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "norm": NORMS,
     "order": ORDERS,
     "reward": REWARDS,
+    "reward_model": LIKELIHOODS,
     "rulesets": SETTINGS,
     "show": SHOWN,
     "step_size": STEP_SIZES,

@@ -22,7 +22,7 @@ from metajax.tasks import bandit, grid, point
 
 GRID = grid(size=3, horizon=4)
 SMALL = belief_policy(GRID.env, width=8, latent=2, hidden=(8,), decoder_hidden=(8,))
-SIZES = {"num_steps": 4, "num_episodes": 2, "elbo_trials": 4, "capacity": 8}
+SIZES = {"num_steps": 4, "num_episodes": 2, "decode": "steps", "elbo_trials": 4, "capacity": 8}
 
 
 def step(algorithm, state=None):
