@@ -234,10 +234,12 @@ def own_steps(trial: Experience) -> Target:
 
 
 def _deviation(targets: Target) -> Array:
-    """The standard deviation of the rewards that count, over all trials of all devices."""
-    count, total = collectives.total((targets.counted.sum(), jnp.sum(jnp.where(targets.counted, targets.reward, 0.0))))
-    off = jnp.where(targets.counted, targets.reward - total / count, 0.0)
-    return jnp.sqrt(collectives.total(jnp.sum(off**2)) / count) + 1e-6
+    """The standard deviation of the rewards that count, over all trials of all devices; not 0 if they are equal."""
+    counted, reward = targets.counted, jnp.where(targets.counted, targets.reward, 0.0)
+    count, total, squares = collectives.total((counted.sum(), reward.sum(), jnp.sum(reward**2)))
+    off = jnp.where(counted, reward - total / count, 0.0)
+    deviation = jnp.sqrt(collectives.total(jnp.sum(off**2)) / count)
+    return jnp.maximum(deviation, 0.03 * jnp.sqrt(squares / count)) + 1e-6
 
 
 def _model(params: dict[str, PyTree]) -> dict[str, PyTree]:
