@@ -31,8 +31,22 @@ CHUNK, INNER_LR = 100_000, 0.5
 THETA = jnp.array([[0.3, -0.4], [-0.2, 0.6]])  # logits [state, action]
 REWARD = jnp.array([[1.0, 0.2], [-0.5, 2.0]])
 NEXT = jnp.array([[[0.9, 0.1], [0.3, 0.7]], [[0.6, 0.4], [0.2, 0.8]]])  # [state, action, next state]
+
+
+def likelihood_ratio(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
+    """The likelihood ratio of the whole episode times the advantage of its first step, at this step; zero elsewhere.
+
+    Every derivative is an unbiased estimate of the same derivative of the expected discounted return (Tang and Abbeel
+    2010). Every action is credited with the whole return, including earlier rewards. Idle steps must have a ratio of 1.
+    """
+    ratio = jnp.exp(jnp.sum(log_prob - behaviour, axis=-1, keepdims=True))
+    return jnp.where(jnp.arange(advantage.shape[-1]) == 0, ratio * advantage, 0.0)
+
+
 COMPARED: dict[str, Callable] = {name: one for name, one in ESTIMATORS.items() if name != "loaded-dice"} | {
-    f"loaded-dice {lambda_}": partial(loaded_dice, lambda_=lambda_) for lambda_ in (0.5, 0.9)
+    "likelihood-ratio": likelihood_ratio,
+    "loaded-dice 0.5": partial(loaded_dice, lambda_=0.5),
+    "loaded-dice 0.9": partial(loaded_dice, lambda_=0.9),
 }
 
 

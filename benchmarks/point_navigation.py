@@ -70,7 +70,6 @@ METHODS = {
     "maml-lvc": Method("maml", {"estimator": "lvc"}),
     "maml-dice": Method("dice_maml"),
     "maml-loaded-dice": Method("dice_maml", {"estimator": "loaded-dice"}),
-    "maml-likelihood-ratio": Method("maml", {"estimator": "likelihood-ratio"}),
     "maml-no-baseline": Method("maml", {"baseline": "none"}),
     "fomaml": Method("fomaml"),
     "reptile": Method("reptile", num_iterations=200),

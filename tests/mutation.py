@@ -52,8 +52,6 @@ FAULTS = [
         "learning/test_losses.py",
         ("reinforce-sign", "return log_prob * advantage", "return -log_prob * advantage"),
         ("lvc-without-ratio", "return jnp.exp(log_prob - behaviour) * advantage", "return log_prob * advantage"),
-        ("likelihood-of-one-step", "jnp.sum(log_prob - behaviour, axis=-1, keepdims=True)", "log_prob - behaviour"),
-        ("likelihood-at-every-step", "jnp.arange(advantage.shape[-1]) == 0", "jnp.arange(advantage.shape[-1]) >= 0"),
         ("dice-counts-a-step-twice", "jnp.cumsum(ratio, axis=-1) - ratio)", "jnp.cumsum(ratio, axis=-1))"),
         ("loaded-dice-forgets-nothing", "jnp.full_like(ratio, lambda_)", "jnp.ones_like(ratio)"),
         ("clip-on-the-wrong-side", "jnp.minimum(ratio * advantage", "jnp.maximum(ratio * advantage"),

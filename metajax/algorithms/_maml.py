@@ -104,7 +104,7 @@ def maml(
         adapts: which parameters adapt: all, or paths separated by commas, such as head,policy_0/bias.
         step_size: fixed, or learned by the outer loop: one scalar, one per layer or one per parameter.
         inner_optimizer: sgd, momentum (0.9) or adam.
-        estimator: inner objective: reinforce, likelihood-ratio, lvc, dice or loaded-dice.
+        estimator: inner objective: reinforce, lvc, dice or loaded-dice.
         dice_lambda: decay per step of the past likelihood ratios in loaded-dice, from 0 (as lvc) to 1 (as dice);
             None: 0.9.
         order: of the meta-gradient: second; first, which treats inner gradients as constants; or implicit, which

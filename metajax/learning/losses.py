@@ -28,16 +28,6 @@ def lvc(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
     return jnp.exp(log_prob - behaviour) * advantage
 
 
-def likelihood_ratio(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
-    """The likelihood ratio of the whole episode times the advantage of its first step, at this step; zero elsewhere.
-
-    Every derivative is an unbiased estimate of the same derivative of the expected discounted return (Tang and Abbeel
-    2010). Every action is credited with the whole return, including earlier rewards. Idle steps must have a ratio of 1.
-    """
-    ratio = jnp.exp(jnp.sum(log_prob - behaviour, axis=-1, keepdims=True))
-    return jnp.where(jnp.arange(advantage.shape[-1]) == 0, ratio * advantage, 0.0)
-
-
 def loaded_dice(log_prob: Array, behaviour: Array, advantage: Array, lambda_: float = 0.9) -> Array:
     """(exp w - exp v) A with v_t = lambda w_{t-1} and w_t = v_t + log ratio_t (Farquhar et al. 2019, arXiv:1909.10549).
 
@@ -72,7 +62,6 @@ def clipped_surrogate(log_prob: Array, behaviour: Array, advantage: Array, clip:
 
 ESTIMATORS: dict[str, Callable[..., Array]] = {
     "reinforce": policy_gradient,
-    "likelihood-ratio": likelihood_ratio,
     "lvc": lvc,
     "dice": dice,
     "loaded-dice": loaded_dice,
