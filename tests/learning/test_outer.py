@@ -11,8 +11,10 @@ from jax.flatten_util import ravel_pytree
 
 from metajax import chunking
 from metajax.algorithms import maml, rl2
+from metajax.base import Decision, Experience, Percept, Transition
 from metajax.errors import ConfigError
 from metajax.learning import outer
+from metajax.learning.distributions import Normal
 from metajax.learning.outer import Batch, policy_gradient, ppo, trust_region
 from metajax.networks import memory_policy, mlp
 from metajax.replays import replay
@@ -127,6 +129,30 @@ def test_trust_region_improves_within_the_region(make, max_kl):
     np.testing.assert_allclose([metrics["surrogate_gain"], metrics["kl"]], [value - before, kl], rtol=1e-6)
     assert value > before
     assert 0.001 < kl <= max_kl
+
+
+def test_a_step_too_long_for_the_surrogate_is_shortened_within_the_region():
+    """A normal policy with mean theta; the surrogate is largest at the only action, 0.1, and the region reaches 1."""
+    shape = (1, 1, 1, 1)
+    decision = Decision(Normal(jnp.zeros((*shape, 1)), jnp.zeros((*shape, 1))), jnp.zeros(shape))
+    flags = jnp.zeros(shape, bool)
+    percept = Percept(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(shape), flags, jnp.zeros(shape, int))
+    action, ones = jnp.full((*shape, 1), 0.1), jnp.ones(shape)
+    steps = Transition(percept, decision, action, ones, flags, flags, ~flags, ones)
+    experience = Experience((), jnp.zeros((1, 2), jnp.uint32), steps, jax.tree.map(lambda leaf: leaf[..., 0], percept))
+    batch = Batch(experience, ones, None, ones, 0 * ones)
+
+    def replayed(theta, experience):
+        return jax.tree.map(lambda leaf: leaf[0], decision)._replace(
+            distribution=Normal(jnp.full((1, 1, 1, 1), theta), jnp.zeros((1, 1, 1, 1)))
+        )
+
+    theta, _, metrics = trust_region(max_kl=0.5, damping=0.0).step(
+        jax.random.key(0), jnp.zeros(()), (), replayed, batch
+    )
+    assert 0 < theta < 0.2  # beyond 0.2 the surrogate is below its value at 0
+    assert metrics["surrogate_gain"] > 0
+    np.testing.assert_allclose(metrics["step_fraction"], 0.125)
 
 
 def test_policy_gradient_is_the_gradient_of_the_surrogate():
