@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.agents import q_learning, thompson
-from metajax.base import Agent, Array, Experience, PyTree, Sizes
+from metajax.base import Agent, Array, Experience, PyTree, Sizes, Transition
 from metajax.cli.launch import enable_compilation_cache
 from metajax.replays import trial_rows
 from metajax.rollouts import trials
@@ -57,11 +57,13 @@ class Row(NamedTuple):
     change: Callable[[Built], Built] | None = None
 
 
-def play(built: Built, agent: Agent, params: PyTree, sizes: Sizes, num_tasks: int, *, greedy: bool = False) -> Any:
-    """Trials [N, K, B, T] in held-out tasks."""
+def play(
+    built: Built, agent: Agent, params: PyTree, sizes: Sizes, num_tasks: int, *, greedy: bool = False
+) -> Transition:
+    """The steps [N, K, B, T] of trials in held-out tasks."""
     batch = built.tasks.batch(jax.random.key(2**31 - 2), num_tasks, held_out=True)
     keys = jax.random.split(jax.random.key(2**31 - 3), num_tasks)
-    return batch, trials(keys, agent, params, built.tasks.env, batch, sizes, greedy=greedy)
+    return trials(keys, agent, params, built.tasks.env, batch, sizes, greedy=greedy).steps
 
 
 def returns(built: Built, params: PyTree, num_episodes: int) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def returns(built: Built, params: PyTree, num_episodes: int) -> dict[str, Any]:
     sizes, agent = Sizes(num_episodes, 1, built.tasks.num_steps), built.algorithm.agent
 
     def mean(greedy: bool) -> list[float]:
-        run = jax.jit(lambda params: play(built, agent, params, sizes, 4000, greedy=greedy)[1].steps.reward)
+        run = jax.jit(lambda params: play(built, agent, params, sizes, 4000, greedy=greedy).reward)
         return np.round(np.asarray(run(params)).sum((-1, -2)).mean(0), 3).tolist()
 
     return {"sampled": mean(False), "greedy": mean(True)}
@@ -81,7 +83,7 @@ def divergence(built: Built, params: PyTree) -> dict[str, Any]:
 
     @jax.jit
     def measured(params: PyTree) -> Array:
-        steps = play(built, agent, params, Sizes(1, 1, built.tasks.num_steps), 4000)[1].steps
+        steps = play(built, agent, params, Sizes(1, 1, built.tasks.num_steps), 4000)
         percepts, valid = jax.tree.map(lambda leaf: leaf[:, 0, 0], (steps.percept, steps.valid))
 
         def posterior(percepts: PyTree) -> Array:
@@ -100,7 +102,7 @@ def by_episode(built: Built, params: PyTree) -> dict[str, Any]:
     kept, every = built.options["num_episodes"], built.options["keep_every"]
     source = q_learning(built.tasks.env)
     sizes = Sizes(kept * every, 1, built.tasks.num_steps)
-    learner = jax.jit(lambda: play(built, source, (), sizes, 1000)[1].steps.reward.sum((-1, -2)).mean(0))()
+    learner = jax.jit(lambda: play(built, source, (), sizes, 1000).reward.sum((-1, -2)).mean(0))()
     return returns(built, params, kept) | {"source": np.round(np.asarray(learner), 3).tolist()}
 
 
@@ -123,19 +125,15 @@ def beliefs(built: Built, params: PyTree) -> dict[str, Any]:
     """How far decoded beliefs about the goal of a grid are from the exact posterior, and returns."""
     env, network, num_episodes = built.tasks.env, built.network, built.options["num_episodes"]
     moves, _ = env.probes(jax.random.key(0), env.default_params)
-    positive = built.options["reward_model"] == "positive"
 
     @jax.jit
     def decoded(params: PyTree) -> tuple[Array, Array]:
         sizes = Sizes(num_episodes, 1, built.tasks.num_steps)
-        tasks, played = play(built, built.algorithm.agent, params, sizes, 500)
-        steps = jax.tree.map(lambda leaf: jax.vmap(trial_rows)(leaf)[:, 0], played.steps)
+        played = play(built, built.algorithm.agent, params, sizes, 500)
+        steps = jax.tree.map(lambda leaf: jax.vmap(trial_rows)(leaf)[:, 0], played)
 
         def chance(latent: Array) -> Array:
-            predicted = network.decode(params, latent, moves)
-            task = jax.tree.map(lambda leaf: leaf[0], tasks)
-            low, high = task.step_reward, task.goal_reward
-            return jax.nn.sigmoid(predicted) if positive else (predicted - low) / (high - low)
+            return jax.nn.sigmoid(network.decode(params, latent, moves))
 
         def mean_chance(key: Array) -> Array:
             return jax.vmap(jax.vmap(chance))(steps.decision.aux.sample(key))
@@ -193,14 +191,13 @@ def beliefs_and_score(built: Built, params: PyTree) -> dict[str, Any]:
 def lives(built: Built, params: PyTree) -> dict[str, Any]:
     """Returns of agents that learn by the rule, after 0, 5, 15 and 30 updates."""
     sizes = Sizes(31, 8, built.tasks.num_steps)
-    run = jax.jit(lambda: play(built, built.algorithm.agent, params, sizes, 500)[1].steps.reward.sum(-1).mean((0, 2)))
+    run = jax.jit(lambda: play(built, built.algorithm.agent, params, sizes, 500).reward.sum(-1).mean((0, 2)))
     curve = np.asarray(run())
     return {f"after {number}": round(float(curve[number]), 3) for number in (0, 5, 15, 30)}
 
 
 BANDIT = {"num_arms": 3, "horizon": 30}
 ROOM = {"size": 5, "horizon": 10, "num_episodes": 8, "keep_every": 8, "source": "q-learning"}
-PROBES = {"decode": "probes", "reward_model": "positive"}
 ROWS = {
     "ad-thompson": Row(
         "ad", "bandit", BANDIT | {"source": "thompson-sampling"}, divergence, "Thompson sampling: 0; return 19.508"
@@ -209,8 +206,8 @@ ROWS = {
     "dpt-fixed": Row("dpt", "bandit", BANDIT | {"behaviour": "fixed"}, divergence, "as dpt"),
     "ad-dark-room": Row("ad", "dark-room", ROOM, by_episode, "its source's own curve; goal known 8.5"),
     "ad-dark-room-shuffled": Row("ad", "dark-room", ROOM, by_episode, "no improvement over episodes", None, shuffled),
-    "varibad-probes": Row("varibad", "grid", PROBES, beliefs_and_score, "posterior: 0 and 1; Bayes optimum: score 1"),
-    "varibad-steps": Row("varibad", "grid", {}, grid_score, "Bayes optimum: score 1"),
+    "varibad-probes": Row("varibad", "grid", {}, beliefs_and_score, "posterior: 0 and 1; Bayes optimum: score 1"),
+    "varibad-steps": Row("varibad", "grid", {"decode": "steps"}, grid_score, "Bayes optimum: score 1"),
     "rl2-hyper": Row("rl2", "grid", {"head_network": "hyper"}, grid_score, "Bayes optimum: score 1"),
     "lpg": Row(
         "lpg",

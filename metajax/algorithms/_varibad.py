@@ -52,7 +52,7 @@ def varibad(
     discount: float = 0.99,
     lambda_: float = 0.7,
     decode: str | None = None,
-    reward_model: str = "normal",
+    reward_model: str | None = None,
     kl_weight: float = 1.0,
     elbo_lr: float = 3e-3,
     elbo_updates: int = 8,
@@ -78,7 +78,7 @@ def varibad(
         decode: the rewards that a belief explains: probes (of `env.probes(key, task)`, which do not depend on the
             policy) or steps (of the trial, as in the paper); None: probes if the environment has some.
         reward_model: normal, whose noise has the standard deviation of the rewards, or positive: only whether a reward
-            is positive.
+            is positive, which is learned faster; None: positive if the environment has `binary_rewards`.
         kl_weight: weight of the divergence of a belief from the belief before it.
         elbo_lr: learning rate of Adam for encoder and decoder (1e-3 in the paper, where they are fitted more often).
         elbo_updates: their gradient steps per meta-iteration.
@@ -101,6 +101,8 @@ def varibad(
     probes = getattr(env, "probes", None)
     decode = ("steps" if probes is None else "probes") if decode is None else decode
     check_choice("decode", decode, DECODE)
+    binary = getattr(env, "binary_rewards", False)
+    reward_model = ("positive" if binary else "normal") if reward_model is None else reward_model
     check_choice("reward_model", reward_model, LIKELIHOODS)
     check_number("kl_weight", kl_weight, at_least=0)
     check_number("elbo_lr", elbo_lr, above=0)

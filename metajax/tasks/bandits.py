@@ -71,6 +71,10 @@ class Bandit(environment.Environment[BanditState, BanditParams]):
         del obs, time
         return task.means
 
+    @property
+    def binary_rewards(self) -> bool:
+        return self.reward == "bernoulli"
+
     def probes(self, key: Array, task: BanditParams) -> tuple[Moves, Array]:
         """A pull of every arm [A], and its reward."""
         arms, obs = jnp.arange(self.num_arms), jnp.ones((self.num_arms, 1))

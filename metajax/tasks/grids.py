@@ -45,6 +45,8 @@ class Grid(environment.Environment[GridState, GridParams]):
     has the key is observed.
     """
 
+    binary_rewards = True  # positive on the goal and at the key, and of one other value elsewhere
+
     def __init__(self, size: int = 5, columns: int | None = None):
         super().__init__()
         columns = size if columns is None else columns

@@ -11,9 +11,10 @@ from jax.random import key
 
 from metajax.agents import uniform
 from metajax.algorithms import varibad
-from metajax.algorithms._varibad import belief_agent, own_steps, recorded_beliefs
+from metajax.algorithms._varibad import DECODE, belief_agent, own_steps, recorded_beliefs
 from metajax.base import Sizes
 from metajax.errors import ConfigError
+from metajax.learning.elbo import LIKELIHOODS
 from metajax.learning.outer import trust_region
 from metajax.networks import belief_policy, memory_policy
 from metajax.replays import replay
@@ -111,6 +112,17 @@ def test_probes_are_rewards_of_the_task():
         jax.random.split(key(2), 4000)
     )
     np.testing.assert_allclose(rewards.mean(0), arms.sample(key(5)).means, atol=0.04)
+
+
+def test_probes_and_the_sign_of_rewards_are_decoded_where_the_environment_has_them():
+    given = {name: value for name, value in SIZES.items() if name != "decode"}
+
+    def error(**options):
+        return step(varibad(GRID.env, SMALL, elbo_updates=1, **given, **options))[3]["decoding_error"]
+
+    found = {(decode, model): error(decode=decode, reward_model=model) for decode in DECODE for model in LIKELIHOODS}
+    assert len(set(map(float, found.values()))) == 4
+    assert error() == found["probes", "positive"]
 
 
 @pytest.mark.parametrize(
