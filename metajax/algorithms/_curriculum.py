@@ -120,6 +120,8 @@ def curriculum(
     check_number("temperature", temperature, above=0)
     check_number("staleness", staleness, at_least=0, at_most=1)
     check_flag("robust", robust)
+    if robust and algorithm.store is not None:
+        raise ConfigError("robust=True cannot keep fresh trials out of the algorithm's store; use robust=False")
     if algorithm.assign is not None:
         raise ConfigError("a curriculum cannot choose the tasks of an algorithm that assigns tasks itself, such as lpg")
     if score == "learnability" and tasks.success is None:
@@ -212,7 +214,8 @@ def replay_probabilities(buffer: TaskBuffer, temperature: float, staleness: floa
     full = buffer.played >= 0
     order = jnp.argsort(jnp.where(full, -buffer.score, jnp.inf), stable=True)
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(1, len(order) + 1))
-    priority = jnp.where(full, rank ** (-1.0 / temperature), 0.0)
+    least = jnp.finfo(float).tiny * (len(order) + 1 - rank)  # a small temperature underflows; ranks stay in order
+    priority = jnp.where(full, jnp.maximum(rank ** (-1.0 / temperature), least), 0.0)
     age = jnp.where(full, buffer.now - buffer.played, 0)
     priority = priority / jnp.maximum(priority.sum(), 1e-30)
     return jnp.where(age.sum() > 0, (1 - staleness) * priority + staleness * age / jnp.maximum(age.sum(), 1), priority)

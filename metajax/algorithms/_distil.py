@@ -64,7 +64,8 @@ def distil(
     """A network that imitates `source`, or the targets of `label`, over whole trials.
 
     The metrics `return_before` and `return_after` are the network's own returns, in an eighth of the tasks;
-    `source_return_before` and `source_return_after` are those of the source.
+    `source_return_before` and `source_return_after` are those of the source. Environment steps are reported as the
+    network sees them, without the episodes that `keep_every` leaves out and without the trials of the metrics.
 
     Args:
         env: the environment; its parameters are the task.
@@ -99,6 +100,10 @@ def distil(
     space = env.action_space(env.default_params)
     if permute_actions and is_continuous(space):
         raise ConfigError(f"permute_actions=True needs discrete actions, and those of {env.name} are continuous")
+    if permute_actions and getattr(env, "action_mask", None) is not None:
+        raise ConfigError(
+            f"permute_actions=True renames actions, but {env.name} has an action_mask in their own names; leave it out"
+        )
     if source is None and label is None:
         raise ConfigError("without a source the network plays, and needs a label(task, steps) to learn from")
     outer = outer or imitation()
@@ -124,10 +129,13 @@ def distil(
         weight = steps.valid / collectives.total(steps.valid.sum())
         batch = Batch(experience._replace(steps=steps), weight, None, weight, jnp.zeros_like(weight))
         params, outer_state, metrics = outer.step(key_outer, state.params, state.outer, partial(replay, agent), batch)
+        state_after = DistilState(params, outer_state)
+        if source is None:
+            return state_after, metrics
         some = jax.tree.map(lambda leaf: leaf[: max(1, leading_axis(experience.task) // _PLAYED)], experience.task)
         own = stage_returns(collect_trials(key_play, agent, state.params, env, some, sizes))
         of_source = {f"source_{name}": value for name, value in stage_returns(experience).items()}
-        return DistilState(params, outer_state), own | of_source | metrics
+        return state_after, own | of_source | metrics
 
     return Algorithm(
         init,
@@ -163,10 +171,15 @@ def renamed(key: Array, experience: Experience, num_actions: int) -> Experience:
     """Trials with discrete actions, seen and to predict, that are permuted at random in every trial."""
     num_tasks = leading_axis(experience.task)
     keys = jax.vmap(partial(jax.random.fold_in, key))(collectives.first_task(num_tasks) + jnp.arange(num_tasks))
-    names = jax.vmap(lambda key: jax.random.permutation(key, num_actions))(keys)
+    num_copies = experience.steps.reward.shape[2]
+
+    def drawn(key: Array) -> Array:
+        return jax.vmap(lambda key: jax.random.permutation(key, num_actions))(jax.random.split(key, num_copies))
+
+    names = jax.vmap(drawn)(keys)
 
     def rename(action: Array) -> Array:
-        new = jax.vmap(lambda names, action: names[action])(names, action)
+        new = jax.vmap(jax.vmap(lambda names, action: names[action], (0, 1), 1))(names, action)
         return jnp.where(action < 0, action, new)  # -1: there was no action yet
 
     steps, last = experience.steps, experience.last

@@ -121,8 +121,8 @@ def learned_rule(
         num_lives: lives under way, at least as many as the tasks of a meta-iteration.
         lifetime: updates from birth to the end of a life, a multiple of `num_updates`; None: lives never end.
         discount: per step, of the outer loss.
-        lambda_: of generalised advantage estimation in the outer loss.
-        entropy_coef: weight of the policy's entropy in the outer loss.
+        lambda_: of generalised advantage estimation in the outer loss; the estimators es and pes use returns instead.
+        entropy_coef: weight of the policy's entropy in the outer loss; the estimators es and pes have no such term.
         meta_estimator: of the meta-gradient: unrolled (backpropagation through the K updates), truncated (through
             fewer), es (evolution strategies) or pes (persistent evolution strategies, unbiased over a whole life). The
             last two compare discounted returns.
@@ -196,6 +196,12 @@ def learned_rule(
             total = num_tasks * collectives.num_devices()
             raise ConfigError(f"num_tasks={total} must be at most num_lives={num_lives}; set num_lives={total}")
         check_like("a task, compared with env.default_params,", env.default_params, _take(fresh, 0))
+        for (path, old), new in zip(jax.tree.leaves_with_path(env.default_params), jax.tree.leaves(fresh), strict=True):
+            if not jnp.can_cast(new.dtype, jnp.result_type(old), "same_kind"):
+                name = f"env.default_params{jax.tree_util.keystr(path)}"
+                raise ConfigError(
+                    f"{name} is {jnp.result_type(old)}, but that of the tasks {new.dtype}; make them alike"
+                )
         key_birth, key_draw = jax.random.split(key)
         lives = _take(state.lives, slots(state, num_tasks))
         ends = lives.age < 0 if lifetime is None else (lives.age < 0) | (lives.age >= lifetime)

@@ -24,7 +24,7 @@ from metajax.learning.store import Stored, trial_store
 from metajax.networks.acting import check_trial_length
 from metajax.networks.beliefs import BeliefNetwork
 from metajax.replays import trial_rows
-from metajax.rollouts import collect_trials
+from metajax.rollouts import collect_trials, task_keys
 
 DECODE = ("steps", "probes")
 
@@ -154,9 +154,9 @@ def varibad(
     ) -> tuple[tuple[PyTree, PyTree], dict[str, Array]]:
         model, optimizer_state = carry
         key_sample, key_loss = jax.random.split(jax.random.fold_in(key, number))
-        trials = store.sample(key_sample, stored, elbo_trials)
-        key_here = jax.random.fold_in(key_loss, collectives.first_task(elbo_trials))
-        key_targets, key_terms = jax.random.split(key_here, (2, elbo_trials))
+        of_each = elbo_trials // collectives.num_devices()
+        trials = store.sample(key_sample, stored, of_each)
+        key_targets, key_terms = jax.vmap(lambda key: tuple(jax.random.split(key)))(task_keys(key_loss, of_each))
         targets = jax.vmap(target_of)(key_targets, trials)
         scale = _deviation(targets)
 
@@ -171,6 +171,8 @@ def varibad(
     def update(
         key: Array, state: VaribadState, experience: Experience, stored: Stored
     ) -> tuple[VaribadState, dict[str, Array]]:
+        if elbo_trials % collectives.num_devices():
+            raise ConfigError(f"elbo_trials={elbo_trials} must be a multiple of {collectives.num_devices()} devices")
         key_outer, key_fit = jax.random.split(key)
         batch = score_trials(experience, credit="trial", baseline="learned", discount=discount, lambda_=lambda_)
         policy, outer_state, metrics = outer.step(

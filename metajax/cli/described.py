@@ -98,6 +98,8 @@ def describe(name: str, option: Option) -> Described:
     text = option.help
     if meaning and option.default is None:
         text = text[: meaning.start()] + "." + text[meaning.end() :]
+    elif meaning:
+        text = text.replace(" None: ", " none: ")
     default = _without_thousands(meaning[1]) if meaning and option.default is None else _words(option.default)
     if re.match("(of|per) ", text):
         text = f"{name.rstrip('_').replace('_', ' ')} {text}"

@@ -120,7 +120,9 @@ def _options_of(
 
 def _known(pair: tuple[str, str], flags: Sequence[str]) -> set[str]:
     """The flags that an algorithm on tasks knows, with the outer loop that the flags name."""
-    outer = _value_of("--outer", flags) if ALGORITHMS[pair[0]].outers else None
+    outers = ALGORITHMS[pair[0]].outers
+    named = _value_of("--outer", flags) if outers else None
+    outer = None if named is None else known_name("outer", named, outers)
     return set(known_flags(default_options(pair[0]), *pair, outer, _value_of("--network", flags)))
 
 

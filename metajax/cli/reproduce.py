@@ -104,7 +104,8 @@ def run(arguments: Sequence[str]) -> None:
     options += ["--folder", str(folder), "--device", own.device.device]
     options += [] if own.device.devices is None else ["--devices", str(own.device.devices)]
     grid.train([algorithm, tasks], options, about=None)
-    found = reproductions(row, _returns(folder))
+    seeds = int(options[options.index("--seeds") + 1])
+    found = reproductions(row, _returns(folder / f"{algorithm}-{tasks}", seeds))
     text = _table(found, row)
     print(f"\n{text}", end="")
     content: dict[str, Any] = {"row": name, "numbers": [one._asdict() | {"agrees": one.agrees} for one in found]}
@@ -149,13 +150,15 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, tuple[float, floa
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, (mean, mean)
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)) / math.sqrt(len(values))
     return mean, (mean - half, mean + half)
 
 
-def _returns(folder: Path) -> np.ndarray:
-    """The returns [S, N, K] of all runs of a folder."""
-    runs = sorted(path.parent for path in folder.glob(f"*/*/{run_folder.EVALUATION}.json"))
+def _returns(folder: Path, seeds: int) -> np.ndarray:
+    """The returns [S, N, K] of the runs in a folder; raises ConfigError unless there are as many as `seeds`."""
+    runs = sorted(path.parent for path in folder.glob(f"*/{run_folder.EVALUATION}.json"))
+    if len(runs) != seeds:
+        raise ConfigError(f"{folder} has {len(runs)} evaluated runs, but the row {seeds}; give another --folder")
     return np.stack([read_evaluation(one).returns for one in runs])
 
 

@@ -39,8 +39,8 @@ def negative_elbo(
     """The negative ELBO of one trial (Zintgraf et al. 2020, arXiv:1910.08348), estimated without bias.
 
     Every belief, the first included, has to explain all targets of the trial, past and future. Its prior is the belief
-    before it, and N(0, I) at first. Steps are stratified: one is drawn from each of `num_terms` equal parts of the
-    trial, and each has a latent of its own noise.
+    at the step before, idle steps left out, and N(0, I) at first. Steps are stratified: one is drawn from each of
+    `num_terms` equal parts of the trial, and each has a latent with its own noise.
 
     Args:
         key: of the steps and latents that are drawn.
@@ -61,7 +61,10 @@ def negative_elbo(
         return jnp.sum(jnp.where(counted, loss(predict(belief.sample(key)), target), 0.0))
 
     errors = jax.vmap(error)(jax.random.split(key_latents, num_terms), jax.tree.map(lambda leaf: leaf[drawn], beliefs))
-    before = jax.tree.map(lambda leaf: jnp.concatenate([jnp.zeros_like(leaf[:1]), leaf[:-1]]), beliefs)
+    # An idle step has seen the end of its episode; only the step after it pays for what it has learned.
+    last = jax.lax.cummax(jnp.where(valid, jnp.arange(length), -1))
+    previous = jnp.concatenate([jnp.full(1, -1), last[:-1]])
+    before = jax.tree.map(lambda leaf: jnp.where(previous[:, None] >= 0, leaf[previous], 0.0), beliefs)
     steps, weight = jnp.maximum(valid.sum(), 1), valid[drawn]
     return Terms(
         jnp.sum(jnp.where(weight, errors, 0.0)) / num_terms * length / steps,

@@ -80,6 +80,10 @@ def check_head(env: Environment, head: str, init_std: float) -> None:
 
 def check_fits(env: Environment, network: Network) -> None:
     """Raises ConfigError unless `network` accepts the observations of `env` and its head fits the action space."""
+    if not isinstance(network, Network):
+        raise ConfigError(
+            f"the network must be a Network, such as mlp or memory_policy make, not {type(network).__name__}"
+        )
     space = env.action_space(env.default_params)
     percept = jax.tree.map(lambda leaf: leaf[0], first_percept(env, env.default_params, 1))
     observed = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(percept.obs)}

@@ -1,4 +1,4 @@
-"""Names of networks of one's own, by which tables and figures tell runs of different networks apart."""
+"""Names of your own networks, by which tables and figures tell runs of different networks apart."""
 
 import hashlib
 import re

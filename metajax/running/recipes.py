@@ -83,7 +83,11 @@ ALGORITHMS = {
     ),
 }
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "memory_policy": memory_policy}  # to choose from by name
+NETWORKS: dict[str, Callable[..., Any]] = {  # to choose from by name
+    "mlp": mlp,
+    "memory_policy": memory_policy,
+    "belief_policy": belief_policy,
+}
 
 _FILLED_IN = {"env", "network", "tasks", "num_steps", "outer"}  # factory arguments that `build` sets
 
@@ -248,7 +252,7 @@ def build(
     _check_made("algorithm", made_algorithm, Algorithm)
     effective = {name: option.default for name, option in known.items() if name not in of_network} | given
     if recipe.outers:
-        effective["outer"] = outer_name or next(iter(recipe.outers))
+        effective["outer"] = known_name("outer", outer_name or next(iter(recipe.outers)), recipe.outers)
     if network is None and not isinstance(algorithm, Algorithm):
         effective["network"] = network_name or network_of(algorithm)
     return Built(distribution, made, made_algorithm, recipe, effective)
@@ -276,7 +280,7 @@ def _outer(recipe: Recipe, name: str | None) -> Callable[..., Outer]:
     return lookup("outer", name or next(iter(recipe.outers)), recipe.outers)
 
 
-def _network(recipe: Recipe, name: str | None) -> Callable[..., Network | None]:
+def _network(recipe: Recipe, name: str | None) -> Callable[..., Any]:
     """The factory of the named network; with the recipe's default values if it is the recipe's network."""
     factory = recipe.network if name is None else lookup("network", name, NETWORKS)
     return recipe.network if _is_own(recipe, factory) else factory

@@ -55,7 +55,11 @@ def register_algorithm(
     """
     for one in (factory, network, *(outers or {}).values()):
         _check_factory(one)
-    for count, what in ((num_tasks, "num_tasks"), (num_iterations, "num_iterations"), (min_eval_stages, "stages")):
+    for count, what in (
+        (num_tasks, "num_tasks"),
+        (num_iterations, "num_iterations"),
+        (min_eval_stages, "min_eval_stages"),
+    ):
         check_count(what, count)
     _check_free("algorithm", name, factory, {known: recipe.algorithm for known, recipe in ALGORITHMS.items()})
     ALGORITHMS[name] = Recipe(factory, network, outers or {}, num_tasks, num_iterations, min_eval_stages)
@@ -105,7 +109,7 @@ def register_tasks(name: str, factory: Callable[..., TaskDistribution]) -> None:
 
 
 def load_modules(paths: Iterable[str | Path]) -> None:
-    """Imports files of Python, each once, which register what is theirs; they may import files beside them.
+    """Imports files of Python, each once, which register what is theirs; they may import files next to them.
 
     Raises ConfigError if a file is missing or its import fails.
     """

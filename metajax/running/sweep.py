@@ -257,7 +257,7 @@ def train_seeds(
     """Trains copies of an untrained agent with different seeds in one compiled program, and returns them.
 
     Args:
-        agent: the agent; its seed is the first, the others follow it. Its tasks may be a distribution of one's own.
+        agent: the agent; its seed is the first, the others follow it. Its tasks may be your own distribution.
         num_seeds: how many agents train.
         num_iterations: meta-iterations; None: the default of the algorithm's recipe.
         log_every: meta-iterations between two calls of `on_progress`.

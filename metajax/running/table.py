@@ -90,7 +90,7 @@ def grouped_by_method(results: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def method_options(about: Mapping[str, Any]) -> dict[str, Any]:
-    """All options but those of the tasks that differ from their defaults, tasks, a network of one's own and, if
+    """All options but those of the tasks that differ from their defaults, tasks, your own network and, if
     evaluated, meta-iterations."""
     evaluated = {"iterations": about["iteration"]} if "iteration" in about else {}
     evaluated |= {"network": about["network"]} if "network" in about else {}

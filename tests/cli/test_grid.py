@@ -130,7 +130,10 @@ def test_an_option_is_given_to_those_that_know_it(trained):
         (["maml,mamml", "point"], "unknown algorithm 'mamml'; did you mean maml"),
         (["maml", "point,pont"], "unknown tasks 'pont'; did you mean point"),
         (["maml,rl2", "point", "--inner-lrr", "1"], "no option --inner-lrr; did you mean --inner-lr?"),
-        (["maml,anil", "point", "--memory", "gru"], "--memory is an option of the algorithm rl2, not of maml"),
+        (
+            ["maml,anil", "point", "--memory", "gru"],
+            "--memory is an option of the algorithm rl2, varibad, ad, dpt, not of maml",
+        ),
         (["maml,rl2", "point", "--inner-lr", "-0.1"], "inner_lr=-0.1 must be a finite number >= 0"),
         (["maml,rl2", "point", "--outer", "gradient"], "unknown outer 'gradient'"),
         (["maml,rl2", "point", "--debug"], "--debug checks one training"),

@@ -17,14 +17,14 @@ from conformance import BANDIT
 from host_simulators import Corridor, set_length
 
 from metajax import HostEnvironment, MetaAgent, TaskDistribution, compile_program, new_learner
-from metajax.algorithms import e_maml, es_maml, maml, reptile, rl2
+from metajax.algorithms import e_maml, es_maml, maml, reptile, rl2, varibad
 from metajax.base import Network
 from metajax.cli.commands import main
 from metajax.cli.launch import assign_devices
 from metajax.devices import collectives, hardware, meshes
 from metajax.errors import ConfigError
 from metajax.learning.outer import assign_minibatches, policy_gradient, ppo, trust_region
-from metajax.networks import memory_policy, mlp
+from metajax.networks import belief_policy, memory_policy, mlp
 from metajax.running.sweep import chunks, evaluate_together, learn_together, make_agents
 from metajax.running.training import meta_iteration
 from metajax.tasks import point
@@ -71,11 +71,24 @@ def moved(before, after):
 def after_learning(make, num_devices):
     """The change of the meta-parameters by one meta-iteration on `num_devices` devices, as one vector."""
     algorithm, tasks = make()
-    learner, over = new_learner(algorithm, jax.random.key(0)), meshes.mesh(num_devices)
+    learner, over = new_learner(algorithm, jax.random.key(0), tasks), meshes.mesh(num_devices)
     iterate = meshes.on_each(meta_iteration(algorithm, tasks, NUM_TASKS // num_devices), over)
     learnt, metrics = jax.jit(iterate)(meshes.to_each(learner, over))
     assert not metrics["skipped"]
     return moved(algorithm.params(learner.state), algorithm.params(meshes.to_first(learnt).state))
+
+
+@pytest.mark.slow
+def test_beliefs_are_fitted_to_the_same_stored_trials_on_any_number_of_devices():
+    def make():
+        policy = belief_policy(BANDIT.env, width=4, latent=2, hidden=(4,), decoder_hidden=(4,))
+        outer = ppo(epochs=2, minibatches=2, optimizer=optax.sgd, learning_rate=1.0)
+        options = {"num_steps": 6, "elbo_trials": 8, "elbo_updates": 2, "capacity": 16}
+        return varibad(BANDIT.env, policy, outer=outer, **options), BANDIT
+
+    alone, shared = after_learning(make, 1), after_learning(make, 4)
+    assert np.abs(alone).max() > 1e-3
+    np.testing.assert_allclose(shared, alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -32,7 +32,8 @@ def test_it_is_the_mean_over_valid_steps_of_all_errors_and_of_the_divergence_fro
     terms = negative_elbo(key(1), given, valid, predict, target, counted, normal, LENGTH)
     error, divergence = 0.0, 0.0
     for step in range(LENGTH):
-        before = np.zeros(LATENT) if step == 0 else np.asarray(given.mean[step - 1])
+        earlier = [one for one in range(step) if valid[one]]
+        before = np.asarray(given.mean[earlier[-1]]) if earlier else np.zeros(LATENT)
         scale = 1.0 if step == 0 else np.exp(-20.0)
         ratio = np.exp(-20.0) / scale
         moved = (np.asarray(given.mean[step]) - before) / scale
@@ -43,6 +44,20 @@ def test_it_is_the_mean_over_valid_steps_of_all_errors_and_of_the_divergence_fro
                 error += 0.5 * (off / 1.5) ** 2 / 4
     np.testing.assert_allclose(terms.error, error, rtol=1e-4)
     np.testing.assert_allclose(terms.divergence, divergence, rtol=1e-4)
+
+
+def test_idle_steps_change_nothing():
+    valid = jnp.array([True, True, True, True])
+    some = Normal(jax.random.normal(key(3), (4, LATENT)), 0.3 * jax.random.normal(key(4), (4, LATENT)))
+    at = jnp.array([0, 1, 1, 2, 2, 2, 3])
+    idle = jnp.array([False, False, True, False, True, True, False])
+    longer = jax.tree.map(lambda leaf: jnp.where(idle[:, None], 7.0, leaf[at]), some)
+
+    def divergence(beliefs, valid):
+        target, counted = jnp.zeros(4), jnp.ones(4, bool)
+        return negative_elbo(key(1), beliefs, valid, predict, target, counted, normal, 4).divergence
+
+    np.testing.assert_allclose(divergence(longer, ~idle), divergence(some, valid), rtol=1e-5)
 
 
 def test_fewer_terms_estimate_the_same_without_bias():
