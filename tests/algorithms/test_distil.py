@@ -28,9 +28,9 @@ SMALL = memory_policy(GRID.env, width=4, hidden=())
 def test_the_loss_is_the_mean_negative_log_likelihood_of_every_prefix():
     algorithm = distil(GRID.env, SMALL, uniform(GRID.env), num_steps=4, num_episodes=2)
     state = algorithm.init(key(0))
-    experience = algorithm.collect(key(1), state, GRID.batch(key(2), 3))
-    metrics = algorithm.update(key(3), state, experience)[1]
-    decisions = jax.vmap(partial(replay, algorithm.agent, state.params))(experience)
+    experience = jax.jit(algorithm.collect)(key(1), state, GRID.batch(key(2), 3))
+    metrics = jax.jit(algorithm.update)(key(3), state, experience)[1]
+    decisions = jax.jit(jax.vmap(partial(replay, algorithm.agent, state.params)))(experience)
     log_prob = jax.nn.log_softmax(decisions.distribution.logits)
     chosen = jnp.take_along_axis(log_prob, experience.steps.action[..., None], -1)
     assert experience.steps.valid.all()
