@@ -72,7 +72,7 @@ def returns(built: Built, params: PyTree, num_episodes: int) -> dict[str, Any]:
 
     def mean(greedy: bool) -> list[float]:
         run = jax.jit(lambda params: play(built, agent, params, sizes, 4000, greedy=greedy).reward)
-        return np.round(np.asarray(run(params)).sum((-1, -2)).mean(0), 3).tolist()
+        return np.round(np.asarray(run(params), float).sum((-1, -2)).mean(0), 3).tolist()
 
     return {"sampled": mean(False), "greedy": mean(True)}
 
@@ -103,7 +103,7 @@ def by_episode(built: Built, params: PyTree) -> dict[str, Any]:
     source = q_learning(built.tasks.env)
     sizes = Sizes(kept * every, 1, built.tasks.num_steps)
     learner = jax.jit(lambda: play(built, source, (), sizes, 1000).reward.sum((-1, -2)).mean(0))()
-    return returns(built, params, kept) | {"source": np.round(np.asarray(learner), 3).tolist()}
+    return returns(built, params, kept) | {"source": np.round(np.asarray(learner, float), 3).tolist()}
 
 
 def shuffled(built: Built) -> Built:
