@@ -99,7 +99,7 @@ def divergence(built: Built, params: PyTree) -> dict[str, Any]:
 
 def by_episode(built: Built, params: PyTree) -> dict[str, Any]:
     """Returns by episode of the network, and of the Q-learner that it imitates."""
-    kept, every = built.options["num_episodes"], built.options["keep_every"]
+    kept, every = built.options["num_episodes"], built.options["episode_stride"]
     source = q_learning(built.tasks.env)
     sizes = Sizes(kept * every, 1, built.tasks.num_steps)
     learner = jax.jit(lambda: play(built, source, (), sizes, 1000).reward.sum((-1, -2)).mean(0))()
@@ -197,7 +197,7 @@ def lives(built: Built, params: PyTree) -> dict[str, Any]:
 
 
 BANDIT = {"num_arms": 3, "horizon": 30}
-ROOM = {"size": 5, "horizon": 10, "num_episodes": 8, "keep_every": 8, "source": "q-learning"}
+ROOM = {"size": 5, "horizon": 10, "num_episodes": 8, "episode_stride": 8, "source": "q-learning"}
 ROWS = {
     "ad-thompson": Row(
         "ad", "bandit", BANDIT | {"source": "thompson-sampling"}, divergence, "Thompson sampling: 0; return 19.508"

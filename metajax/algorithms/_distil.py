@@ -56,7 +56,7 @@ def distil(
     num_steps: int = 100,
     num_episodes: int = 2,
     num_copies: int = 1,
-    keep_every: int = 1,
+    episode_stride: int = 1,
     label: Callable[[PyTree, Transition], Array] | None = None,
     permute_actions: bool = False,
     outer: Outer | None = None,
@@ -65,7 +65,7 @@ def distil(
 
     The metrics `return_before` and `return_after` are the network's own returns, in an eighth of the tasks;
     `source_return_before` and `source_return_after` are those of the source. Environment steps are reported as the
-    network sees them, without the episodes that `keep_every` leaves out and without the trials of the metrics.
+    network sees them, without the episodes that `episode_stride` leaves out and without the trials of the metrics.
 
     Args:
         env: the environment; its parameters are the task.
@@ -74,8 +74,8 @@ def distil(
         num_steps: longest episode in environment steps.
         num_episodes: episodes per trial of the network.
         num_copies: parallel trials per task.
-        keep_every: the source plays `num_episodes` times as many episodes and the network sees one of as many, so that
-            it learns to improve in fewer episodes than its source.
+        episode_stride: the source plays `num_episodes` times as many episodes and the network sees one of as many, so
+            that it learns to improve in fewer episodes than its source.
         label: `label(task, steps)` returns the target actions [K, B, T] of a trial in one task; None: the actions that
             were played.
         permute_actions: whether discrete actions are renamed at random in every trial, so that the network learns what
@@ -91,7 +91,7 @@ def distil(
     check_count("num_steps", num_steps)
     check_count("num_episodes", num_episodes)
     check_count("num_copies", num_copies)
-    check_count("keep_every", keep_every)
+    check_count("episode_stride", episode_stride)
     check_flag("permute_actions", permute_actions)
     if not hasattr(env, "step_env"):
         raise ConfigError(f"{env.name} is a simulator on the host, where a source cannot play; use a JAX environment")
@@ -109,7 +109,7 @@ def distil(
     outer = outer or imitation()
     agent = network_agent(network)
     sizes = Sizes(num_episodes, num_copies, num_steps)
-    played_sizes = sizes._replace(num_stages=num_episodes * keep_every)
+    played_sizes = sizes._replace(num_stages=num_episodes * episode_stride)
 
     def init(key: Array) -> DistilState:
         params = network.init(key)
@@ -118,7 +118,7 @@ def distil(
     def collect(key: Array, state: DistilState, tasks: PyTree) -> Experience:
         key_play, key_names = jax.random.split(key)
         player, params = (agent, state.params) if source is None else (source, ())
-        experience = every_nth(collect_trials(key_play, player, params, env, tasks, played_sizes), keep_every)
+        experience = every_nth(collect_trials(key_play, player, params, env, tasks, played_sizes), episode_stride)
         target = experience.steps.action if label is None else jax.vmap(label)(tasks, experience.steps)
         experience = experience._replace(steps=experience.steps._replace(info={"target": target}))
         return renamed(key_names, experience, space.n) if permute_actions else experience
@@ -200,7 +200,7 @@ def ad(
     num_steps: int = 100,
     num_episodes: int = 2,
     num_copies: int = 1,
-    keep_every: int = 1,
+    episode_stride: int = 1,
     permute_actions: bool = False,
     outer: Outer | None = None,
 ) -> Algorithm:
@@ -215,12 +215,12 @@ def ad(
         num_steps: longest episode in environment steps.
         num_episodes: episodes per trial of the network.
         num_copies: parallel trials per task.
-        keep_every: the network sees one of this many episodes of its source (10 in the paper's faster variants), and
-            learns to improve in fewer episodes.
+        episode_stride: the network sees one of this many episodes of its source (10 in the paper's faster variants),
+            and learns to improve in fewer episodes.
         permute_actions: whether discrete actions are renamed at random in every trial.
         outer: the outer loop; None: `imitation`.
     """
-    of_tasks = tasks.agents(num_episodes * keep_every) if tasks.agents is not None else {}
+    of_tasks = tasks.agents(num_episodes * episode_stride) if tasks.agents is not None else {}
     agents = {name.lower().replace(" ", "-"): agent for name, agent in of_tasks.items()}
     source = [Q_LEARNING, *agents][-1] if source is None else source
     check_choice("source", source, [*agents, Q_LEARNING, "uniform"])
@@ -232,7 +232,7 @@ def ad(
         num_steps=num_steps,
         num_episodes=num_episodes,
         num_copies=num_copies,
-        keep_every=keep_every,
+        episode_stride=episode_stride,
         permute_actions=permute_actions,
         outer=outer,
     )

@@ -84,6 +84,7 @@ def parse_experiment(
         outer = known_name("outer", outer, ALGORITHMS[algorithm].outers)
     network = None if network is None else other_network(algorithm, network)
     groups = factory_options(algorithm, tasks, outer, network)
+    _check_names(defaults, groups, prog)
     given = {**saved, "network": network} | ({} if outer is None else {"outer": outer})
     own, values, unknown = _parse(defaults, groups, rest, prog, about, given)
     if unknown:
@@ -93,6 +94,14 @@ def parse_experiment(
     return own, {
         name: values[name] for name, option in known_options.items() if name in saved or values[name] != option.default
     }
+
+
+def _check_names(defaults: tuple, groups: Groups, prog: str) -> None:
+    """Raises ConfigError if an option of a factory has the name of an option of the command."""
+    own = set(_flags(defaults, {}))
+    for flag in _flags((), groups):
+        if flag in own:
+            raise ConfigError(f"{prog} has its own option {flag}; rename the one of the factory")
 
 
 def known_flags(

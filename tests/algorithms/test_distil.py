@@ -134,7 +134,7 @@ def test_the_source_of_ad_is_the_best_known_agent_of_the_tasks_unless_it_is_name
     ("make", "message"),
     [
         (lambda: distil(GRID.env, SMALL, None), "needs a label"),
-        (lambda: distil(GRID.env, SMALL, uniform(GRID.env), keep_every=0), "keep_every=0"),
+        (lambda: distil(GRID.env, SMALL, uniform(GRID.env), episode_stride=0), "episode_stride=0"),
         (
             lambda: distil(point().env, memory_policy(point().env), uniform(point().env), permute_actions=True),
             "are continuous",

@@ -4,9 +4,13 @@ from typing import Annotated, NamedTuple, Optional
 
 import pytest
 
+from metajax.cli.arguments import known_flags, parse_experiment
 from metajax.cli.choices import one_of
 from metajax.cli.described import Described, describe, options_in, prose
+from metajax.cli.train import default_options
+from metajax.errors import ConfigError
 from metajax.running.recipes import ALGORITHMS, Option, options
+from metajax.running.registration import register_algorithm
 from metajax.tasks import TASKS
 
 
@@ -58,6 +62,28 @@ def test_no_default_is_none_without_words(algorithm, tasks):
         assert found.text, name
         assert "None" not in found.text + found.default
         assert option.default is not None or found.default != "none", name
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_option_has_the_name_of_another(algorithm):
+    for outer in ALGORITHMS[algorithm].outers or [None]:
+        for tasks in TASKS:
+            flags = known_flags(default_options(algorithm), algorithm, tasks, outer)
+            assert len(set(flags)) == len(flags)
+
+
+def test_an_option_with_the_name_of_one_of_the_command_is_named():
+    def named_alike(env, network, *, save_every: int = 3):
+        """Args:
+        save_every: a number.
+        """
+
+    register_algorithm("named_alike", named_alike)
+    try:
+        with pytest.raises(ConfigError, match="has its own option --save-every; rename the one of the factory"):
+            parse_experiment(default_options("named_alike"), [], "named_alike", "point", prog="metajax train")
+    finally:
+        del ALGORITHMS["named_alike"]
 
 
 def test_prose_ends_where_arguments_begin():
