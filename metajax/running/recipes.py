@@ -74,7 +74,7 @@ ALGORITHMS = {
         num_iterations=600,
         min_eval_stages=1,
     ),
-    "varibad": Recipe(algorithms.varibad, belief_policy, {"ppo": recurrent_ppo}, 128, 800, min_eval_stages=1),
+    "varibad": Recipe(algorithms.varibad, belief_policy, {"ppo": recurrent_ppo}, 128, 400, min_eval_stages=1),
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=300, min_eval_stages=31),
