@@ -180,11 +180,13 @@ def divergence_from_thompson(algorithm, params, tasks, source=None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options", "limit"), [("ad", {"source": "thompson-sampling"}, 0.005), ("dpt", {}, 0.01)]
+    ("name", "options", "num_iterations", "limit"),
+    [("ad", {"source": "thompson-sampling"}, 600, 0.005), ("dpt", {}, 1200, 0.01)],
+    ids=["ad", "dpt"],
 )
-def test_the_network_becomes_thompson_sampling_at_every_pull(name, options, limit):
+def test_the_network_becomes_thompson_sampling_at_every_pull(name, options, num_iterations, limit):
     built = build(name, "bandit", {"num_arms": 3, "horizon": 30} | options)
-    run = training(built.algorithm, built.tasks, num_tasks=64, num_iterations=1200)
+    run = training(built.algorithm, built.tasks, num_tasks=64, num_iterations=num_iterations)
     params = jax.jit(run)(key(0))[0].state.params
     divergence, returns = jax.jit(partial(divergence_from_thompson, built.algorithm, params, built.tasks))()
     assert divergence.max() <= limit
