@@ -35,7 +35,7 @@ def test_options_have_the_texts_below_their_fields():
     [
         (Option(float, 1e-5, "of the step (1e-5)."), ("FLOAT", "Some rate of the step.", "1e-05")),
         (Option(int | None, None, "steps; None: as many as 2,048. Kept."), ("INT", "Steps. Kept.", "as many as 2048")),
-        (Option(int | None, 3, "steps; None: 0.9."), ("INT", "Steps; None: 0.9.", "3")),
+        (Option(int | None, 3, "steps; None: 0.9."), ("INT", "Steps; none: 0.9.", "3")),
         (Option(float | None, None, "share; None: 0.9."), ("FLOAT", "Share.", "0.9")),
         (Option(tuple[int, ...], (), "widths."), ("[INT ...]", "Widths.", "none")),
         (Option(tuple[int, ...], (8, 4), "widths."), ("[INT ...]", "Widths.", "8 4")),
