@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from metajax.cli import grid, usage
 from metajax.cli import search as search
 from metajax.cli.arguments import algorithm_and_tasks, parse_experiment, split
-from metajax.cli.train import default_options
+from metajax.cli.new_runs import default_options
 from metajax.networks import MEMORIES
 from metajax.running.recipes import ALGORITHMS, build
 

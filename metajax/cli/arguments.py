@@ -156,7 +156,7 @@ def factory_options(
         of_outer |= inspect.signature(recipe.outers[outer or first]).parameters.keys()
         text = "Outer loop. Each has options of its own, which --help lists after it, as in --outer ppo --help."
         known = {"outer": Option(Annotated[str, one_of(recipe.outers)], first, text)} | known
-    text = "Policy network. Each has options of its own, which --help lists after it, as in --network mlp --help"
+    text = "Policy network. Each has its own options, which --network mlp --help lists"
     text += f"; None: {network_of(algorithm)}" if network is None else "."
     of_name = Option(Annotated[str | None, one_of(NETWORKS)], None, text)
     groups: dict[str, dict[str, Option]] = {

@@ -13,9 +13,9 @@ from rich.console import Console
 from metajax.cli import console, launch, run_training
 from metajax.cli.arguments import known_flags, parse_experiment
 from metajax.cli.commands import FAILURES, message_of
+from metajax.cli.new_runs import TrainOptions, default_options, new_agents, swept_names
 from metajax.cli.options import check_evaluation, check_processes, check_run
 from metajax.cli.run_evaluation import evaluate_and_report, protocol_of
-from metajax.cli.train import TrainOptions, default_options, new_agents, swept_names
 from metajax.cli.unknown_options import unknown_option
 from metajax.errors import CheckpointError, ConfigError, FailedRunsError, first_line, known_name
 from metajax.evaluation import shared_episodes

@@ -1,45 +1,17 @@
 """The command train."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from metajax.cli import launch, run_training
+from metajax.cli import grid, launch, run_training
 from metajax.cli.arguments import algorithm_and_tasks, help_of, parse_experiment, split
-from metajax.cli.options import (
-    DeviceOptions,
-    EvaluationOptions,
-    NewRunOptions,
-    ProcessOptions,
-    RunOptions,
-    check_evaluation,
-    check_processes,
-    check_run,
-    run_options,
-)
-from metajax.errors import ConfigError
+from metajax.cli.new_runs import TrainOptions, default_options, new_agents, swept_names
+from metajax.cli.options import check_evaluation, check_processes, check_run
 from metajax.running import processes, sweep
 from metajax.running.meta_agent import MetaAgent
-from metajax.running.recipes import ALGORITHMS, options
+from metajax.running.recipes import options
 from metajax.running.training import debug
-
-
-class TrainOptions(NamedTuple):
-    """The options of the command itself; the factories add theirs."""
-
-    new_run: NewRunOptions
-    run: RunOptions
-    evaluation: EvaluationOptions
-    device: DeviceOptions
-    processes: ProcessOptions
-
-
-def default_options(algorithm: str) -> TrainOptions:
-    """The options where none is given; the algorithm's recipe has the numbers of tasks and meta-iterations."""
-    run = run_options(ALGORITHMS[algorithm])
-    return TrainOptions(NewRunOptions(), run, EvaluationOptions(), DeviceOptions(), ProcessOptions())
-
 
 OPTIONS = (TrainOptions,)
 
@@ -53,8 +25,6 @@ def run(arguments: Sequence[str]) -> None:
     """
     names, flags = split(arguments)
     if any("," in name for name in names):
-        from metajax.cli import grid  # which imports this module
-
         grid.train(names, flags, about=run.__doc__)
         return
     algorithm, tasks, flags = algorithm_and_tasks("train", arguments)
@@ -80,34 +50,6 @@ def run(arguments: Sequence[str]) -> None:
         stall=own.processes.stall,
         new=True,
     )
-
-
-def swept_names(own: TrainOptions) -> list[str]:
-    """The names of the swept options."""
-    return [sweep.parse_sweep(text)[0] for text in own.new_run.sweep]
-
-
-def new_agents(algorithm: str, tasks: str, own: TrainOptions, given: dict[str, Any]) -> list[MetaAgent]:
-    """An agent for every seed and every combination of swept values.
-
-    Raises ConfigError if there are several agents or --debug where only one can run.
-    """
-    num_runs = own.new_run.seeds * math.prod(len(sweep.parse_sweep(text)[1]) for text in own.new_run.sweep)
-    if num_runs > 1 and processes.joined():
-        raise ConfigError("several processes train one run; leave out --seeds and --sweep")
-    if own.new_run.debug and own.device.devices not in (None, 1):
-        raise ConfigError("--debug runs on one device; leave out --devices")
-    with launch.naming_sizes(given | {"num_tasks": own.run.num_tasks, "seeds": own.new_run.seeds}):
-        launch.check_task_sizes(tasks, given, own.run.num_tasks)
-        return sweep.make_agents(
-            algorithm,
-            tasks,
-            seed=own.new_run.seed,
-            num_seeds=own.new_run.seeds,
-            sweep=own.new_run.sweep,
-            num_tasks=own.run.num_tasks,
-            **given,
-        )
 
 
 def _debug(agent: MetaAgent, given: dict[str, Any], seed: int) -> None:

@@ -24,6 +24,7 @@ from metajax.evaluation import (
     stage_after,
 )
 from metajax.learning.outer import check_minibatches
+from metajax.networks import BeliefNetwork
 from metajax.pictures import words
 from metajax.rollouts import check_like, check_sizes, trial
 from metajax.running import checkpoint, export, json_files, record
@@ -89,8 +90,9 @@ class MetaAgent:
         num_tasks: tasks per meta-iteration; None: the default of the algorithm's recipe.
         num_devices: devices that share the tasks in training and evaluation; None: one, or all devices if several
             processes train together. `metajax.devices.make_of_cores` turns the cores of a CPU into devices.
-        network: a name ("mlp", "memory_policy", or one that `register_network` knows), a Network of your own, or
-            `network(env)` that returns it; None: the algorithm's network. Only networks with names have options.
+        network: a name (`mlp`, `memory_policy`, `belief_policy`, or one that `register_network` knows), a Network or
+            BeliefNetwork of your own, or `network(env)` that returns it; None: the algorithm's network. Only networks
+            with names have options.
         **options: options of the algorithm, its network, its outer loop (chosen by `outer`) and the tasks.
 
     Attributes:
@@ -126,7 +128,7 @@ class MetaAgent:
         if isinstance(network, str):
             other, network = other_network(algorithm, network), None
             options |= {} if other is None else {"network": other}
-        elif not (network is None or callable(network) or isinstance(network, Network)):
+        elif not (network is None or callable(network) or isinstance(network, Network | BeliefNetwork)):
             raise ConfigError(f"network={network!r} must be a name, a Network, or network(env) that returns one")
         built = build(algorithm, tasks, options, network)
         self.tasks, self.network, self.algorithm, self.recipe, self.all_options = built

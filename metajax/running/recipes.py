@@ -126,7 +126,7 @@ class Built(NamedTuple):
 
 Tasks = str | TaskDistribution
 Method = str | Algorithm | Callable[..., Algorithm]  # the name of an algorithm, itself, or its factory
-OwnNetwork = Network | Callable[[Environment], Network]
+OwnNetwork = Network | BeliefNetwork | Callable[[Environment], Network | BeliefNetwork]
 
 
 def recipe_of(algorithm: Method) -> Recipe:
@@ -240,7 +240,7 @@ def build(
     if network is None:
         made = call(_network(recipe, network_name), distribution.env)
     else:
-        made = network if isinstance(network, Network) else network(distribution.env)
+        made = network(distribution.env) if callable(network) else network
     if not isinstance(algorithm, Algorithm):
         _check_made("network", made, Network, BeliefNetwork)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps, "tasks": distribution}

@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.random import key
 
+from metajax import MetaAgent
 from metajax.agents import uniform
 from metajax.algorithms import varibad
 from metajax.algorithms._varibad import belief_agent, own_steps, recorded_beliefs
@@ -91,6 +92,15 @@ def test_no_gradient_of_the_policy_reaches_the_encoder():
     gradient = jax.jit(jax.grad(lambda params: replay(belief_agent(SMALL), params, experience).value.sum()))(params)
     assert optax.tree.norm(gradient["policy"]) > 0
     assert optax.tree.norm(gradient["encoder"]) == 0
+
+
+def test_a_belief_network_of_ones_own_is_given_as_it_is_or_by_its_factory():
+    options = {"size": 3, "horizon": 4, "num_tasks": 4, "elbo_trials": 4, "capacity": 8}
+    for network in (SMALL, lambda env: SMALL):
+        agent = MetaAgent("varibad", "grid", network=network, **options)
+        params = jax.eval_shape(agent.algorithm.init, key(0)).params
+        assert params["policy"]["policy_0"]["kernel"].shape == (6 + 2 + 2, 8)
+        assert agent.config["network"].split("-")[1]
 
 
 def test_the_number_of_trials_changes_neither_term_of_the_loss():

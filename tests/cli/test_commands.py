@@ -22,8 +22,8 @@ from metajax.cli import run_training
 from metajax.cli.arguments import algorithm_and_tasks, factory_options, parse_experiment
 from metajax.cli.commands import main
 from metajax.cli.described import flag_of
+from metajax.cli.new_runs import default_options
 from metajax.cli.options import EvaluationOptions, RunOptions
-from metajax.cli.train import default_options
 from metajax.cli.usage import COMMANDS
 from metajax.devices import hardware
 from metajax.evaluation import SUCCESS_AT

@@ -7,7 +7,7 @@ import pytest
 from metajax.cli.arguments import known_flags, parse_experiment
 from metajax.cli.choices import one_of
 from metajax.cli.described import Described, describe, options_in, prose
-from metajax.cli.train import default_options
+from metajax.cli.new_runs import default_options
 from metajax.errors import ConfigError
 from metajax.running.recipes import ALGORITHMS, Option, options
 from metajax.running.registration import register_algorithm

@@ -16,7 +16,7 @@ import metajax
 from metajax import Batch, ConfigError, MetaAgent, ppo, register_algorithm, register_network, register_tasks, rl2
 from metajax.cli import commands
 from metajax.cli.arguments import parse_experiment
-from metajax.cli.train import default_options
+from metajax.cli.new_runs import default_options
 from metajax.networks import memory_policy
 from metajax.running import registration, run_folder
 from metajax.running.recipes import ALGORITHMS, NETWORKS, options

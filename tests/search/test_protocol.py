@@ -12,7 +12,7 @@ from small_searches import MAML, REMEMBERING, SPACE, counting, row
 
 from metajax.cli import commands
 from metajax.cli.arguments import algorithm_and_tasks, parse_experiment
-from metajax.cli.train import default_options
+from metajax.cli.new_runs import default_options
 from metajax.errors import ConfigError
 from metajax.running.recipes import build
 from metajax.search import archive, evaluator, pictures, protocol
