@@ -16,6 +16,11 @@ METHODS = {
     "es_maml": "ES-MAML",
     "multi_task": "multi-task training",
     "rl2": "RL²",
+    "varibad": "VariBAD",
+    "ad": "algorithm distillation",
+    "dpt": "DPT",
+    "lpg": "LPG",
+    "meta_gradient": "meta-gradients",
 }
 METRICS = {
     "return_before": "return per episode before adaptation",

@@ -6,6 +6,7 @@ import pytest
 
 from metajax.cli.commands import main
 from metajax.cli.summaries import ALGORITHMS_ARE
+from metajax.pictures import words
 from metajax.running.recipes import ALGORITHMS, network_options, options, task_options
 
 
@@ -16,6 +17,7 @@ def test_algorithms_are_listed_in_80_columns(capsys):
     assert max(map(len, lines)) <= 80
     assert lines[1].endswith("trpo, ppo, gradient")
     assert list(ALGORITHMS_ARE) == list(ALGORITHMS)
+    assert list(words.METHODS) == list(ALGORITHMS)  # as figures write them
     assert len(set(ALGORITHMS_ARE.values())) == len(ALGORITHMS)
 
 
