@@ -1,6 +1,7 @@
 """Networks from modules of Flax NNX and Equinox.
 
-The parameters become nested dicts of arrays, named by the module's attributes, such as params["layers"]["0"]["kernel"].
+The parameters become nested dicts of arrays, named by the module's attributes, such as
+`params["layers"]["0"]["kernel"]`.
 Inner loops, checkpoints and `adapts` therefore treat them like those of every other network.
 """
 
