@@ -34,6 +34,7 @@ _PUBLIC = {  # module below metajax: the public names that it defines
     "replays": "replay",
     "rollouts": "Trial collect_trials rollout stage_returns trial",
     "running.acting": "AdaptedAgent",
+    "running.collecting": "collect_histories",
     "running.export": "load_params",
     "running.meta_agent": "MetaAgent load_policy",
     "running.registration": "register_algorithm register_network register_tasks",
@@ -85,6 +86,7 @@ __all__ = [
     "cavia",
     "check_env",
     "check_tasks",
+    "collect_histories",
     "collect_trials",
     "compile_program",
     "curriculum",
@@ -188,6 +190,7 @@ if TYPE_CHECKING:  # the names in _PUBLIC
     from metajax.replays import replay
     from metajax.rollouts import Trial, collect_trials, rollout, stage_returns, trial
     from metajax.running.acting import AdaptedAgent
+    from metajax.running.collecting import collect_histories
     from metajax.running.export import load_params
     from metajax.running.meta_agent import MetaAgent, load_policy
     from metajax.running.registration import register_algorithm, register_network, register_tasks

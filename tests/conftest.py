@@ -33,6 +33,7 @@ def pytest_configure(config):
     hardware._CONTAINER = Path(os.environ[CACHE])
     (hardware._CONTAINER / "cpu.max").write_text("100000 100000")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in processes that tests start
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

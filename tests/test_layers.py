@@ -19,7 +19,19 @@ HEAVY = ("jax", "numpy", "matplotlib", "pandas", "gymnax", "gymnasium", "orbax",
 
 # From the bottom up: a module imports from its own layer or from those before it, and never in a circle.
 LAYERS = {
-    "base": ("_moved", "base", "errors", "factories", "devices", "chunking", "rollouts", "replays", "evaluation"),
+    "base": (
+        "_moved",
+        "base",
+        "errors",
+        "factories",
+        "devices",
+        "chunking",
+        "rollouts",
+        "replays",
+        "evaluation",
+        "json_files",
+        "array_files",
+    ),
     "learning": ("learning",),
     "networks": ("networks",),
     "methods and tasks": ("algorithms", "agents", "simulators", "envs", "tasks"),

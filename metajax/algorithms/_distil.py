@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.agents import q_learning, random_arms, uniform
+from metajax.agents import random_arms, uniform
+from metajax.agents.named import named_agent
 from metajax.base import (
     Agent,
     Algorithm,
@@ -33,13 +34,13 @@ from metajax.base import (
 from metajax.chunking import leading_axis
 from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_flag
+from metajax.learning.histories import Histories, linked, read_histories, windows
 from metajax.learning.outer import Batch, Outer, annealed, imitation
 from metajax.networks import check_fits
 from metajax.networks.acting import check_trial_length, network_agent
 from metajax.replays import replay
-from metajax.rollouts import collect_trials, is_continuous, stage_returns
+from metajax.rollouts import collect_trials, is_continuous, stage_returns, task_keys
 
-Q_LEARNING = "q-learning"
 _PLAYED = 8  # the network plays one of so many tasks of a meta-iteration, for the metrics of its returns
 
 
@@ -59,6 +60,7 @@ def distil(
     episode_stride: int = 1,
     label: Callable[[PyTree, Transition], Array] | None = None,
     permute_actions: bool = False,
+    data: Histories | None = None,
     outer: Outer | None = None,
 ) -> Algorithm:
     """A network that imitates `source`, or the targets of `label`, over whole trials.
@@ -80,6 +82,7 @@ def distil(
             were played.
         permute_actions: whether discrete actions are renamed at random in every trial, so that the network learns what
             they do from the trial alone.
+        data: recorded trials, from which the network learns instead of trials of a source; None: the source plays.
         outer: the outer loop; None: `imitation`.
 
     >>> from metajax.agents import thompson
@@ -104,12 +107,19 @@ def distil(
         raise ConfigError(
             f"permute_actions=True renames actions, but {env.name} has an action_mask in their own names; leave it out"
         )
-    if source is None and label is None:
+    if data is not None and (source is not None or label is not None):
+        raise ConfigError("recorded trials have their own source and actions; leave out source and label")
+    if data is not None and data.num_steps != num_steps:
+        raise ConfigError(f"the recorded episodes have {data.num_steps} steps; give num_steps={data.num_steps}")
+    if data is None and source is None and label is None:
         raise ConfigError("without a source the network plays, and needs a label(task, steps) to learn from")
     outer = outer or imitation()
     agent = network_agent(network)
     sizes = Sizes(num_episodes, num_copies, num_steps)
     played_sizes = sizes._replace(num_stages=num_episodes * episode_stride)
+    draw = None
+    if data is not None:
+        draw = windows(data, env, num_episodes=num_episodes, stride=episode_stride, num_copies=num_copies)
 
     def init(key: Array) -> DistilState:
         params = network.init(key)
@@ -117,8 +127,11 @@ def distil(
 
     def collect(key: Array, state: DistilState, tasks: PyTree) -> Experience:
         key_play, key_names = jax.random.split(key)
-        player, params = (agent, state.params) if source is None else (source, ())
-        experience = every_nth(collect_trials(key_play, player, params, env, tasks, played_sizes), episode_stride)
+        if draw is not None:
+            experience = draw(task_keys(key_play, leading_axis(tasks)), tasks)
+        else:
+            player, params = (agent, state.params) if source is None else (source, ())
+            experience = every_nth(collect_trials(key_play, player, params, env, tasks, played_sizes), episode_stride)
         target = experience.steps.action if label is None else jax.vmap(label)(tasks, experience.steps)
         experience = experience._replace(steps=experience.steps._replace(info={"target": target}))
         return renamed(key_names, experience, space.n) if permute_actions else experience
@@ -130,7 +143,7 @@ def distil(
         batch = Batch(experience._replace(steps=steps), weight, None, weight, jnp.zeros_like(weight))
         params, outer_state, metrics = outer.step(key_outer, state.params, state.outer, partial(replay, agent), batch)
         state_after = DistilState(params, outer_state)
-        if source is None:
+        if source is None and data is None:
             return state_after, metrics
         some = jax.tree.map(lambda leaf: leaf[: max(1, leading_axis(experience.task) // _PLAYED)], experience.task)
         own = stage_returns(collect_trials(key_play, agent, state.params, env, some, sizes))
@@ -156,14 +169,7 @@ def every_nth(experience: Experience, number: int) -> Experience:
     if number == 1:
         return experience
     steps, last = jax.tree.map(lambda leaf: leaf[:, ::number], (experience.steps, experience.last))
-    percept = steps.percept
-
-    def from_before(seen: Array, final: Array) -> Array:
-        return seen.at[:, 1:, :, 0].set(final[:, :-1])
-
-    percept = percept._replace(
-        action=from_before(percept.action, last.action), reward=from_before(percept.reward, last.reward)
-    )
+    percept = linked(steps.percept, last)
     return experience._replace(steps=steps._replace(percept=percept), last=last)
 
 
@@ -202,6 +208,7 @@ def ad(
     num_copies: int = 1,
     episode_stride: int = 1,
     permute_actions: bool = False,
+    data: str | None = None,
     outer: Outer | None = None,
 ) -> Algorithm:
     """Algorithm distillation (Laskin et al. 2022, arXiv:2210.14215): `distil` of a named source.
@@ -218,17 +225,18 @@ def ad(
         episode_stride: the network sees one of this many episodes of its source (10 in the paper's faster variants),
             and learns to improve in fewer episodes.
         permute_actions: whether discrete actions are renamed at random in every trial.
+        data: folder of learning histories that `metajax collect` wrote, to learn from them; None: the source plays.
         outer: the outer loop; None: `imitation`.
     """
-    of_tasks = tasks.agents(num_episodes * episode_stride) if tasks.agents is not None else {}
-    agents = {name.lower().replace(" ", "-"): agent for name, agent in of_tasks.items()}
-    source = [Q_LEARNING, *agents][-1] if source is None else source
-    check_choice("source", source, [*agents, Q_LEARNING, "uniform"])
-    played = q_learning(env) if source == Q_LEARNING else agents.get(source, uniform(env))
+    if data is not None and source is not None:
+        raise ConfigError("the histories in data have a source already; leave out source")
+    check_count("num_episodes", num_episodes)
+    check_count("episode_stride", episode_stride)
     return distil(
         env,
         network,
-        played,
+        named_agent(tasks, source, num_episodes * episode_stride) if data is None else None,
+        data=None if data is None else read_histories(data, env),
         num_steps=num_steps,
         num_episodes=num_episodes,
         num_copies=num_copies,

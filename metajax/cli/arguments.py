@@ -96,6 +96,22 @@ def parse_experiment(
     }
 
 
+def parse_tasks(
+    defaults: Options, arguments: Sequence[str], tasks: str, *, prog: str, about: str | None
+) -> tuple[Options, dict[str, Any]]:
+    """The options of a command, and those of the factory of `tasks` that differ from their defaults.
+
+    Raises ConfigError as `parse` does.
+    """
+    known = factory_options("maml", tasks, None).get("tasks", {})
+    groups: Groups = {"tasks": known} if known else {}
+    _check_names(defaults, groups, prog)
+    own, values, unknown = _parse(defaults, groups, arguments, prog, about)
+    if unknown:
+        raise ConfigError(unknown_option(unknown[0], prog.split()[1], _flags(defaults, groups)))
+    return own, {name: value for name, value in values.items() if value != known[name].default}
+
+
 def _check_names(defaults: tuple, groups: Groups, prog: str) -> None:
     """Raises ConfigError if an option of a factory has the name of an option of the command."""
     own = set(_flags(defaults, {}))

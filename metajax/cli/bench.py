@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from tyro.conf import arg
 
+from metajax import json_files
 from metajax.cli import bench_tables, console, launch
 from metajax.cli.arguments import algorithm_and_tasks, help_of, parse, parse_experiment, split
 from metajax.cli.choices import one_of
@@ -33,7 +34,7 @@ from metajax.measuring.programs import (
     whole,
 )
 from metajax.networks.heads import COMPUTE_DTYPES, compute_dtype_of
-from metajax.running import json_files, record
+from metajax.running import record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.recipes import ALGORITHMS
 from metajax.running.training import num_groups

@@ -11,11 +11,12 @@ import numpy as np
 import scipy.stats
 
 import metajax
+from metajax import json_files
 from metajax.cli import grid
 from metajax.cli.arguments import parse, split
 from metajax.cli.options import PATH, DeviceOptions, ListFormatOptions
 from metajax.errors import ConfigError, known_name
-from metajax.running import json_files, record, run_folder
+from metajax.running import record, run_folder
 from metajax.running.stats import bootstrap_interval, interquartile_mean
 from metajax.running.table import read_evaluation
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from metajax import json_files
 from metajax.cli import launch, run_training
 from metajax.cli.arguments import one_folder, parse, parse_experiment, split
 from metajax.cli.options import (
@@ -16,7 +17,7 @@ from metajax.cli.options import (
     run_options,
 )
 from metajax.errors import ConfigError, lookup
-from metajax.running import json_files, run_folder
+from metajax.running import run_folder
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.recipes import ALGORITHMS
 

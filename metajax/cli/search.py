@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from tyro.conf import arg
 
+from metajax import json_files
 from metajax.cli import console, launch
 from metajax.cli.arguments import algorithm_and_tasks, help_of, parse_experiment
 from metajax.cli.choices import one_of
@@ -22,7 +23,7 @@ from metajax.errors import ConfigError, check_choice, check_count
 from metajax.networks import memory_policy
 from metajax.networks.heads import ACTIVATIONS
 from metajax.networks.layers import NORMS
-from metajax.running import json_files, record, run_folder
+from metajax.running import record, run_folder
 from metajax.running.recipes import ALGORITHMS
 from metajax.search import archive, pictures, protocol, studies
 from metajax.search.drivers import DRIVERS

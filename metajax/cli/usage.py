@@ -24,6 +24,7 @@ COMMANDS = {
     "table": Command("RUN ...", "print the results of several runs as one table"),
     "plot": Command("RUN ...", "plot the curves of several runs in one figure"),
     "report": Command("RUN", "write one HTML file about a run"),
+    "collect": Command("RUN | SOURCE TASKS", "record learning histories of an agent"),
     "reproduce": Command("[ROW]", "measure a published result again, or list all"),
     "bench": Command("[ALGORITHM TASKS]", "time reference programs, or an algorithm"),
     "search": Command("[ALGORITHM] [TASKS]", "search for a network (default: maml point)"),

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from metajax import json_files
 from metajax.errors import CheckpointError, ConfigError, check_count
-from metajax.running import json_files
 
 RESAMPLES = 10_000
 

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from metajax import array_files
 from metajax.base import Agent, Algorithm, Array, Environment, Experience, Percept, PyTree, Sizes, TaskDistribution
 from metajax.devices import collectives, meshes
 from metajax.evaluation import Evaluation, EvaluationProtocol
 from metajax.rollouts import Trial, check_like, to_space
-from metajax.running import export, record
+from metajax.running import record
 from metajax.simulators import playing
 
 
@@ -136,7 +137,7 @@ class AdaptedAgent:
         """Writes the agent's state as safetensors and returns the path; `load_policy` continues from the file."""
         state = ActingState(self.knowledge, self._memory, self._percept, jax.random.key_data(self._key))
         about = {"kind": "adapted policy"} | self._config | {"versions": record.environment()["versions"]}
-        return export.write(Path(path), state, about)
+        return array_files.write(Path(path), state, about)
 
 
 class ActingState(NamedTuple):

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import orbax.checkpoint as ocp
 
+from metajax import json_files
 from metajax.devices import meshes
 from metajax.errors import CheckpointError, ConfigError, check_count
-from metajax.running import json_files, processes
+from metajax.running import processes
 from metajax.running.record import environment, write_text
 from metajax.running.training import Learner
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from metajax import array_files, json_files
 from metajax.base import Algorithm, Array, Network, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count, known_name
@@ -27,7 +28,7 @@ from metajax.learning.outer import check_minibatches
 from metajax.networks import BeliefNetwork
 from metajax.pictures import words
 from metajax.rollouts import check_like, check_sizes, trial
-from metajax.running import checkpoint, export, json_files, record
+from metajax.running import checkpoint, export, record
 from metajax.running.acting import (
     ActingState,
     AdaptedAgent,
@@ -61,7 +62,7 @@ def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> Adap
         path: the file.
         tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
     """
-    about, arrays = export.read_arrays(Path(path))
+    about, arrays = array_files.read(Path(path))
     if about.get("kind") != "adapted policy":
         raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}, not an adapted policy; use load_params")
     return MetaAgent.from_config(about, tasks)._restored(arrays)
@@ -387,7 +388,7 @@ class MetaAgent:
     def export(self, path: str | Path) -> Path:
         """Writes the meta-parameters as safetensors and returns the path; `load_params` reads the file."""
         about = {"kind": "meta-parameters"} | self.config | {"versions": record.environment()["versions"]}
-        return export.write(Path(path), self.params, about)
+        return array_files.write(Path(path), self.params, about)
 
     def _restored(self, arrays: dict[str, np.ndarray]) -> AdaptedAgent:
         """Returns the adapted agent whose state is in exported `arrays`, by path."""

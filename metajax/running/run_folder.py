@@ -18,9 +18,10 @@ from typing import Any, NotRequired, TypedDict
 import jax
 import numpy as np
 
+from metajax import json_files
 from metajax.errors import CheckpointError, ConfigError, NonFiniteError, WorkerError
 from metajax.evaluation import Evaluation, EvaluationProtocol, interval
-from metajax.running import checkpoint, json_files, processes, record
+from metajax.running import checkpoint, processes, record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.registration import load_for
 from metajax.running.signal_handling import heard

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from metajax import json_files
 from metajax.errors import CheckpointError, ConfigError, check_choice
 from metajax.evaluation import (
     EVALUATION_SEED,
@@ -20,7 +21,6 @@ from metajax.evaluation import (
     reported,
     shared_episodes,
 )
-from metajax.running import json_files
 from metajax.running.recipes import options, task_options
 from metajax.running.registration import load_for
 from metajax.running.standing import hand_written, play_hand_written

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import json_files
 from metajax.errors import CheckpointError, ConfigError
-from metajax.running import json_files, record
+from metajax.running import record
 from metajax.search.evaluator import Outcome
 from metajax.search.space import Genome, Space, canonical, check_genome, chosen
 

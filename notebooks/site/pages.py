@@ -1,15 +1,11 @@
 """The pages of the documentation site: the repository's Markdown files, the notebooks, and a reference by package."""
 
-import os
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import griffe
-import nbformat
 from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
-from nbconvert.preprocessors import ExecutePreprocessor
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
@@ -19,6 +15,7 @@ GUIDES = (
     "own_environment_and_suite",
     "write_an_algorithm",
     "comparing_methods",
+    "many_trainings",
     "devices_and_clusters",
     "coming_from_pytorch_meta_rl",
     "coming_from_rllib_maml",
@@ -90,13 +87,8 @@ def on_page_markdown(markdown, page, **_):
 
 
 def converted(path: Path) -> str:
-    """A notebook as Markdown; with METAJAX_RUN_NOTEBOOKS set it is run first, and its figures are embedded."""
-    exporter = MarkdownExporter()
-    if os.environ.get("METAJAX_RUN_NOTEBOOKS"):
-        exporter.register_preprocessor(ExecutePreprocessor(timeout=None), enabled=True)
-    with TemporaryDirectory() as folder:  # what a notebook writes stays there
-        notebook = nbformat.read(path, as_version=4)
-        return exporter.from_notebook_node(notebook, {"metadata": {"path": folder}})[0]
+    """A notebook as Markdown, its figures embedded."""
+    return MarkdownExporter().from_filename(str(path))[0]
 
 
 class Docstrings(griffe.Extension):

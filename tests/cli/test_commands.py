@@ -40,7 +40,6 @@ TINY += ["--outer", "gradient"]
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):

@@ -25,7 +25,6 @@ TINY += [*OF_TASKS, "--num-iterations", "2"]
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
 
 

@@ -94,7 +94,6 @@ def test_rows_are_listed_and_a_wrong_one_is_named(capsys, monkeypatch, tmp_path)
 @pytest.mark.slow
 def test_a_row_is_measured_again_by_its_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     agents = train_seeds(MetaAgent("maml", "point", **TINY), 2, num_iterations=2)
     returns = np.stack([np.asarray(agent.evaluate(6).sampled).mean(-1) for agent in agents])

@@ -75,7 +75,6 @@ def test_a_file_that_cannot_be_compared_is_refused_before_anything_is_timed(
 @pytest.mark.slow
 def test_an_algorithm_is_compared_with_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     tiny = ["--num-tasks", "2", "--num-rollouts", "2", "--horizon", "4", "--hidden", "4", "--outer", "gradient"]
     command = ["bench", "maml", "point", *tiny, "--repeats", "3", "--iterations", "1"]
     assert main([*command, "--out", "old.json"]) == 0

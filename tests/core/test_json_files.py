@@ -4,8 +4,8 @@ from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import pytest
 
+from metajax import json_files
 from metajax.errors import CheckpointError
-from metajax.running import json_files
 
 
 class Inner(NamedTuple):
