@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from metajax import array_files
-from metajax.base import PyTree
-from metajax.errors import CheckpointError
+from metajax.base import Algorithm, PyTree
+from metajax.errors import CheckpointError, ConfigError
 
 
 def filled(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
@@ -21,6 +21,28 @@ def filled(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
         if one != other:
             raise CheckpointError(f"the file has {one} at {name}, but the agent has {other}")
     return jax.tree.unflatten(jax.tree.structure(template), [jax.numpy.asarray(arrays[name]) for name in wanted])
+
+
+def with_params(algorithm: Algorithm, state: PyTree, params: PyTree) -> PyTree:
+    """The state of an algorithm with other meta-parameters.
+
+    Raises ConfigError if `algorithm.params` computes them from the state instead of selecting some of its leaves.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    places = algorithm.params(jax.tree.unflatten(structure, [_Place(number) for number in range(len(leaves))]))
+    places, new = jax.tree.leaves(places), jax.tree.leaves(params)
+    if len(places) != len(new) or not all(isinstance(place, _Place) for place in places):
+        raise ConfigError("the meta-parameters of this algorithm are computed from its state, so they cannot be set")
+    for place, leaf in zip(places, new, strict=True):
+        leaves[place.number] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+class _Place:
+    """Stands for a leaf of a state."""
+
+    def __init__(self, number: int):
+        self.number = number
 
 
 def load_params(path: str | Path) -> PyTree:

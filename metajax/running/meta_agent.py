@@ -386,8 +386,12 @@ class MetaAgent:
         return AdaptedAgent(self._compiled.act, acting_state(played, key_act), self.config)
 
     def export(self, path: str | Path) -> Path:
-        """Writes the meta-parameters as safetensors and returns the path; `load_params` reads the file."""
-        about = {"kind": "meta-parameters"} | self.config | {"versions": record.environment()["versions"]}
+        """Writes the meta-parameters as safetensors and returns the path.
+
+        `MetaAgent.from_export` makes an agent of the file, and `load_params` reads the parameters alone.
+        """
+        about = {"kind": "meta-parameters", "iteration": self.iteration, "versions": record.environment()["versions"]}
+        about |= self.config
         return array_files.write(Path(path), self.params, about)
 
     def _restored(self, arrays: dict[str, np.ndarray]) -> AdaptedAgent:
@@ -595,6 +599,30 @@ class MetaAgent:
         if "run" in saved.config:
             agent.config["run"] = saved.config["run"]
         agent.learner = checkpoint.restore(saved, agent.learner)
+        return agent
+
+    @classmethod
+    def from_export(cls, path: str | Path, tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
+        """Returns an agent with the meta-parameters of a file that `export` or `metajax export` wrote.
+
+        It adapts, evaluates and goes on learning, with a new state of the optimiser.
+
+        Raises CheckpointError if the file has no meta-parameters or they do not fit the options, and ConfigError if the
+        agent was made with a task distribution, algorithm or network of your own that is not given again.
+
+        Args:
+            path: the file.
+            tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
+            **changed: arguments of MetaAgent that replace the saved ones.
+        """
+        about, arrays = array_files.read(Path(path))
+        if about["kind"] != "meta-parameters":
+            raise checkpoint.CheckpointError(f"{path} holds {_article(about['kind'])}; use load_policy")
+        iteration = json_files.check(about.get("iteration"), json_files.Count, f"iteration of {path}")
+        agent = cls.from_config(about, tasks, **changed)
+        params = export.filled(agent.params, arrays)
+        state = export.with_params(agent.algorithm, agent.learner.state, params)
+        agent.learner = agent.learner._replace(state=state, iteration=jnp.array(iteration))
         return agent
 
     def _check_learned(self, call: str) -> None:
