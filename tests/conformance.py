@@ -126,7 +126,7 @@ def learned_step_size(**changes) -> Algorithm:
 def replaying(**changes) -> Algorithm:
     """MAML on a curriculum that replays from the second meta-iteration on."""
     algorithm = by_gradients(maml, outer=GRADIENT).make(**changes)
-    return curriculum(algorithm, POINT, capacity=6, replay=0.7, fill=0.0)
+    return curriculum(algorithm, POINT, buffer_size=6, replay=0.7, fill=0.0)
 
 
 GRADIENT = policy_gradient()

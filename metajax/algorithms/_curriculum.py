@@ -79,7 +79,7 @@ def curriculum(
     tasks: TaskDistribution,
     *,
     score: str = "regret",
-    capacity: int = 4000,
+    buffer_size: int = 1000,
     replay: float = 0.5,
     fill: float = 0.5,
     temperature: float = 0.3,
@@ -96,7 +96,7 @@ def curriculum(
         tasks: what it learns from; compile and train it with the same tasks.
         score: learnability, p (1 - p) with the share p of episodes that succeed; regret, the best return so far minus
             the mean; or spread, the standard deviation of returns.
-        capacity: tasks in the buffer (4,000).
+        buffer_size: tasks in the buffer (1,000; 4,000 in JaxUED).
         replay: probability that a meta-iteration replays instead of playing fresh tasks (0.5; 0.8 in JaxUED).
         fill: share of the buffer that must be full before tasks are replayed (0.5).
         temperature: of the ranks: a lower one concentrates on the highest scores (0.3).
@@ -109,12 +109,12 @@ def curriculum(
     >>> from metajax import maml, mlp
     >>> from metajax.tasks import point
     >>> tasks = point()
-    >>> algorithm = curriculum(maml(tasks.env, mlp(tasks.env)), tasks, capacity=100)
+    >>> algorithm = curriculum(maml(tasks.env, mlp(tasks.env)), tasks, buffer_size=100)
     >>> jax.eval_shape(algorithm.init, jax.random.key(0)).buffer.task.goal.shape
     (100, 2)
     """
     check_choice("score", score, SCORES)
-    check_count("capacity", capacity)
+    check_count("buffer_size", buffer_size)
     check_number("replay", replay, at_least=0, at_most=1)
     check_number("fill", fill, at_least=0, at_most=1)
     check_number("temperature", temperature, above=0)
@@ -129,12 +129,12 @@ def curriculum(
 
     def init(key: Array) -> CurriculumState:
         drawn = jax.eval_shape(tasks.sample, key)
-        task = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), drawn)
+        task = jax.tree.map(lambda leaf: jnp.zeros((buffer_size, *leaf.shape), leaf.dtype), drawn)
         buffer = TaskBuffer(
             task,
-            score=jnp.zeros(capacity),
-            best=jnp.zeros(capacity),
-            played=jnp.full(capacity, -1),
+            score=jnp.zeros(buffer_size),
+            best=jnp.zeros(buffer_size),
+            played=jnp.full(buffer_size, -1),
             now=jnp.zeros((), int),
         )
         return CurriculumState(algorithm.init(key), buffer, jnp.zeros((), bool), jax.random.key_data(jax.random.key(0)))
@@ -143,15 +143,15 @@ def curriculum(
         """The different slots [D N] that this meta-iteration replays."""
         chance = replay_probabilities(state.buffer, temperature, staleness)
         key = jax.random.wrap_key_data(state.noise)
-        return jax.random.choice(key, capacity, (num_tasks * collectives.num_devices(),), replace=False, p=chance)
+        return jax.random.choice(key, buffer_size, (num_tasks * collectives.num_devices(),), replace=False, p=chance)
 
     def assign(key: Array, state: CurriculumState, fresh: PyTree) -> tuple[CurriculumState, PyTree]:
         num_tasks = leading_axis(fresh)
         total = num_tasks * collectives.num_devices()
-        if total > capacity:
-            raise ConfigError(f"capacity={capacity} must be at least the {total} tasks of a meta-iteration")
+        if total > buffer_size:
+            raise ConfigError(f"buffer_size={buffer_size} must be at least the {total} tasks of a meta-iteration")
         key_replay, key_slots = jax.random.split(key)
-        enough = jnp.sum(state.buffer.played >= 0) >= jnp.maximum(fill * capacity, total)
+        enough = jnp.sum(state.buffer.played >= 0) >= jnp.maximum(fill * buffer_size, total)
         replays = enough & jax.random.bernoulli(key_replay, replay)
         state = state._replace(replays=replays, noise=jax.random.key_data(key_slots))
         own = collectives.share(slots(state, num_tasks))

@@ -12,7 +12,7 @@ from metajax.cli.described import all_as_json, prose, table_of, table_of_rows
 from metajax.cli.options import ListOptions
 from metajax.cli.summaries import ALGORITHMS_ARE, summary
 from metajax.errors import ConfigError, known_name
-from metajax.running.recipes import ALGORITHMS, Option
+from metajax.running.recipes import ALGORITHMS, CURRICULA, Option
 
 OPTIONS = (ListOptions,)
 
@@ -70,8 +70,8 @@ def described(name: str) -> dict[str, Any]:
 
 
 def _groups(name: str, outer: str | None = None) -> dict[str, dict[str, Option]]:
-    """The options of an algorithm, its network and an outer loop."""
-    groups = factory_options(name, "point", outer)
+    """The options of an algorithm, its network, an outer loop and a curriculum."""
+    groups = factory_options(name, "point", outer, curriculum=CURRICULA[0])
     return {part: group for part, group in groups.items() if part != "tasks"}
 
 

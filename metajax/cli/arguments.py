@@ -19,8 +19,11 @@ from metajax.cli.unknown_options import unknown_option
 from metajax.errors import ConfigError, known_name
 from metajax.running.recipes import (
     ALGORITHMS,
+    CURRICULA,
     NETWORKS,
+    PARTS,
     Option,
+    curriculum_options,
     network_of,
     network_options,
     options,
@@ -75,17 +78,19 @@ def parse_experiment(
     `saved` options of the factories replace their defaults, and are returned even if they equal them. Raises
     ConfigError as `parse` does, and for an unknown algorithm, tasks, outer loop or network.
     """
-    first = _Parts(saved.get("outer"), saved.get("network"))
+    first = _Parts(*map(saved.get, PARTS))
     chosen, rest = tyro.cli(
         _Parts, args=list(arguments), prog=prog, default=first, return_unknown_args=True, add_help=False
     )
-    outer, network = chosen
+    outer, network, curriculum = chosen
     if outer is not None and ALGORITHMS[algorithm].outers:
         outer = known_name("outer", outer, ALGORITHMS[algorithm].outers)
     network = None if network is None else other_network(algorithm, network)
-    groups = factory_options(algorithm, tasks, outer, network)
+    if curriculum is not None:
+        curriculum = known_name("curriculum", curriculum, CURRICULA)
+    groups = factory_options(algorithm, tasks, outer, network, curriculum)
     _check_names(defaults, groups, prog)
-    given = {**saved, "network": network} | ({} if outer is None else {"outer": outer})
+    given = {**saved, "network": network, "curriculum": curriculum} | ({} if outer is None else {"outer": outer})
     own, values, unknown = _parse(defaults, groups, rest, prog, about, given)
     if unknown:
         known = _flags(defaults, groups)
@@ -121,14 +126,26 @@ def _check_names(defaults: tuple, groups: Groups, prog: str) -> None:
 
 
 def known_flags(
-    defaults: tuple, algorithm: str, tasks: str, outer: str | None, network: str | None = None
+    defaults: tuple,
+    algorithm: str,
+    tasks: str,
+    outer: str | None,
+    network: str | None = None,
+    curriculum: str | None = None,
 ) -> list[str]:
     """The flags of a command, and of the factories of `algorithm` on `tasks`."""
-    return _flags(defaults, factory_options(algorithm, tasks, outer, network))
+    return _flags(defaults, factory_options(algorithm, tasks, outer, network, curriculum))
 
 
 # Options whose default `build` takes from the tasks, and what it is.
 _FROM_TASKS = {"context": "the steps of a whole trial", "num_episodes": "as in the literature of the tasks, or 2"}
+
+
+_CURRICULUM = (
+    "Replay training tasks by priority, with the score of a task: regret, the best return so far minus the mean; "
+    "learnability, p (1 - p) with the share p of episodes that succeed; spread, the deviation of returns. "
+    "--curriculum regret --help lists its options; None: all tasks are fresh."
+)
 
 
 class _Parts(NamedTuple):
@@ -136,6 +153,7 @@ class _Parts(NamedTuple):
 
     outer: str | None = None
     network: str | None = None
+    curriculum: str | None = None
 
 
 def load_own(arguments: Sequence[str]) -> list[str]:
@@ -158,10 +176,10 @@ def load_own(arguments: Sequence[str]) -> list[str]:
 
 
 def factory_options(
-    algorithm: str, tasks: str, outer: str | None, network: str | None = None
+    algorithm: str, tasks: str, outer: str | None, network: str | None = None, curriculum: str | None = None
 ) -> dict[str, dict[str, Option]]:
     """The options of all factories of a run, grouped by the part of the run that takes them."""
-    known, recipe = options(algorithm, tasks, outer, network), ALGORITHMS[algorithm]
+    known, recipe = options(algorithm, tasks, outer, network, curriculum), ALGORITHMS[algorithm]
     of_network, of_tasks, of_outer = network_options(algorithm, network), task_options(tasks), {"outer"}
     for name, default in _FROM_TASKS.items():
         if name in known:
@@ -180,12 +198,16 @@ def factory_options(
         "network": {"network": of_name},
         "outer_loop": {},
         "tasks": {},
+        "curriculum": {"curriculum": Option(Annotated[str | None, one_of(CURRICULA)], None, _CURRICULUM)},
     }
+    of_curriculum = set() if curriculum is None else curriculum_options()
     for name, option in known.items():
         if name in of_network:
             groups["network"][name] = option
         elif name in of_tasks:
             groups["tasks"][name] = option
+        elif name in of_curriculum:
+            groups["curriculum"][name] = option
         else:
             groups["outer_loop" if name in of_outer else "algorithm"][name] = option
     return {title: group for title, group in groups.items() if group}

@@ -123,7 +123,8 @@ def _known(pair: tuple[str, str], flags: Sequence[str]) -> set[str]:
     outers = ALGORITHMS[pair[0]].outers
     named = _value_of("--outer", flags) if outers else None
     outer = None if named is None else known_name("outer", named, outers)
-    return set(known_flags(default_options(pair[0]), *pair, outer, _value_of("--network", flags)))
+    network, curriculum = (_value_of(flag, flags) for flag in ("--network", "--curriculum"))
+    return set(known_flags(default_options(pair[0]), *pair, outer, network, curriculum))
 
 
 def _value_of(flag: str, flags: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ from metajax.cli.new_runs import TrainOptions, default_options, new_agents, swep
 from metajax.cli.options import check_evaluation, check_processes, check_run
 from metajax.running import processes, sweep
 from metajax.running.meta_agent import MetaAgent
-from metajax.running.recipes import options
+from metajax.running.recipes import PARTS, options
 from metajax.running.training import debug
 
 OPTIONS = (TrainOptions,)
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _debug(agent: MetaAgent, given: dict[str, Any], seed: int) -> None:
     """Runs a few meta-iterations of about ten tasks with checks, and says what was checked."""
-    known = options(agent.config["algorithm"], agent.config["tasks"], given.get("outer"), given.get("network"))
+    known = options(agent.config["algorithm"], agent.config["tasks"], *map(given.get, PARTS))
     parts = given.get("minibatches", known["minibatches"].default if "minibatches" in known else 1)
     num_tasks = min(agent.num_tasks, parts * max(1, 10 // parts))
     kinds = debug(agent.algorithm, agent.tasks, num_tasks=num_tasks, seed=seed)

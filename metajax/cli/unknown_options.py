@@ -7,7 +7,15 @@ from collections.abc import Collection, Iterable
 
 from metajax.cli.described import flag_of
 from metajax.cli.usage import COMMANDS
-from metajax.running.recipes import ALGORITHMS, NETWORKS, network_of, network_options, options, task_options
+from metajax.running.recipes import (
+    ALGORITHMS,
+    NETWORKS,
+    curriculum_options,
+    network_of,
+    network_options,
+    options,
+    task_options,
+)
 from metajax.tasks import TASKS
 
 TAKE_FACTORY_OPTIONS = ("train", "resume", "bench", "search")  # commands with an algorithm and tasks
@@ -54,6 +62,8 @@ def _place(flag: str, command: str, run: tuple[str, str, str | None, str | None]
             return f"the algorithm {_named(algorithms)}, not of {algorithm}"
         if networks := [name for name in NETWORKS if flag in _flags(network_options(algorithm, name))]:
             return f"--network {' or '.join(networks)}, not of --network {network or network_of(algorithm)}"
+        if flag in _flags(curriculum_options()):
+            return "--curriculum"
         if others := [name for name in TASKS if flag in _flags(task_options(name))]:
             return f"the tasks {_named(others)}, not of {tasks}"
     commands = [name for name in COMMANDS if flag in flags_of_command(name)]
@@ -93,7 +103,10 @@ def _factory_flags() -> set[str]:
     """The flags of all algorithms with their networks and outer loops, and of all tasks."""
     of_tasks = {name for tasks in TASKS for name in task_options(tasks)}
     of_networks = {"network"}.union(*(network_options("maml", name) for name in NETWORKS))
-    return _flags(of_tasks | of_networks).union(*(_flags_of_algorithm(name, "point") for name in ALGORITHMS))
+    of_curriculum = {"curriculum"} | curriculum_options()
+    return _flags(of_tasks | of_networks | of_curriculum).union(
+        *(_flags_of_algorithm(name, "point") for name in ALGORITHMS)
+    )
 
 
 def _all_flags() -> set[str]:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from metajax import algorithms
+from metajax.algorithms._curriculum import SCORES
 from metajax.base import Algorithm, Environment, Network, TaskDistribution
 from metajax.envs.contract import check_tasks
 from metajax.errors import ConfigError, check_choice, check_count, known_name, lookup
@@ -89,7 +90,12 @@ NETWORKS: dict[str, Callable[..., Any]] = {  # to choose from by name
     "belief_policy": belief_policy,
 }
 
-_FILLED_IN = {"env", "network", "tasks", "num_steps", "outer"}  # factory arguments that `build` sets
+CURRICULA = tuple(SCORES)  # the scores by which a curriculum replays tasks
+
+PARTS = ("outer", "network", "curriculum")  # options whose names decide which other options there are
+
+# Factory arguments that `build` sets.
+_FILLED_IN = {"env", "network", "tasks", "num_steps", "outer", "score"}
 
 
 class Option(NamedTuple):
@@ -139,20 +145,27 @@ def recipe_of(algorithm: Method) -> Recipe:
     return lookup("algorithm", algorithm, ALGORITHMS)
 
 
-def options(algorithm: Method, tasks: Tasks, outer: str | None = None, network: str | None = None) -> dict[str, Option]:
+def options(
+    algorithm: Method,
+    tasks: Tasks,
+    outer: str | None = None,
+    network: str | None = None,
+    curriculum: str | None = None,
+) -> dict[str, Option]:
     """Returns all options of a run by name.
 
-    Raises ConfigError for an unknown algorithm, task, outer loop or network, and if two of them have an option of the
-    same name.
+    Raises ConfigError for an unknown algorithm, task, outer loop, network or curriculum, and if two of them have an
+    option of the same name.
 
     Args:
         algorithm: name of the algorithm, its factory, or itself, which has no options.
         tasks: name of the tasks, or a task distribution, which has no options.
         outer: name of the outer loop; None: the recipe's default.
         network: name of the network; None: the recipe's.
+        curriculum: the score by which tasks are replayed; None: no curriculum.
     """
     found: dict[str, Option] = {}
-    for factory in _factories(algorithm, tasks, outer, network):
+    for factory in _factories(algorithm, tasks, outer, network, curriculum):
         for name, option in _options_of(factory).items():
             if name in found:
                 raise ConfigError(f"option {name} belongs to two factories of {algorithm} on {tasks}; rename one")
@@ -163,6 +176,11 @@ def options(algorithm: Method, tasks: Tasks, outer: str | None = None, network: 
 def task_options(tasks: Tasks) -> set[str]:
     """Returns the names of the options of `tasks`; a task distribution, given instead of a name, has none."""
     return set(_options_of(lookup("tasks", tasks, TASKS))) if isinstance(tasks, str) else set()
+
+
+def curriculum_options() -> set[str]:
+    """Returns the names of the options of a curriculum."""
+    return set(_options_of(algorithms.curriculum))
 
 
 def network_options(algorithm: Method, network: str | None = None) -> set[str]:
@@ -209,14 +227,16 @@ def build(
     Args:
         algorithm: name of the algorithm, a factory `algorithm(env, network, **options)`, or the algorithm itself.
         tasks: name of the tasks, or a task distribution, which has no options.
-        given: options by name; `outer` names the outer loop, `network` the network.
+        given: options by name; `outer` names the outer loop, `network` the network, `curriculum` the score by which
+            tasks are replayed.
         network: a network, or `network(env)` that returns it, to replace the recipe's, whose options are then unknown;
             None: the named network or, without a name, the recipe's.
     """
     given = dict(given)
     outer_name = given.pop("outer", None)
     network_name = given.pop("network", None) if network is None else None
-    known = options(algorithm, tasks, outer_name, network_name)
+    curriculum = given.pop("curriculum", None)
+    known = options(algorithm, tasks, outer_name, network_name, curriculum)
     recipe = recipe_of(algorithm)
     if isinstance(algorithm, Algorithm) and not (network is None and network_name is None):
         raise ConfigError("an Algorithm has its network already; leave out network, or pass the algorithm's factory")
@@ -250,11 +270,15 @@ def build(
     decided = {name: value for name, value in decided.items() if name in takes}
     made_algorithm = call(recipe.algorithm, distribution.env, made, **decided)
     _check_made("algorithm", made_algorithm, Algorithm)
+    if curriculum is not None:
+        made_algorithm = call(algorithms.curriculum, made_algorithm, distribution, score=curriculum)
     effective = {name: option.default for name, option in known.items() if name not in of_network} | given
     if recipe.outers:
         effective["outer"] = known_name("outer", outer_name or next(iter(recipe.outers)), recipe.outers)
     if network is None and not isinstance(algorithm, Algorithm):
         effective["network"] = network_name or network_of(algorithm)
+    if curriculum is not None:
+        effective["curriculum"] = curriculum
     return Built(distribution, made, made_algorithm, recipe, effective)
 
 
@@ -264,7 +288,9 @@ def _check_made(kind: str, made: Any, *expected: type) -> None:
         raise ConfigError(f"the factory of the {kind} must return {wanted}, not {type(made).__name__}")
 
 
-def _factories(algorithm: Method, tasks: Tasks, outer: str | None, network: str | None) -> list[Callable]:
+def _factories(
+    algorithm: Method, tasks: Tasks, outer: str | None, network: str | None, curriculum: str | None
+) -> list[Callable]:
     recipe = recipe_of(algorithm)
     factories: list[Callable] = [_network(recipe, network), recipe.algorithm]
     if isinstance(tasks, str):
@@ -273,6 +299,9 @@ def _factories(algorithm: Method, tasks: Tasks, outer: str | None, network: str 
         factories.append(_outer(recipe, outer))
     elif outer is not None:
         raise ConfigError(f"{algorithm} has one outer loop and no option outer; remove outer={outer!r}")
+    if curriculum is not None:
+        check_choice("curriculum", curriculum, CURRICULA)
+        factories.append(algorithms.curriculum)
     return factories
 
 

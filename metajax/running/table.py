@@ -21,7 +21,7 @@ from metajax.evaluation import (
     reported,
     shared_episodes,
 )
-from metajax.running.recipes import options, task_options
+from metajax.running.recipes import PARTS, options, task_options
 from metajax.running.registration import load_for
 from metajax.running.standing import hand_written, play_hand_written
 from metajax.running.stats import bootstrap_interval, interquartile_mean, probability_of_improvement
@@ -102,7 +102,7 @@ def _options(about: Mapping[str, Any], *, of_tasks: bool) -> dict[str, Any]:
     tasks, given = about["tasks"], about["options"]
     load_for(about)
     named = isinstance(tasks, str) and "algorithm" not in about.get("own", [])
-    known = options(about["algorithm"], tasks, given.get("outer"), given.get("network")) if named else {}
+    known = options(about["algorithm"], tasks, *map(given.get, PARTS)) if named else {}
     defaults = {name: json.loads(json.dumps(option.default)) for name, option in known.items()}
     own = task_options(tasks)
     return {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conformance import LPG, NUM_TASKS, POINT, by_gradients, rl2_with
 
+from metajax import MetaAgent
 from metajax.algorithms import curriculum, es_maml, maml
 from metajax.algorithms._curriculum import (
     Outcomes,
@@ -19,10 +20,13 @@ from metajax.algorithms._curriculum import (
     rescored,
     spread,
 )
+from metajax.cli.commands import main
 from metajax.devices import meshes
 from metajax.errors import ConfigError
 from metajax.learning.outer import policy_gradient
 from metajax.networks import mlp
+from metajax.running.recipes import ALGORITHMS, options
+from metajax.running.table import method_options
 from metajax.running.training import compile_program, meta_iteration, new_learner
 from metajax.tasks import bandit, grid
 
@@ -91,7 +95,7 @@ def learnt(algorithm, num_iterations, tasks=POINT):
 
 def test_without_replay_nothing_changes_by_a_bit():
     plain, _ = learnt(small(outer=GRADIENT), 3)
-    found, metrics = learnt(curriculum(small(outer=GRADIENT), POINT, capacity=20, replay=0.0), 3)
+    found, metrics = learnt(curriculum(small(outer=GRADIENT), POINT, buffer_size=20, replay=0.0), 3)
     for one, other in zip(jax.tree.leaves(found.state.state), jax.tree.leaves(plain.state), strict=True):
         np.testing.assert_array_equal(one, other)
     assert metrics["replays"] == 0
@@ -108,7 +112,7 @@ def one_at_a_time(algorithm, num_iterations, tasks=POINT):
 
 
 def test_a_replay_plays_the_tasks_of_the_buffer_and_scores_them_anew():
-    algorithm = curriculum(small(outer=GRADIENT), POINT, capacity=8, replay=1.0, fill=1.0, staleness=0.0)
+    algorithm = curriculum(small(outer=GRADIENT), POINT, buffer_size=8, replay=1.0, fill=1.0, staleness=0.0)
     states = list(one_at_a_time(algorithm, 4))
     assert [bool(metrics["replays"]) for *_, metrics in states] == [False, False, True, True]
     before, after, _ = states[2]
@@ -122,7 +126,7 @@ def test_a_replay_plays_the_tasks_of_the_buffer_and_scores_them_anew():
 
 @pytest.mark.slow
 def test_robust_learns_from_replays_only():
-    algorithm = curriculum(small(outer=GRADIENT), POINT, capacity=8, replay=1.0, fill=1.0, robust=True)
+    algorithm = curriculum(small(outer=GRADIENT), POINT, buffer_size=8, replay=1.0, fill=1.0, robust=True)
     for before, after, metrics in one_at_a_time(algorithm, 3):
         leaves = zip(jax.tree.leaves(before.state.params), jax.tree.leaves(after.state.params), strict=True)
         assert all(np.array_equal(old, new) for old, new in leaves) == (not metrics["replays"])
@@ -138,7 +142,7 @@ def test_robust_learns_from_replays_only():
 @pytest.mark.slow
 def test_it_goes_around_any_algorithm(make):
     algorithm, tasks, score = make()
-    program = curriculum(algorithm, tasks, score=score, capacity=8, replay=1.0, fill=1.0)
+    program = curriculum(algorithm, tasks, score=score, buffer_size=8, replay=1.0, fill=1.0)
     *_, (_, state, metrics) = one_at_a_time(program, 4, tasks)
     assert metrics["replays"] == 1
     assert jnp.isfinite(state.buffer.score).all()
@@ -146,7 +150,7 @@ def test_it_goes_around_any_algorithm(make):
 
 @pytest.mark.slow
 def test_any_number_of_devices_replays_the_same_tasks():
-    algorithm, found = curriculum(small(outer=GRADIENT), POINT, capacity=6, replay=0.7, fill=0.0), {}
+    algorithm, found = curriculum(small(outer=GRADIENT), POINT, buffer_size=6, replay=0.7, fill=0.0), {}
     for count in (1, 4):
         over = meshes.mesh(count)
         iterate = meta_iteration(algorithm, POINT, NUM_TASKS // count)
@@ -193,7 +197,10 @@ def test_eight_locks_open_sooner_with_a_curriculum():
         (lambda: curriculum(rl2_with("gru"), bandit(), score="learnability"), "needs tasks that define a success"),
         (lambda: curriculum(small(), POINT, score="regrets"), "unknown score 'regrets'; did you mean regret"),
         (lambda: curriculum(small(), POINT, replay=1.5), "replay=1.5 must be"),
-        (lambda: compile_program(curriculum(small(), POINT, capacity=3), POINT, num_tasks=4), "^capacity=3 must be at"),
+        (
+            lambda: compile_program(curriculum(small(), POINT, buffer_size=3), POINT, num_tasks=4),
+            "^buffer_size=3 must be at",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(make, message):
@@ -205,7 +212,7 @@ def test_learnability_is_that_of_the_episodes_played():
     """Against the share of episodes of the trial in which the tasks see a success, in NumPy."""
     tasks = grid(size=3, horizon=4)
     base = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=5, outer=GRADIENT)
-    algorithm = curriculum(base, tasks, score="learnability", capacity=8)
+    algorithm = curriculum(base, tasks, score="learnability", buffer_size=8)
     state = algorithm.init(jax.random.key(0))
     state, played = algorithm.assign(jax.random.key(1), state, tasks.batch(jax.random.key(2), NUM_TASKS))
     experience = jax.jit(algorithm.collect)(jax.random.key(3), state, played)
@@ -216,3 +223,37 @@ def test_learnability_is_that_of_the_episodes_played():
     np.testing.assert_allclose(
         np.sort(after.buffer.score[after.buffer.played >= 0]), np.sort(chance * (1 - chance)), rtol=1e-5
     )
+
+
+SMALL = {"num_tasks": 4, "num_rollouts": 2, "horizon": 4, "hidden": (4,), "outer": "gradient"}
+REPLAYED = {"curriculum": "spread", "buffer_size": 6, "replay": 1.0, "fill": 0.5}
+
+
+def test_a_run_with_a_curriculum_is_named_by_its_options_and_made_again_from_them(tmp_path):
+    agent = MetaAgent("maml", "point", **SMALL, **REPLAYED).learn(4)
+    assert agent.all_options["curriculum"] == "spread"
+    assert agent.all_options["staleness"] == 0.3
+    assert agent.learner.state.buffer.score.shape == (6,)
+    assert agent.history[-1].metrics["replays"] > 0
+    loaded = MetaAgent.load(agent.save(tmp_path))
+    np.testing.assert_array_equal(loaded.learner.state.buffer.score, agent.learner.state.buffer.score)
+    assert method_options(loaded.config)["curriculum"] == "spread"
+    assert "curriculum" not in MetaAgent("maml", "point", **SMALL).all_options
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--buffer-size", "6"], "--buffer-size is an option of --curriculum"),
+        (["--curriculum", "sprea"], "did you mean spread"),
+        (["--curriculum", "spread", "--bufer-size", "6"], "did you mean --buffer-size"),
+    ],
+)
+def test_the_command_line_names_what_is_wrong_with_a_curriculum(flags, message, capsys):
+    assert main(["train", "maml", "point", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_options_of_a_curriculum_clash_with_those_of_no_algorithm(algorithm):
+    assert "buffer_size" in options(algorithm, "point", curriculum="regret")

@@ -31,7 +31,8 @@ def test_a_description_has_every_option(name, capsys):
     found = {option["name"] for group in about["options"].values() for option in group}
     for outer in ALGORITHMS[name].outers or [None]:
         of_outer = {option["name"] for option in about["outer_loop_options"].get(outer, [])}
-        assert found | of_outer == {"network"} | options(name, "point", outer).keys() - task_options("point")
+        of_algorithm = options(name, "point", outer, curriculum="regret").keys() - task_options("point")
+        assert found | of_outer == {"network", "curriculum"} | of_algorithm
 
 
 def test_a_description_fits_80_columns_and_lists_choices(capsys, monkeypatch):
