@@ -38,6 +38,9 @@ class RunOptions(NamedTuple):
     """Stop earlier: at a plateau in validation tasks (five of up to 30 validations without a rise), or when a score or
     a return is reached there. A score is 0 for random actions and 1 for the best known policy. A resumed run validates
     anew."""
+    minutes: float | None = None
+    """Stop at the first line of metrics after so many minutes, compilation included; metajax resume goes on for as many
+    again. None: no limit."""
     log_every: int = 10
     """Number of meta-iterations between two lines of metrics."""
     log_to: Annotated[tuple[str, ...], one_of(record.SINKS)] = ()
@@ -144,6 +147,8 @@ def check_run(run: RunOptions) -> None:
     check_count("num_iterations", run.num_iterations)
     if run.until is not None:
         parse_until(run.until)
+    if run.minutes is not None:
+        check_number("minutes", run.minutes, above=0)
     check_count("log_every", run.log_every)
     check_number("save_every", run.save_every, at_least=0)
     check_count("keep", run.keep)

@@ -1,5 +1,6 @@
 """Training of a run, or of several in one program: from the options to the finished run folders."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,6 +49,7 @@ def train_and_evaluate(
         new: whether the folders must be empty.
     """
     screen, agents = console.new(), list(members.values())
+    deadline = None if run.minutes is None else time.monotonic() + 60 * run.minutes
     if run.until is not None:
         in_context = agents[0].algorithm.agent.in_context
         check_score(parse_until(run.until), agents[0].tasks, in_context=in_context)
@@ -64,7 +66,7 @@ def train_and_evaluate(
         console.announce(screen, members, assigned)
         if new and num_devices is None and len(agents) == 1 and (advice := launch.advice_on_cores(agents[0], assigned)):
             screen.print(advice)
-        failures = _train(screen, members, _groups(screen, agents, swept, run, assigned), run, stall)
+        failures = _train(screen, members, _groups(screen, agents, swept, run, assigned), run, stall, deadline)
         finished = {folder: agent for folder, agent in members.items() if not has_stopped(agent.learner, MAX_SKIPPED)}
         if finished and (not failures or len(agents) > 1):
             evaluate_and_report(screen, finished, swept, evaluation, num_devices)
@@ -93,7 +95,12 @@ def _groups(
 
 
 def _train(
-    screen: Console, members: Mapping[Path, MetaAgent], groups: Iterator[Group], run: RunOptions, stall: float
+    screen: Console,
+    members: Mapping[Path, MetaAgent],
+    groups: Iterator[Group],
+    run: RunOptions,
+    stall: float,
+    deadline: float | None,
 ) -> list[NonFiniteError]:
     """Trains one group after the other; returns the errors of agents whose numbers were not finite."""
     failures: list[NonFiniteError] = []
@@ -114,10 +121,16 @@ def _train(
                     wandb_project=run.wandb_project,
                     wandb_tags=run.wandb_tags,
                     stall=stall,
+                    deadline=deadline,
                     show=show,
                 )
             except NonFiniteError as error:
                 failures.append(error)
+        if deadline is not None and time.monotonic() >= deadline:
+            for folder, agent in learners.items():
+                if agent.iteration < run.num_iterations:
+                    done = f"{agent.iteration} of {run.num_iterations} meta-iterations"
+                    screen.print(f"stopped after {run.minutes:g} minutes at {done}; metajax resume {folder} goes on")
     return failures
 
 

@@ -154,6 +154,7 @@ def learn(
     wandb_project: str = "metajax",
     wandb_tags: Sequence[str] = (),
     stall: float = 0.0,
+    deadline: float | None = None,
     show: Callable[[Sequence[Progress]], None],
 ) -> None:
     """Runs the training of one agent, or of several together, and writes metrics and checkpoints to their folders.
@@ -169,6 +170,7 @@ def learn(
         wandb_project: project of the sink wandb.
         wandb_tags: tags of the sink wandb.
         stall: seconds without progress after which the process exits; 0: never.
+        deadline: time of `time.monotonic` after which training ends at the next line of metrics; None: never.
         show: called with each progress.
 
     Raises InterruptedRun after a signal, and NonFiniteError or WorkerError with the place of the last checkpoint.
@@ -212,6 +214,8 @@ def learn(
                 if processes.of_first(time.monotonic() - saved >= pause):
                     save()
                 check()
+                if processes.of_first(deadline is not None and time.monotonic() >= deadline):
+                    break
         except (NonFiniteError, WorkerError) as error:
             save()
             check()  # a signal to the process group also ends the workers, and is the reason to report

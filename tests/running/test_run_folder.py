@@ -280,6 +280,21 @@ def test_steps_and_seconds_count_on_in_a_resumed_run_with_other_sizes(tmp_path, 
     assert run_folder.metrics(tmp_path)[-1]["env_steps"] == 30_000
 
 
+@pytest.mark.slow
+def test_training_in_pieces_of_some_minutes_equals_training_at_once(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert commands.main(["train", *QUICK, "3", "--folder", folder, "--minutes", "1e-6"]) == 0
+    assert f"at 1 of 3 meta-iterations; metajax resume {folder} goes on" in capsys.readouterr().out.replace("\n", " ")
+    assert MetaAgent.load(folder).iteration == 1
+    assert commands.main(["resume", folder]) == 0
+    assert MetaAgent.load(folder).iteration == 2
+    assert commands.main(["resume", folder, "--minutes", "None"]) == 0
+    assert "goes on" not in capsys.readouterr().out.rpartition("compiling")[2]
+    assert_same(MetaAgent.load(folder), small().learn(3))
+    assert commands.main(["train", *QUICK, "3", "--minutes", "0"]) == 2
+    assert "minutes=0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("algorithm", "options", "in_context", "adaptations"),
     [("maml", {"hidden": (2,)}, False, 1), ("rl2", {"width": 2, "num_episodes": 4, "minibatches": 2}, True, 3)],
