@@ -7,7 +7,12 @@ and theta follows the gradient of
 
     L(theta) = -E [ log pi_K(a|s) A(s, a) + entropy_coef H(pi_K(.|s)) ] + mean_k penalty_k
 
-where pi_K is the policy after the K updates, as a function of theta, and A the advantage in the validation stage.
+where pi_K is the policy after the K updates, as a function of theta, and A the advantage in the validation stage. With
+bootstrapped targets (Flennerhag et al. 2022, arXiv:2109.04504) it follows instead that of the divergence from a target,
+
+    L(theta) = E KL[ pi_target(.|s) || pi_K(.|s) ] + mean_k penalty_k
+
+where the target, a constant, is pi_K after L - 1 further updates by the rule and a gradient step on the loss above.
 """
 
 from collections.abc import Callable
@@ -23,6 +28,7 @@ from metajax.base import (
     Algorithm,
     Array,
     Decision,
+    Distribution,
     Environment,
     Experience,
     Percept,
@@ -100,6 +106,8 @@ def learned_rule(
     discount: float = 0.99,
     lambda_: float = 0.95,
     entropy_coef: float = 0.02,
+    bootstrap: int | None = None,
+    target_lr: float = 0.1,
     meta_estimator: str = "unrolled",
     truncation: int | None = None,
     sigma: float | None = None,
@@ -123,6 +131,9 @@ def learned_rule(
         discount: per step, of the outer loss.
         lambda_: of generalised advantage estimation in the outer loss; the estimators es and pes use returns instead.
         entropy_coef: weight of the policy's entropy in the outer loss; the estimators es and pes have no such term.
+        bootstrap: number L of updates from the policy after the K updates to the target that it is to match; more of
+            them see further, and take L - 1 more stages of experience. None: the policy maximises the return.
+        target_lr: size of the last step to the target, which follows the policy gradient.
         meta_estimator: of the meta-gradient: unrolled (backpropagation through the K updates), truncated (through
             fewer), es (evolution strategies) or pes (persistent evolution strategies, unbiased over a whole life). The
             last two compare discounted returns.
@@ -155,10 +166,15 @@ def learned_rule(
     check_number("lambda_", lambda_, at_least=0, at_most=1)
     check_number("entropy_coef", entropy_coef, at_least=0)
     check_number("learning_rate", learning_rate, above=0)
+    check_number("target_lr", target_lr, above=0)
     _check_lifetime(lifetime, num_updates)
+    if bootstrap is not None:
+        check_count("bootstrap", bootstrap)
+        if meta_estimator in ("es", "pes"):
+            raise ConfigError(f"meta_estimator={meta_estimator!r} compares returns, not policies; leave out bootstrap")
     estimate = estimator_of(meta_estimator, truncation=truncation, sigma=sigma)
     transform = optimizer(learning_rate)
-    sizes = Sizes(num_updates + 1, num_copies, num_steps)
+    sizes = Sizes(num_updates + (bootstrap or 1), num_copies, num_steps)
     agent = Agent(
         begin=lambda key, params: Known(params, rule.birth(key, params)),
         memory=lambda known: (),
@@ -240,13 +256,14 @@ def learned_rule(
             lambda leaf: leaf.reshape(-1, estimate.copies, *leaf.shape[1:]), Stage(experience.steps, experience.last)
         )
         whole = slice(None)
-        windows = Window(_take(stages, (whole, whole, slice(num_updates))), _take(stages, (whole, whole, num_updates)))
+        first, rest = slice(num_updates), slice(num_updates, None)
+        windows = Window(*(_take(stages, (whole, whole, which)) for which in (first, rest)))
         lives = _take(state.lives, slots(state, leading_axis(stages)))
 
         def one(memory: PyTree, life: PyTree, window: Window) -> Gradient:
             return estimate.gradient(objective, state.params, memory, life, window)
 
-        steps = estimate.copies * (num_updates + 1) * num_copies * num_steps
+        steps = estimate.copies * sizes.num_stages * num_copies * num_steps
         result = vmap_in_chunks(one, steps, lives.memory, lives.life, windows)
         gradient = collectives.mean(jax.tree.map(lambda leaf: leaf.mean(0), result.gradient))
         change, moments = transform.update(gradient, state.optimizer, state.params)
@@ -259,24 +276,52 @@ def learned_rule(
         life, penalty = rule.update(params, life, stage)
         return life, penalty / num_updates
 
-    objective = Objective(
-        rule_update,
-        partial(validation_loss, rule, discount=discount, lambda_=lambda_, entropy_coef=entropy_coef),
-        partial(validation_cost, discount=discount),
-    )
+    def loss(life: PyTree, stage: Stage) -> Array:
+        return validation_loss(rule, life, stage, discount=discount, lambda_=lambda_, entropy_coef=entropy_coef)
+
+    def surrogate(params: PyTree, life: PyTree, stages: Stage) -> Array:
+        last = _take(stages, -1)
+        if bootstrap is None:
+            return loss(life, last)
+        ahead = _take(stages, slice(-1))
+        target, _ = jax.lax.scan(lambda life, stage: rule.update(params, life, stage), life, ahead)
+        return divergence(rule, jax.lax.stop_gradient(descended(loss, target, last, target_lr)), life, last)
+
+    objective = Objective(rule_update, surrogate, lambda stages: validation_cost(_take(stages, -1), discount=discount))
     return Algorithm(init, collect, update, params=lambda state: state.params, agent=agent, task_group=1, assign=assign)
 
 
 def validation_loss(
-    rule: Rule, params: PyTree, life: PyTree, stage: Stage, *, discount: float, lambda_: float, entropy_coef: float
+    rule: Rule, life: PyTree, stage: Stage, *, discount: float, lambda_: float, entropy_coef: float
 ) -> Array:
     """The policy-gradient loss of a life in a stage [B, T], with normalised advantages, as a function of the life."""
-    del params
     steps = stage.steps
     advantage = normalize(advantages(steps, linear_baseline, discount, lambda_), steps.valid)
-    distribution = jax.vmap(jax.vmap(partial(rule.policy, life)))(steps.percept).distribution
+    distribution = decided(rule, life, stage)
     gain = distribution.log_prob(steps.action) * advantage + entropy_coef * distribution.entropy()
     return -jnp.sum(jnp.where(steps.valid, gain, 0.0)) / jnp.sum(steps.valid)
+
+
+def descended(loss: Callable[[PyTree, Stage], Array], life: PyTree, stage: Stage, rate: float) -> PyTree:
+    """The life after a gradient step on the loss in a stage; integers in it, such as counts of steps, stay."""
+    slope = jax.grad(loss, allow_int=True)(life, stage)
+
+    def step(leaf: Array, slope: Array) -> Array:
+        return leaf - rate * slope if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
+
+    return jax.tree.map(step, life, slope)
+
+
+def divergence(rule: Rule, target: PyTree, life: PyTree, stage: Stage) -> Array:
+    """The mean KL divergence, over the valid steps of a stage [B, T], of the policy of `life` from that of `target`."""
+    found = decided(rule, target, stage).kl(decided(rule, life, stage))
+    valid = stage.steps.valid
+    return jnp.sum(jnp.where(valid, found, 0.0)) / jnp.sum(valid)
+
+
+def decided(rule: Rule, life: PyTree, stage: Stage) -> Distribution:
+    """The action distributions of a life at the percepts of a stage, [B, T]."""
+    return jax.vmap(jax.vmap(partial(rule.policy, life)))(stage.steps.percept).distribution
 
 
 def validation_cost(stage: Stage, *, discount: float) -> Array:

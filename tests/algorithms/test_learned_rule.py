@@ -11,13 +11,14 @@ import pytest
 from conformance import LIVES, ROWS, TABULAR, learned_step_size
 
 from metajax.algorithms import Rule, learned_rule, meta_gradient
-from metajax.base import Decision
+from metajax.algorithms._learned_rule import validation_loss
+from metajax.base import Decision, Stage
 from metajax.devices import meshes
 from metajax.errors import ConfigError
 from metajax.learning.distributions import Categorical
 from metajax.networks import mlp
 from metajax.running.training import compile_program, meta_iteration, new_learner
-from metajax.tasks import TASKS
+from metajax.tasks import TASKS, bandit
 
 
 def counting(**changes):
@@ -74,7 +75,7 @@ def in_float64(tree):
     return jax.tree.map(lambda leaf: leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
-@pytest.mark.parametrize("name", ["lpg", "meta_gradient"])
+@pytest.mark.parametrize("name", [pytest.param("lpg", marks=pytest.mark.slow), "meta_gradient"])
 def test_the_meta_gradient_is_that_of_the_loss(name):
     """Against finite differences along a random direction; recorded steps stay as they are."""
     with jax.enable_x64(True):
@@ -102,6 +103,45 @@ def test_the_meta_gradient_is_that_of_the_loss(name):
         )
         assert abs(slope) > 1e-5
         np.testing.assert_allclose(followed, slope, rtol=1e-5)
+
+
+def test_a_bootstrapped_meta_gradient_is_that_of_the_divergence_from_a_constant_target():
+    """Two updates by REINFORCE with a learned step size, then one more and a gradient step to the target."""
+    tasks = bandit(num_arms=3, horizon=4)
+
+    def reinforce(rate, logits, stage):
+        score = jax.nn.one_hot(stage.steps.action, 3) - jax.nn.softmax(logits)
+        return logits + rate * jnp.mean(stage.steps.reward[..., None] * score, (0, 1)), 0.1 * rate
+
+    def policy(logits, percept):
+        return Decision(Categorical(logits), jnp.zeros(()))
+
+    rule = Rule(lambda key: jnp.full((), 0.7), lambda key, rate: jnp.arange(3.0) / 3, policy, reinforce)
+    sizes = {"num_steps": 4, "num_copies": 3, "num_updates": 2, "num_lives": 4, "lifetime": None}
+    plain = {"optimizer": optax.sgd, "learning_rate": 1.0, "entropy_coef": 0.0, "discount": 1.0, "lambda_": 1.0}
+    algorithm = learned_rule(tasks.env, rule, **sizes, **plain, bootstrap=2, target_lr=0.5)
+    drawn = tasks.batch(jax.random.key(2), 4)
+    state, played = algorithm.assign(jax.random.key(1), algorithm.init(jax.random.key(0)), drawn)
+    experience = jax.jit(algorithm.collect)(jax.random.key(3), state, played)
+    assert experience.steps.reward.shape == (4, 4, 3, 4)  # two updates and two stages for the target
+    after, metrics = jax.jit(algorithm.update)(jax.random.key(4), state, experience)
+
+    def loss(rate, number):
+        stages = jax.tree.map(lambda leaf: leaf[number], Stage(experience.steps, experience.last))
+        stage = [jax.tree.map(lambda leaf, k=k: leaf[k], stages) for k in range(4)]
+        logits = jnp.arange(3.0) / 3
+        for k in range(2):
+            logits = reinforce(rate, logits, stage[k])[0]
+        target = reinforce(rate, logits, stage[2])[0]
+        loss = partial(validation_loss, rule, discount=1.0, lambda_=1.0, entropy_coef=0.0)
+        target = jax.lax.stop_gradient(target - 0.5 * jax.grad(loss)(target, stage[3]))
+        return Categorical(target).kl(Categorical(logits)) + 0.1 * rate
+
+    expected = jax.vmap(jax.value_and_grad(loss), (None, 0))(state.params, jnp.arange(4))
+    np.testing.assert_allclose(metrics["loss"], expected[0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(state.params - after.params, expected[1].mean(), rtol=1e-5)
+    assert abs(expected[1].mean() - 0.1) > 1e-4
+    np.testing.assert_array_equal(after.lives.age - jnp.maximum(state.lives.age, -1 - state.lives.age), [2] * 4)
 
 
 def test_a_pair_of_lives_shares_task_birth_and_draws():
@@ -148,6 +188,9 @@ def test_tasks_are_like_the_default_parameters(name):
         ({"num_lives": 0}, "num_lives=0 must be a whole number"),
         ({"meta_estimator": "reinforce"}, "unknown meta_estimator 'reinforce'"),
         ({"discount": 1.5}, "discount=1.5 must be"),
+        ({"bootstrap": 0}, "bootstrap=0 must be a whole number"),
+        ({"target_lr": 0.0}, "target_lr=0.0 must be"),
+        ({"bootstrap": 1, "meta_estimator": "pes"}, "meta_estimator='pes' compares returns, not policies"),
     ],
 )
 def test_wrong_arguments_are_named(changes, message):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from metajax.algorithms import _meta_gradient, meta_gradient
-from metajax.algorithms._learned_rule import validation_loss
+from metajax.algorithms._learned_rule import descended, divergence, validation_loss
 from metajax.base import Decision, Network, Percept, Stage, Transition
 from metajax.learning.distributions import Categorical
 
@@ -113,19 +113,36 @@ def test_the_outer_loss_uses_no_value_of_the_agent(rule):
     valued = steps._replace(decision=steps.decision._replace(value=steps.reward + 3), next_value=steps.reward - 2)
 
     def loss(stage):
-        return validation_loss(rule, (), life, stage, discount=1.0, lambda_=0.95, entropy_coef=0.0)
+        return validation_loss(rule, life, stage, discount=1.0, lambda_=0.95, entropy_coef=0.0)
 
     assert loss(stage) == loss(stage._replace(steps=valued)) != 0
 
 
-def test_online_the_discount_grows_until_the_best_chain_is_chosen(rule):
-    """At a discount of 0.95 the first chain is best; the fourth has the highest return."""
+@pytest.mark.parametrize("bootstrapped", [False, True])
+def test_online_the_discount_grows_until_the_best_chain_is_chosen(rule, bootstrapped):
+    """At a discount of 0.95 the first chain is best; the fourth has the highest return.
+
+    A bootstrapped target is a gradient step ahead of the policy after the update.
+    """
     transform = optax.adam(0.1)
+
+    def gain(life, stage):
+        del stage
+        chance = jax.nn.softmax(life.params)
+        return -(chance @ REWARDS - ENTROPY * chance @ jax.nn.log_softmax(life.params))
+
+    def loss(params, life):
+        stage = expected(life.params)
+        after, _ = rule.update(params, life, stage)
+        if not bootstrapped:
+            return gain(after, stage), after
+        target = jax.lax.stop_gradient(descended(gain, after, stage, STEP))
+        return divergence(rule, target, after, stage), after
 
     def step(carry, _):
         params, life, moments = carry
-        gradient, after = jax.grad(lambda params: objective(rule, params, life), has_aux=True)(params)
-        change, moments = transform.update(-gradient["discount"], moments)
+        gradient, after = jax.grad(loss, has_aux=True)(params, life)
+        change, moments = transform.update(gradient["discount"], moments)
         return (params | {"discount": params["discount"] + change}, after, moments), None
 
     params = rule.init(jax.random.key(0))
