@@ -53,10 +53,11 @@ class Config(TypedDict):
 
 
 class _Means(TypedDict):
-    """Means over tasks after each number of adaptations, and the half-widths of their intervals."""
+    """Means over tasks after each number of adaptations, the half-widths of their intervals, and worst tenths."""
 
     mean: list[float]
     width_95: list[float]
+    worst_tenth: NotRequired[list[float]]
 
 
 class _Device(TypedDict):

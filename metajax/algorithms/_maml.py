@@ -35,6 +35,7 @@ from metajax.learning.baselines import BASELINES, advantages, normalize
 from metajax.learning.inner import Adapted, Inner, inner_updates
 from metajax.learning.losses import ESTIMATORS
 from metajax.learning.outer import Batch, Outer, annealed, check_baseline, trust_region
+from metajax.learning.risk import averse
 from metajax.networks import check_fits
 from metajax.replays import replay
 from metajax.rollouts import collect_trials
@@ -49,6 +50,7 @@ META_GRADIENT_OPTIONS = (
     "solver_steps",
     "solver_cg_steps",
     "remat",
+    "cvar_level",
 )
 
 
@@ -79,6 +81,7 @@ def maml(
     baseline: str = "linear",
     inner_kl: float = 0.0,
     exploration_credit: float = 0.0,
+    cvar_level: float = 1.0,
     remat: bool = False,
     inner: Inner | None = None,
     outer: Outer | None = None,
@@ -117,6 +120,8 @@ def maml(
         inner_kl: penalty on the KL divergence of the policies before the last inner step from those that collected.
         exploration_credit: weight of a policy gradient that credits the actions of earlier stages with the return of
             the last stage, relative to the weight of the last stage's own; returns are normalised.
+        cvar_level: share of the tasks of a meta-iteration, those with the lowest returns after adaptation, whose mean
+            return is maximised (conditional value at risk); 1: all tasks. A share of ten tasks or more has little bias.
         remat: recompute inner steps and decisions in the backward pass instead of storing them, to save memory.
         inner: the inner loop, from `inner_updates` or your own; None: the one that `inner_steps`, `inner_lr`,
             `extra_lr_scale`, `adapts`, `step_size`, `inner_optimizer`, `order` and the options of the solver describe.
@@ -138,6 +143,7 @@ def maml(
     check_number("discount", discount, at_least=0, at_most=1)
     check_number("inner_kl", inner_kl, at_least=0)
     check_number("exploration_credit", exploration_credit, at_least=0)
+    check_number("cvar_level", cvar_level, above=0, at_most=1)
     check_fits(env, network)
     if jax.tree.leaves(network.memory()):
         raise ConfigError("maml adapts parameters, not a memory; use a network without a memory, such as mlp")
@@ -235,6 +241,7 @@ def maml(
             weight=jnp.where(is_last, 1.0, exploration_credit) * share / (1 + inner_steps * exploration_credit),
             kl_weight=jnp.where(is_last, 0.0, inner_kl * share),
         )
+        batch = averse(batch, last.reward.sum(-1)[:, 0], cvar_level)
         if last_only:
             return batch._replace(weight=batch.weight[:, -1:], kl_weight=batch.kl_weight[:, -1:])
         return batch

@@ -129,7 +129,12 @@ def imaml(env: Environment, network: Network, **options: Any) -> Algorithm:
     return maml(env, network, **options)
 
 
-@options_of(maml, without=[*(set(META_GRADIENT_OPTIONS) - {"outer"}), "step_size"], inner_steps=0, extra_lr_scale=1.0)
+@options_of(
+    maml,
+    without=[*(set(META_GRADIENT_OPTIONS) - {"outer", "cvar_level"}), "step_size"],
+    inner_steps=0,
+    extra_lr_scale=1.0,
+)
 def multi_task(env: Environment, network: Network, **options: Any) -> Algorithm:
     """One policy trained on all tasks without adaptation: the baseline for MAML, and a start for fine-tuning.
 

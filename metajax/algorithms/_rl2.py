@@ -14,6 +14,7 @@ from metajax.base import Algorithm, Array, Environment, Experience, Network, PyT
 from metajax.errors import check_choice, check_count, check_number
 from metajax.learning.credit import CREDITS, score_trials
 from metajax.learning.outer import Outer, annealed, check_baseline, recurrent_ppo
+from metajax.learning.risk import averse
 from metajax.networks import check_fits
 from metajax.networks.acting import check_trial_length, network_agent
 from metajax.replays import replay
@@ -36,6 +37,7 @@ def rl2(
     lambda_: float = 0.7,
     credit: str = "trial",
     baseline: str | None = None,
+    cvar_level: float = 1.0,
     bptt_steps: int | None = None,
     outer: Outer | None = None,
 ) -> Algorithm:
@@ -54,6 +56,8 @@ def rl2(
             to the end of the trial, or only up to the end of their episode.
         baseline: learned (the network's value), linear (fitted to every batch) or none; None: learned if the network
             has a value head and the outer loop trains it, else linear.
+        cvar_level: share of the tasks of a meta-iteration, those with the lowest returns, whose mean return
+            is maximised (conditional value at risk); 1: all tasks. A share of ten tasks or more has little bias.
         bptt_steps: truncated backpropagation through time: the gradient goes back at most this many steps, a divisor of
             the steps of a trial; None: to the start of the trial. The memory is always recomputed, never stale.
         outer: the outer loop; None: `recurrent_ppo`.
@@ -69,6 +73,7 @@ def rl2(
     check_count("num_episodes", num_episodes)
     check_count("num_copies", num_copies)
     check_number("discount", discount, at_least=0, at_most=1)
+    check_number("cvar_level", cvar_level, above=0, at_most=1)
     check_choice("credit", credit, CREDITS)
     check_fits(env, network)
     outer = outer or recurrent_ppo()
@@ -92,6 +97,7 @@ def rl2(
         key_outer = jax.random.split(key)[1]
         replay_task = partial(replay, agent)
         batch = score_trials(experience, credit=credit, baseline=baseline, discount=discount, lambda_=lambda_)
+        batch = averse(batch, experience.steps.reward.sum((1, 3)), cvar_level)
         params, outer_state, metrics = outer.step(key_outer, state.params, state.outer, replay_task, batch)
         return RL2State(params, outer_state), metrics
 

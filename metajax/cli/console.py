@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metajax.evaluation import Evaluation, Reported, interval
+from metajax.learning.risk import cvar
 from metajax.running import processes, run_folder
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.standing import Scale, late_gain
@@ -141,9 +142,11 @@ def result_table(evaluation: Evaluation, title: str, rows: Reported) -> Table:
         "greedy_success": "success, most probable",
     }
     shown = {name: interval(values.mean(-1)) for name, values in evaluation._asdict().items() if values is not None}
-    table = Table(rows.unit, *(words[name] for name in shown), title=title)
+    worst = np.asarray(cvar(evaluation.sampled.mean(-1), 0.1))
+    table = Table(rows.unit, *(words[name] for name in shown), "sampled, worst tenth of tasks", title=title)
     for number, stage in rows.stages.items():
-        table.add_row(str(number), *(f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in shown.values()))
+        cells = [f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in shown.values()]
+        table.add_row(str(number), *cells, f"{worst[stage]:.2f}")
     return table
 
 

@@ -20,6 +20,8 @@ TASKS_DIFFER_IN = {  # in at most 48 characters, so that a line fits 80 columns
     "bandit": "the success probability of each arm",
     "gaussian-bandit": "the mean reward of each arm",
     "dependent-bandit": "p: the two arms pay with p and 1 - p",
+    "switching-bandit": "when the better arm becomes the worse one",
+    "gilbert-elliott": "when each of two arms turns good or bad",
     "tabular-mdp": "transition probabilities and mean rewards",
     "grid": "the hidden goal in a small room",
     "dark-room": "the hidden goal in a larger room",

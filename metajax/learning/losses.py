@@ -60,6 +60,26 @@ def clipped_surrogate(log_prob: Array, behaviour: Array, advantage: Array, clip:
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
 
+def discovered_surrogate(log_prob: Array, behaviour: Array, advantage: Array) -> Array:
+    """r A - f(r, A) with r = pi / pi_behaviour and the drift f of discovered policy optimisation (DPO).
+
+    The drift is the closed form that Lu et al. 2022 (arXiv:2210.05639) fitted to a drift learned by evolution
+    strategies: relu(x - 2 tanh(x / 2)) with x = (r - 1) A where A is not negative, and relu(x - 0.6 tanh(x / 0.6)) with
+    x = A log r where it is. Like that of PPO, r A - `clipped_surrogate`, it is never negative, and it is zero with its
+    derivative at r = 1.
+    """
+    log_ratio = log_prob - behaviour
+    gain, loss = jnp.expm1(log_ratio) * advantage, log_ratio * advantage
+    drift = jnp.where(
+        advantage >= 0,
+        jax.nn.relu(gain - 2 * jnp.tanh(gain / 2)),
+        jax.nn.relu(loss - 0.6 * jnp.tanh(loss / 0.6)),
+    )
+    return jnp.exp(log_ratio) * advantage - drift
+
+
+DRIFTS = ("clip", "discovered")  # of PPO, and of discovered policy optimisation
+
 ESTIMATORS: dict[str, Callable[..., Array]] = {
     "reinforce": policy_gradient,
     "lvc": lvc,

@@ -105,6 +105,10 @@ def _results(about: Mapping[str, Any]) -> str:
             header.append(f"{unit}, {words}")
             for row, stage in zip(rows, stages.values(), strict=True):
                 row.append(form.format(about[field]["mean"][stage], about[field]["width_95"][stage]))
+        if "worst_tenth" in about.get(name, {}):
+            header.append(f"return in the worst tenth of tasks, {words}")
+            for row, stage in zip(rows, stages.values(), strict=True):
+                row.append(f"{about[name]['worst_tenth'][stage]:.2f}")
     references = [[name, f"{value:g}"] for name, value in about["references"].items()]
     return _table(header, rows) + (_table(["known", "return"], references) if references else "")
 

@@ -21,6 +21,7 @@ import numpy as np
 from metajax import json_files
 from metajax.errors import CheckpointError, ConfigError, NonFiniteError, WorkerError
 from metajax.evaluation import Evaluation, EvaluationProtocol, interval
+from metajax.learning.risk import cvar
 from metajax.running import checkpoint, processes, record
 from metajax.running.meta_agent import MetaAgent
 from metajax.running.registration import load_for
@@ -268,6 +269,8 @@ def write_evaluation(
     for name, values in arrays.items():
         mean, width = interval(values.mean(-1))
         means[name] = {"mean": mean.tolist(), "width_95": width.tolist()}
+        if name in ("sampled", "greedy"):
+            means[name]["worst_tenth"] = np.asarray(cvar(values.mean(-1), 0.1)).tolist()
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     about = {

@@ -2,6 +2,7 @@
 
 from metajax.tasks.alchemy_potions import alchemy
 from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
+from metajax.tasks.changing_bandits import gilbert_elliott, switching_bandit
 from metajax.tasks.classic_control import (
     acrobot,
     cartpole,
@@ -63,6 +64,7 @@ __all__ = [
     "dosing",
     "frozen_lake",
     "gaussian_bandit",
+    "gilbert_elliott",
     "grid",
     "half_cheetah_direction",
     "half_cheetah_velocity",
@@ -83,6 +85,7 @@ __all__ = [
     "pendulum",
     "point",
     "rooms",
+    "switching_bandit",
     "t_maze",
     "tabular_mdp",
     "tsp",

@@ -106,12 +106,79 @@ def two_step_optimum(num_rounds: int, *, common: float = 0.8, pay: float = 0.9, 
     for _ in range(num_rounds):
         later = np.zeros_like(belief)
         for right in (pay, 1 - pay):  # probability of the outcome if state 1 is good: in its favour, then against it
-            chance = belief * right + (1 - belief) * (1 - right)
-            posterior = np.where(chance > 0, belief * right / np.maximum(chance, 1e-12), belief)
-            after = posterior * (1 - reversal) + (1 - posterior) * reversal
+            chance, after = _filtered(belief, right, 1 - right, reversal)
             later = later + chance * np.interp(after, belief, value)
         value = reward + later
     return float(np.interp(0.5, belief, value))
+
+
+def switching_optimum(horizon: int, *, high: float = 0.9, low: float = 0.1, reversal: float = 0.05) -> float:
+    """Bayes-optimal return of `horizon` pulls of two arms with success probabilities `high` and `low`, which swap.
+
+    After each pull the arms swap with probability `reversal`; at first either may be the better one. Computed by
+    backward induction on a grid of 4,001 beliefs with linear interpolation: since the value is convex in the belief,
+    the result is an upper bound, less than 1e-4 above the optimum.
+
+    >>> round(switching_optimum(100), 3)
+    80.674
+    """
+    check_count("horizon", horizon)
+    check_number("high", high, at_least=0, at_most=1)
+    check_number("low", low, at_least=0, at_most=high)
+    check_number("reversal", reversal, at_least=0, at_most=1)
+    belief = np.linspace(0, 1, 4001)  # probability that arm 0 is the better one
+    value = np.zeros_like(belief)
+    for _ in range(horizon):
+        of_pull = []
+        for better, worse in ((high, low), (low, high)):  # success probability of the arm if arm 0 is better, if not
+            won, if_won = _filtered(belief, better, worse, reversal)
+            lost, if_lost = _filtered(belief, 1 - better, 1 - worse, reversal)
+            later = won * np.interp(if_won, belief, value) + lost * np.interp(if_lost, belief, value)
+            of_pull.append(won + later)
+        value = np.maximum(*of_pull)
+    return float(np.interp(0.5, belief, value))
+
+
+def _filtered(belief: np.ndarray, if_so: float, if_not: float, reversal: float) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of an outcome under each belief that one state of two holds, and the belief at the next step.
+
+    Args:
+        belief: probabilities of the state.
+        if_so: probability of the outcome in the state.
+        if_not: probability of the outcome in the other state.
+        reversal: probability that the state changes after the outcome.
+    """
+    chance = belief * if_so + (1 - belief) * if_not
+    posterior = np.where(chance > 0, belief * if_so / np.maximum(chance, 1e-12), belief)
+    return chance, posterior * (1 - reversal) + (1 - posterior) * reversal
+
+
+def gilbert_elliott_optimum(horizon: int, *, stay: float = 0.9, recover: float = 0.1) -> float:
+    """Bayes-optimal return of `horizon` pulls of two independent Gilbert-Elliott channels, of which one is observed.
+
+    A good arm stays good with probability `stay`, and a bad one becomes good with probability `recover`. A belief about
+    an arm is its last observed state and the number of steps since, so backward induction over both arms is exact. If
+    `stay` is at least `recover`, the optimal policy is myopic (Zhao et al. 2008, arXiv:0712.0035).
+
+    >>> round(gilbert_elliott_optimum(50, stay=0.8, recover=0.2), 4)
+    32.3499
+    """
+    check_count("horizon", horizon)
+    check_number("stay", stay, at_least=0, at_most=1)
+    check_number("recover", recover, above=0, at_most=1)
+    share = recover / (1 - stay + recover)
+    # Row 0 and row 1: last seen bad and good, after 0, 1, 2 … further steps; row 2: never seen.
+    age = np.arange(horizon + 1)
+    belief = share + np.array([recover - share, stay - share, 0.0])[:, None] * (stay - recover) ** age
+    value = np.zeros((2, 3, horizon + 1))  # of the arm pulled last, by its state, and of the other, by its belief
+    for _ in range(horizon - 1):
+        later = np.concatenate([value[..., 1:], value[..., -1:]], axis=-1)  # the other arm is a step older
+        mine = belief[:2, 0][:, None, None]  # the arm pulled last was seen at the last pull
+        again = mine * (1 + later[1]) + (1 - mine) * later[0]
+        left = value[:, :2, 1, None, None]  # by the state found, then by the state of the arm that is left
+        swap = belief * (1 + left[1]) + (1 - belief) * left[0]
+        value = np.maximum(again, swap)
+    return float(share * (1 + value[1, 2, 1]) + (1 - share) * value[0, 2, 1])
 
 
 def grid_optimum(

@@ -53,7 +53,7 @@ def by_gradients(factory, **options):
 
 MAKERS = {
     "maml": partial(by_gradients, maml, outer=GRADIENT),
-    "e_maml": partial(by_gradients, e_maml, outer=GRADIENT),
+    "e_maml": partial(by_gradients, e_maml, outer=GRADIENT, cvar_level=0.4),
     "reptile": partial(by_gradients, reptile),
     "es_maml": partial(by_gradients, es_maml, optimizer=optax.sgd),
     "rl2": partial(in_context, outer=ppo(epochs=2, minibatches=2, optimizer=optax.sgd, learning_rate=1.0)),

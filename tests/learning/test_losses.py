@@ -1,12 +1,14 @@
 """The inner estimators against the exact meta-gradient of a small tabular MDP, and against each other."""
 
+from functools import partial
+
 import estimators
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.learning.losses import ESTIMATORS, clipped_surrogate, dice, loaded_dice, lvc
+from metajax.learning.losses import ESTIMATORS, clipped_surrogate, dice, discovered_surrogate, loaded_dice, lvc
 from metajax.learning.returns import reward_to_go
 
 LOG_PROB, ADVANTAGE = jnp.array([-0.3, -1.2, -0.7]), jnp.array([1.0, -2.0, 0.5])
@@ -67,6 +69,36 @@ def test_loaded_dice_lies_between_lvc_and_dice():
         by_hand.append((np.exp(0.5 * past + ratio[step]) - np.exp(0.5 * past)) * ADVANTAGE[step])
         past = 0.5 * past + ratio[step]
     np.testing.assert_allclose(loaded_dice(LOG_PROB, behaviour, ADVANTAGE, 0.5), by_hand, rtol=1e-5)
+
+
+SURROGATES = {"clip": partial(clipped_surrogate, clip=0.2), "discovered": discovered_surrogate}
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_drift_is_never_negative_and_flat_at_the_policy_that_collected(name):
+    """The conditions of mirror learning (Kuba et al. 2022, arXiv:2201.02373)."""
+    with jax.enable_x64(True):
+        log_ratio, advantage = jnp.meshgrid(jnp.linspace(-2, 2, 41), jnp.linspace(-3, 3, 13))
+
+        def drift(log_ratio, advantage):
+            return jnp.exp(log_ratio) * advantage - SURROGATES[name](log_ratio, 0 * log_ratio, advantage)
+
+        values = drift(log_ratio, advantage)
+        assert values.min() >= -1e-15
+        assert values.max() > 0.5
+        np.testing.assert_allclose(values[:, 20], 0, atol=1e-15)
+        slopes = jax.vmap(jax.grad(drift), (None, 0))(0.0, advantage[:, 0])
+        np.testing.assert_allclose(slopes, 0, atol=1e-12)
+
+
+def test_discovered_surrogate_by_hand():
+    """Ratios 3 and 1/2 with advantages 1, -1 and 2, and a ratio near 1."""
+    with jax.enable_x64(True):
+        ratio, advantage = jnp.array([3.0, 3.0, 0.5, 0.5, 1.1]), jnp.array([1.0, -1.0, 2.0, -1.0, 0.0])
+        found = discovered_surrogate(jnp.log(ratio), jnp.zeros(5), advantage)
+        high = 3 - (2 - 2 * np.tanh(1.0))  # x = 2
+        low = -0.5 - (np.log(2) - 0.6 * np.tanh(np.log(2) / 0.6))  # x = log 2
+        np.testing.assert_allclose(found, [high, -3.0, 1.0, low, 0.0], rtol=1e-12)
 
 
 def test_clipped_surrogate_by_hand():
