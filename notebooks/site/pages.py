@@ -67,7 +67,10 @@ def on_files(files, config):
         uri = path.relative_to(ROOT).as_posix().removeprefix(".")
         files.append(File.generated(config, uri, abs_src_path=str(path)))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=converted(path)))
+        page, figures = converted(path)
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
+        for name, figure in figures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=figure))
     for name in REFERENCE:
         files.append(File.generated(config, f"reference/{name}.md", content=f"::: metajax.{name}\n"))
     return files
@@ -86,9 +89,11 @@ def on_page_markdown(markdown, page, **_):
     return re.sub(r"\[([^\]]*)\]\(([^):\s]+)\)", repaired, markdown)
 
 
-def converted(path: Path) -> str:
-    """A notebook as Markdown, its figures embedded."""
-    return MarkdownExporter().from_filename(str(path))[0]
+def converted(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and its figures by the paths that it links to."""
+    names = {"unique_key": path.stem, "output_files_dir": path.stem}
+    page, resources = MarkdownExporter().from_filename(str(path), resources=names)
+    return page, resources["outputs"]
 
 
 class Docstrings(griffe.Extension):
