@@ -28,6 +28,7 @@ from metajax.algorithms import (
     meta_gradient,
     meta_sgd,
     multi_task,
+    pearl,
     promp,
     reptile,
     rl2,
@@ -37,7 +38,7 @@ from metajax.base import Agent, Algorithm, Decision, TaskDistribution
 from metajax.envs.revealed import reveal
 from metajax.learning.distributions import Categorical
 from metajax.learning.outer import imitation, policy_gradient, ppo, trust_region
-from metajax.networks import belief_policy, memory_policy, mlp
+from metajax.networks import belief_policy, memory_policy, mlp, posterior_policy
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
 
 NUM_TASKS = 4
@@ -102,6 +103,12 @@ def varibad_with(**changes) -> Algorithm:
     return varibad(BANDIT.env, network, **{"num_steps": 6, "elbo_trials": 4, "capacity": 8, "outer": outer} | changes)
 
 
+def pearl_with(**changes) -> Algorithm:
+    network = posterior_policy(POINT.env, latent=2, hidden=(4,), encoder_hidden=(4,))
+    sizes = {"num_steps": 5, "gradient_steps": 2, "batch_trials": 4, "batch_steps": 4, "capacity": 8}
+    return pearl(POINT.env, network, **sizes | changes)
+
+
 LIVES = {"num_steps": 4, "num_copies": 2, "num_updates": 2, "num_lives": 6, "lifetime": 4}
 SMALL_RULE = LIVES | {"rule_width": 4, "num_predictions": 3}
 
@@ -136,6 +143,7 @@ ROWS = {
     "es_maml": by_gradients(es_maml)._replace(rate="sigma"),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
     "varibad": Row(varibad_with, BANDIT, (2, 1, 6), ("decoder", "encoder", "policy"), rate="discount"),
+    "pearl": Row(pearl_with, POINT, (2, 1, 5), ("encoder", "policy"), rate="kl_weight"),
     "distil": Row(partial(distil_with, distil, thompson(BANDIT.env)), BANDIT, (2, 2, 6), CELLS, rate="learning_rate"),
     "learned_rule": Row(learned_step_size, TABULAR, (3, 2, 4), ("step_size",), rate="learning_rate"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),

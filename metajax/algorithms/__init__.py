@@ -12,6 +12,7 @@ from metajax.algorithms._lpg import lpg
 from metajax.algorithms._maml import MAMLState, maml
 from metajax.algorithms._maml_variants import anil, cavia, dice_maml, e_maml, fomaml, imaml, meta_sgd, multi_task, promp
 from metajax.algorithms._meta_gradient import meta_gradient
+from metajax.algorithms._pearl import PearlState, pearl
 from metajax.algorithms._reptile import ReptileState, reptile
 from metajax.algorithms._rl2 import RL2State, rl2
 from metajax.algorithms._varibad import VaribadState, varibad
@@ -22,6 +23,7 @@ __all__ = [
     "ESState",
     "LearnedRuleState",
     "MAMLState",
+    "PearlState",
     "RL2State",
     "ReptileState",
     "Rule",
@@ -43,6 +45,7 @@ __all__ = [
     "meta_gradient",
     "meta_sgd",
     "multi_task",
+    "pearl",
     "promp",
     "reptile",
     "rl2",

@@ -17,6 +17,7 @@ METHODS = {
     "multi_task": "multi-task training",
     "rl2": "RL²",
     "varibad": "VariBAD",
+    "pearl": "PEARL",
     "ad": "algorithm distillation",
     "dpt": "DPT",
     "lpg": "LPG",
