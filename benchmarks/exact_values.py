@@ -203,6 +203,7 @@ def lives(built: Built, params: PyTree) -> dict[str, Any]:
 
 BANDIT = {"num_arms": 3, "horizon": 30}
 ROOM = {"size": 5, "horizon": 10, "num_episodes": 8, "episode_stride": 8, "source": "q-learning"}
+ALL_TRIALS = {"capacity": 51200}  # once the cue is followed, only old trials show the rewards of the wrong arm
 CIRCLE = {"num_goals": 8, "num_episodes": 8, "critic_reward": "dense", "discount": 0.9, "temperature": 0.01}
 ROWS = {
     "ad-thompson": Row(
@@ -214,6 +215,8 @@ ROWS = {
     "ad-dark-room-shuffled": Row("ad", "dark-room", ROOM, by_episode, "no improvement over episodes", None, shuffled),
     "varibad-probes": Row("varibad", "grid", {}, beliefs_and_score, "posterior: 0 and 1; Bayes optimum: score 1"),
     "varibad-steps": Row("varibad", "grid", {"decode": "steps"}, grid_score, "Bayes optimum: score 1"),
+    "varibad-t-maze": Row("varibad", "t-maze-active", ALL_TRIALS, whole_trials, "optimum 1; without the cue 0.5"),
+    "hyperx": Row("hyperx", "t-maze-active", ALL_TRIALS, whole_trials, "optimum 1; without the cue 0.5"),
     "pearl": Row("pearl", "point-sparse", CIRCLE, whole_trials, "posterior sampling 1.63 … 8.57; goal known 13.06"),
     "rl2-hyper": Row("rl2", "grid", {"head_network": "hyper"}, grid_score, "Bayes optimum: score 1"),
     "lpg": Row(

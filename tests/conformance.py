@@ -21,6 +21,7 @@ from metajax.algorithms import (
     e_maml,
     es_maml,
     fomaml,
+    hyperx,
     imaml,
     learned_rule,
     lpg,
@@ -97,10 +98,10 @@ def distil_with(
     )
 
 
-def varibad_with(**changes) -> Algorithm:
+def varibad_with(factory: Callable[..., Algorithm] = varibad, **changes) -> Algorithm:
     network = belief_policy(BANDIT.env, width=8, latent=2, hidden=(4,), decoder_hidden=(4,))
     outer = ppo(epochs=2, minibatches=2)
-    return varibad(BANDIT.env, network, **{"num_steps": 6, "elbo_trials": 4, "capacity": 8, "outer": outer} | changes)
+    return factory(BANDIT.env, network, **{"num_steps": 6, "elbo_trials": 4, "capacity": 8, "outer": outer} | changes)
 
 
 def pearl_with(**changes) -> Algorithm:
@@ -188,6 +189,8 @@ LPG = Row(
     rate="inner_lr",
     own_code=True,
 )
+HYPERX = Row(partial(varibad_with, hyperx), BANDIT, (2, 1, 6), ("decoder", "encoder", "policy"), rate="novelty_weight")
+ROWS["hyperx"] = HYPERX._replace(setting_of="varibad", own_code=True)
 RULES = {
     "lpg": LPG,
     "lpg-pes": LPG._replace(make=partial(LPG.make, meta_estimator="pes")),

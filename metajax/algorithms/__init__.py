@@ -7,6 +7,7 @@ from metajax import agents
 from metajax.algorithms._curriculum import CurriculumState, curriculum
 from metajax.algorithms._distil import DistilState, ad, distil, dpt
 from metajax.algorithms._es_maml import ESState, es_maml
+from metajax.algorithms._hyperx import HyperxState, hyperx
 from metajax.algorithms._learned_rule import LearnedRuleState, Rule, learned_rule
 from metajax.algorithms._lpg import lpg
 from metajax.algorithms._maml import MAMLState, maml
@@ -21,6 +22,7 @@ __all__ = [
     "CurriculumState",
     "DistilState",
     "ESState",
+    "HyperxState",
     "LearnedRuleState",
     "MAMLState",
     "PearlState",
@@ -38,6 +40,7 @@ __all__ = [
     "e_maml",
     "es_maml",
     "fomaml",
+    "hyperx",
     "imaml",
     "learned_rule",
     "lpg",

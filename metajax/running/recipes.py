@@ -75,6 +75,7 @@ ALGORITHMS = {
         min_eval_stages=1,
     ),
     "varibad": Recipe(algorithms.varibad, belief_policy, {"ppo": recurrent_ppo}, 128, 400, min_eval_stages=1),
+    "hyperx": Recipe(algorithms.hyperx, belief_policy, {"ppo": recurrent_ppo}, 128, 400, min_eval_stages=1),
     "pearl": Recipe(algorithms.pearl, posterior_policy, {}, 16, 200, min_eval_stages=1),
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
