@@ -121,6 +121,11 @@ def shuffled(built: Built) -> Built:
     return built._replace(algorithm=built.algorithm._replace(collect=mixed))
 
 
+def whole_trials(built: Built, params: PyTree) -> dict[str, Any]:
+    """Returns by episode."""
+    return returns(built, params, built.options["num_episodes"])
+
+
 def beliefs(built: Built, params: PyTree) -> dict[str, Any]:
     """How far decoded beliefs about the goal of a grid are from the exact posterior, and returns."""
     env, network, num_episodes = built.tasks.env, built.network, built.options["num_episodes"]
@@ -198,6 +203,8 @@ def lives(built: Built, params: PyTree) -> dict[str, Any]:
 
 BANDIT = {"num_arms": 3, "horizon": 30}
 ROOM = {"size": 5, "horizon": 10, "num_episodes": 8, "episode_stride": 8, "source": "q-learning"}
+ALL_TRIALS = {"capacity": 51200}  # once the cue is followed, only old trials show the rewards of the wrong arm
+CIRCLE = {"num_goals": 8, "num_episodes": 8, "critic_reward": "dense", "discount": 0.9, "temperature": 0.01}
 ROWS = {
     "ad-thompson": Row(
         "ad", "bandit", BANDIT | {"source": "thompson-sampling"}, divergence, "Thompson sampling: 0; return 19.508"
@@ -208,6 +215,9 @@ ROWS = {
     "ad-dark-room-shuffled": Row("ad", "dark-room", ROOM, by_episode, "no improvement over episodes", None, shuffled),
     "varibad-probes": Row("varibad", "grid", {}, beliefs_and_score, "posterior: 0 and 1; Bayes optimum: score 1"),
     "varibad-steps": Row("varibad", "grid", {"decode": "steps"}, grid_score, "Bayes optimum: score 1"),
+    "varibad-t-maze": Row("varibad", "t-maze-active", ALL_TRIALS, whole_trials, "optimum 1; without the cue 0.5"),
+    "hyperx": Row("hyperx", "t-maze-active", ALL_TRIALS, whole_trials, "optimum 1; without the cue 0.5"),
+    "pearl": Row("pearl", "point-sparse", CIRCLE, whole_trials, "posterior sampling 1.63 … 8.57; goal known 13.06"),
     "rl2-hyper": Row("rl2", "grid", {"head_network": "hyper"}, grid_score, "Bayes optimum: score 1"),
     "lpg": Row(
         "lpg",

@@ -31,9 +31,9 @@ class Environment(Protocol):
     actions are allowed; networks never choose another one. `features(obs) -> features` says what networks read instead
     of the observation, such as the one-hot code of categories that are stored as small integers. `action_values(task,
     obs, time)` returns values [A]; the largest belong to optimal actions. `probes(key, task)` returns `Moves` [I] and
-    their rewards [I], which tell the task. `binary_rewards` says that rewards are positive or of one other value.
-    `num_states` and `state_index(obs)` number the observed states for tabular
-    agents; without `state_index` the observation is one-hot.
+    their rewards [I], which tell the task. `dense_reward(task, moves)` returns denser rewards [...] of `Moves` [...],
+    for training. `binary_rewards` says that rewards are positive or of one other value. `num_states` and
+    `state_index(obs)` number the observed states for tabular agents; without `state_index` the observation is one-hot.
     """
 
     @property

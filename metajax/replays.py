@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from metajax.base import Agent, Array, Decision, Experience, Percept, PyTree, Stage, Transition
+from metajax.base import Agent, Array, Decision, Experience, Moves, Percept, PyTree, Stage, Transition
 from metajax.rollouts import Policy, check_agent, initial_memory
 
 
@@ -70,6 +70,20 @@ def _replay_trial(unroll: Callable[[Percept, Array], Decision], steps: Transitio
 def trial_rows(leaf: Array) -> Array:
     """[K, B, T, ...] -> [B, K T, ...]: the stages of every copy in order."""
     return leaf.swapaxes(0, 1).reshape(leaf.shape[1], -1, *leaf.shape[3:])
+
+
+def recorded_moves(steps: Transition, last: Percept) -> Moves:
+    """The moves [..., T] of recorded episodes [..., T] whose last percepts are `last` [...].
+
+    The observation after the final step of an episode is the last one of this episode, not the first of the next.
+    """
+    axis = steps.reward.ndim - 1
+
+    def next_obs(obs: Array, final: Array) -> Array:
+        later = jax.lax.slice_in_dim(obs, 1, None, axis=axis)
+        return jnp.concatenate([later, jnp.expand_dims(final, axis)], axis=axis)
+
+    return Moves(steps.percept.obs, steps.action, jax.tree.map(next_obs, steps.percept.obs, last.obs))
 
 
 def unroll(policy: Policy, memory: PyTree, percepts: Percept, valid: Array) -> tuple[PyTree, Decision]:

@@ -21,6 +21,7 @@ from metajax.algorithms import (
     e_maml,
     es_maml,
     fomaml,
+    hyperx,
     imaml,
     learned_rule,
     lpg,
@@ -28,6 +29,7 @@ from metajax.algorithms import (
     meta_gradient,
     meta_sgd,
     multi_task,
+    pearl,
     promp,
     reptile,
     rl2,
@@ -37,7 +39,7 @@ from metajax.base import Agent, Algorithm, Decision, TaskDistribution
 from metajax.envs.revealed import reveal
 from metajax.learning.distributions import Categorical
 from metajax.learning.outer import imitation, policy_gradient, ppo, trust_region
-from metajax.networks import belief_policy, memory_policy, mlp
+from metajax.networks import belief_policy, memory_policy, mlp, posterior_policy
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
 
 NUM_TASKS = 4
@@ -96,10 +98,16 @@ def distil_with(
     )
 
 
-def varibad_with(**changes) -> Algorithm:
+def varibad_with(factory: Callable[..., Algorithm] = varibad, **changes) -> Algorithm:
     network = belief_policy(BANDIT.env, width=8, latent=2, hidden=(4,), decoder_hidden=(4,))
     outer = ppo(epochs=2, minibatches=2)
-    return varibad(BANDIT.env, network, **{"num_steps": 6, "elbo_trials": 4, "capacity": 8, "outer": outer} | changes)
+    return factory(BANDIT.env, network, **{"num_steps": 6, "elbo_trials": 4, "capacity": 8, "outer": outer} | changes)
+
+
+def pearl_with(**changes) -> Algorithm:
+    network = posterior_policy(POINT.env, latent=2, hidden=(4,), encoder_hidden=(4,))
+    sizes = {"num_steps": 5, "gradient_steps": 2, "batch_trials": 4, "batch_steps": 4, "capacity": 8}
+    return pearl(POINT.env, network, **sizes | changes)
 
 
 LIVES = {"num_steps": 4, "num_copies": 2, "num_updates": 2, "num_lives": 6, "lifetime": 4}
@@ -136,6 +144,7 @@ ROWS = {
     "es_maml": by_gradients(es_maml)._replace(rate="sigma"),
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
     "varibad": Row(varibad_with, BANDIT, (2, 1, 6), ("decoder", "encoder", "policy"), rate="discount"),
+    "pearl": Row(pearl_with, POINT, (2, 1, 5), ("encoder", "policy"), rate="kl_weight"),
     "distil": Row(partial(distil_with, distil, thompson(BANDIT.env)), BANDIT, (2, 2, 6), CELLS, rate="learning_rate"),
     "learned_rule": Row(learned_step_size, TABULAR, (3, 2, 4), ("step_size",), rate="learning_rate"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),
@@ -180,6 +189,8 @@ LPG = Row(
     rate="inner_lr",
     own_code=True,
 )
+HYPERX = Row(partial(varibad_with, hyperx), BANDIT, (2, 1, 6), ("decoder", "encoder", "policy"), rate="novelty_weight")
+ROWS["hyperx"] = HYPERX._replace(setting_of="varibad", own_code=True)
 RULES = {
     "lpg": LPG,
     "lpg-pes": LPG._replace(make=partial(LPG.make, meta_estimator="pes")),

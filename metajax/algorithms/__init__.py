@@ -7,11 +7,13 @@ from metajax import agents
 from metajax.algorithms._curriculum import CurriculumState, curriculum
 from metajax.algorithms._distil import DistilState, ad, distil, dpt
 from metajax.algorithms._es_maml import ESState, es_maml
+from metajax.algorithms._hyperx import HyperxState, hyperx
 from metajax.algorithms._learned_rule import LearnedRuleState, Rule, learned_rule
 from metajax.algorithms._lpg import lpg
 from metajax.algorithms._maml import MAMLState, maml
 from metajax.algorithms._maml_variants import anil, cavia, dice_maml, e_maml, fomaml, imaml, meta_sgd, multi_task, promp
 from metajax.algorithms._meta_gradient import meta_gradient
+from metajax.algorithms._pearl import PearlState, pearl
 from metajax.algorithms._reptile import ReptileState, reptile
 from metajax.algorithms._rl2 import RL2State, rl2
 from metajax.algorithms._varibad import VaribadState, varibad
@@ -20,8 +22,10 @@ __all__ = [
     "CurriculumState",
     "DistilState",
     "ESState",
+    "HyperxState",
     "LearnedRuleState",
     "MAMLState",
+    "PearlState",
     "RL2State",
     "ReptileState",
     "Rule",
@@ -36,6 +40,7 @@ __all__ = [
     "e_maml",
     "es_maml",
     "fomaml",
+    "hyperx",
     "imaml",
     "learned_rule",
     "lpg",
@@ -43,6 +48,7 @@ __all__ = [
     "meta_gradient",
     "meta_sgd",
     "multi_task",
+    "pearl",
     "promp",
     "reptile",
     "rl2",

@@ -23,7 +23,7 @@ from metajax.learning.outer import Outer, annealed, recurrent_ppo
 from metajax.learning.store import Stored, trial_store
 from metajax.networks.acting import check_trial_length
 from metajax.networks.beliefs import BeliefNetwork
-from metajax.replays import trial_rows
+from metajax.replays import recorded_moves, trial_rows
 from metajax.rollouts import collect_trials, task_keys
 
 DECODE = ("steps", "probes")
@@ -101,9 +101,7 @@ def varibad(
     probes = getattr(env, "probes", None)
     decode = ("steps" if probes is None else "probes") if decode is None else decode
     check_choice("decode", decode, DECODE)
-    binary = getattr(env, "binary_rewards", False)
-    reward_model = ("positive" if binary else "normal") if reward_model is None else reward_model
-    check_choice("reward_model", reward_model, LIKELIHOODS)
+    reward_model = reward_model_of(env, reward_model)
     check_number("kl_weight", kl_weight, at_least=0)
     check_number("elbo_lr", elbo_lr, above=0)
     for name, value in (("elbo_updates", elbo_updates), ("elbo_trials", elbo_trials), ("elbo_terms", elbo_terms)):
@@ -196,6 +194,14 @@ def varibad(
     )
 
 
+def reward_model_of(env: Environment, reward_model: str | None) -> str:
+    """The model of rewards; None: positive if the environment has `binary_rewards`, else normal."""
+    default = "positive" if getattr(env, "binary_rewards", False) else "normal"
+    reward_model = default if reward_model is None else reward_model
+    check_choice("reward_model", reward_model, LIKELIHOODS)
+    return reward_model
+
+
 def belief_agent(network: BeliefNetwork) -> Agent:
     """An in-context agent whose memory is that of the encoder; `Decision.aux` is its belief."""
 
@@ -227,13 +233,7 @@ def recorded_beliefs(network: BeliefNetwork, params: PyTree, experience: Experie
 
 def own_steps(trial: Experience) -> Target:
     """The moves [L] of a trial [K, 1, T] and their rewards; idle steps do not count."""
-
-    def next_obs(obs: Array, last: Array) -> Array:
-        return jnp.concatenate([obs[:, :, 1:], last[:, :, None]], axis=2)
-
-    steps = trial.steps
-    after = jax.tree.map(next_obs, steps.percept.obs, trial.last.obs)
-    moves = Moves(steps.percept.obs, steps.action, after)
+    steps, moves = trial.steps, recorded_moves(trial.steps, trial.last)
     return Target(*jax.tree.map(lambda leaf: trial_rows(leaf)[0], (moves, steps.reward, steps.valid)))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from metajax.algorithms._distil import BEHAVIOURS
+from metajax.algorithms._pearl import CRITIC_REWARDS
 from metajax.algorithms._varibad import DECODE
 from metajax.errors import known_name
 from metajax.learning.baselines import BASELINES
@@ -32,6 +33,7 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "benchmark": BENCHMARKS,
     "compute_dtype": COMPUTE_DTYPES,
     "credit": CREDITS,
+    "critic_reward": CRITIC_REWARDS,
     "decode": DECODE,
     "decoder_inputs": DECODED,
     "drift": DRIFTS,

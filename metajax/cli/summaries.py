@@ -85,6 +85,8 @@ ALGORITHMS_ARE = {  # in at most 46 characters
     "multi_task": "one policy for all tasks, without adaptation",
     "rl2": "a recurrent policy adapts through its memory",
     "varibad": "a policy acts on a belief about the task",
+    "hyperx": "VariBAD with bonuses for exploration in training",
+    "pearl": "a policy acts on draws from a posterior over tasks",
     "ad": "a memory imitates an agent that learns",
     "dpt": "a memory predicts the task's optimal actions",
     "lpg": "learns the update rule, over long lives",

@@ -92,6 +92,11 @@ class TanhNormal(NamedTuple):
         raw = jnp.arctanh(jnp.clip(action, -limit, limit))
         return Normal(*self).log_prob(raw) - jnp.sum(_log_tanh_slope(raw), axis=-1)
 
+    def sample_and_log_prob(self, key: Array) -> tuple[Array, Array]:
+        """A draw and its log-probability, differentiable in the parameters, also where the tanh rounds to 1."""
+        raw = Normal(*self).sample(key)
+        return jnp.tanh(raw), Normal(*self).log_prob(raw) - jnp.sum(_log_tanh_slope(raw), axis=-1)
+
     def entropy(self) -> Array:
         """Entropy [...] by Gauss-Hermite quadrature, because it has no closed form."""
         raw = self.mean[..., None] + jnp.exp(self.log_std)[..., None] * _NODES.astype(self.mean.dtype)

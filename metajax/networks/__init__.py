@@ -10,14 +10,17 @@ from metajax.networks.beliefs import BeliefNetwork, belief_policy
 from metajax.networks.feed_forward import mlp
 from metajax.networks.heads import check_fits
 from metajax.networks.memories import MEMORIES, memory_policy
+from metajax.networks.posteriors import PosteriorNetwork, posterior_policy
 
 __all__ = [
     "MEMORIES",
     "BeliefNetwork",
+    "PosteriorNetwork",
     "belief_policy",
     "check_fits",
     "from_equinox",
     "from_nnx",
     "memory_policy",
     "mlp",
+    "posterior_policy",
 ]

@@ -106,6 +106,21 @@ class _Decoder(nn.Module):
         return nn.Dense(1)(x)[..., 0]
 
 
+def move_reader(env: Environment) -> Callable[[Moves], dict[str, Array]]:
+    """The function `read(move) -> parts [D] of its features by name`, one for each of `DECODED`."""
+    space, read = env.action_space(env.default_params), observation_reader(env)
+
+    def parts(move: Moves) -> dict[str, Array]:
+        action = move.action if is_continuous(space) else jax.nn.one_hot(move.action, space.n)
+        return {
+            "obs": flat_obs(read(move.obs)),
+            "action": jnp.ravel(action),
+            "next_obs": flat_obs(read(move.next_obs)),
+        }
+
+    return parts
+
+
 def belief_policy(
     env: Environment,
     *,
@@ -159,7 +174,7 @@ def belief_policy(
     check_head(env, head, init_std)
     check_shown(show)
     check_memory_width(memory, width, heads)
-    space, read = env.action_space(env.default_params), observation_reader(env)
+    space, read, parts = env.action_space(env.default_params), observation_reader(env), move_reader(env)
     stack = tuple(MEMORIES[memory](width, None, context=context, heads=heads) for _ in range(layers))
     encoder = _Encoder(stack, width, latent, percept_features(env, show))
     policy = _Policy(space, tuple(hidden), activation, head, init_std, masking(env), read)
@@ -173,13 +188,8 @@ def belief_policy(
         return tuple(layer.initial() for layer in stack)
 
     def features(move: Moves) -> Array:
-        action = move.action if is_continuous(space) else jax.nn.one_hot(move.action, space.n)
-        parts = {
-            "obs": flat_obs(read(move.obs)),
-            "action": jnp.ravel(action),
-            "next_obs": flat_obs(read(move.next_obs)),
-        }
-        return jnp.concatenate([parts[name] for name in decoder_inputs])
+        seen = parts(move)
+        return jnp.concatenate([seen[name] for name in decoder_inputs])
 
     def init(key: Array) -> dict[str, PyTree]:
         key_encoder, key_policy, key_decoder = jax.random.split(key, 3)

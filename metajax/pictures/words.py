@@ -17,6 +17,8 @@ METHODS = {
     "multi_task": "multi-task training",
     "rl2": "RL²",
     "varibad": "VariBAD",
+    "hyperx": "HyperX",
+    "pearl": "PEARL",
     "ad": "algorithm distillation",
     "dpt": "DPT",
     "lpg": "LPG",

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metajax import array_files, json_files
-from metajax.base import Algorithm, Array, Network, PyTree, Sizes, TaskDistribution
+from metajax.base import Algorithm, Array, PyTree, Sizes, TaskDistribution
 from metajax.devices import meshes
 from metajax.errors import ConfigError, check_choice, check_count, known_name
 from metajax.evaluation import (
@@ -25,7 +25,6 @@ from metajax.evaluation import (
     stage_after,
 )
 from metajax.learning.outer import check_minibatches
-from metajax.networks import BeliefNetwork
 from metajax.pictures import words
 from metajax.rollouts import check_like, check_sizes, trial
 from metajax.running import checkpoint, export, record
@@ -39,7 +38,7 @@ from metajax.running.acting import (
 )
 from metajax.running.network_names import network_name
 from metajax.running.progress_line import progress_line
-from metajax.running.recipes import ALGORITHMS, Method, OwnNetwork, build, other_network, task_options
+from metajax.running.recipes import ALGORITHMS, NETWORK_TYPES, Method, OwnNetwork, build, other_network, task_options
 from metajax.running.registration import load_for, modules_of
 from metajax.running.standing import Scale, find_scale
 from metajax.running.stopping import VALIDATIONS, Until, condition, parse_until
@@ -91,9 +90,9 @@ class MetaAgent:
         num_tasks: tasks per meta-iteration; None: the default of the algorithm's recipe.
         num_devices: devices that share the tasks in training and evaluation; None: one, or all devices if several
             processes train together. `metajax.devices.make_of_cores` turns the cores of a CPU into devices.
-        network: a name (`mlp`, `memory_policy`, `belief_policy`, or one that `register_network` knows), a Network or
-            BeliefNetwork of your own, or `network(env)` that returns it; None: the algorithm's network. Only networks
-            with names have options.
+        network: a name (`mlp`, `memory_policy`, `belief_policy`, `posterior_policy`, or one that `register_network`
+            knows), a Network, BeliefNetwork or PosteriorNetwork of your own, or `network(env)` that returns it; None:
+            the algorithm's network. Only networks with names have options.
         **options: options of the algorithm, its network, its outer loop (chosen by `outer`) and the tasks.
 
     Attributes:
@@ -129,7 +128,7 @@ class MetaAgent:
         if isinstance(network, str):
             other, network = other_network(algorithm, network), None
             options |= {} if other is None else {"network": other}
-        elif not (network is None or callable(network) or isinstance(network, Network | BeliefNetwork)):
+        elif not (network is None or callable(network) or isinstance(network, NETWORK_TYPES)):
             raise ConfigError(f"network={network!r} must be a name, a Network, or network(env) that returns one")
         built = build(algorithm, tasks, options, network)
         self.tasks, self.network, self.algorithm, self.recipe, self.all_options = built

@@ -17,7 +17,7 @@ from metajax.envs.contract import check_tasks
 from metajax.errors import ConfigError, check_choice, check_count, known_name, lookup
 from metajax.factories import argument_texts
 from metajax.learning.outer import OUTERS, Outer, imitation, ppo, recurrent_ppo, trust_region
-from metajax.networks import BeliefNetwork, belief_policy, memory_policy, mlp
+from metajax.networks import BeliefNetwork, PosteriorNetwork, belief_policy, memory_policy, mlp, posterior_policy
 from metajax.tasks import TASKS
 
 
@@ -76,6 +76,8 @@ ALGORITHMS = {
         min_eval_stages=1,
     ),
     "varibad": Recipe(algorithms.varibad, belief_policy, {"ppo": recurrent_ppo}, 128, 400, min_eval_stages=1),
+    "hyperx": Recipe(algorithms.hyperx, belief_policy, {"ppo": recurrent_ppo}, 128, 400, min_eval_stages=1),
+    "pearl": Recipe(algorithms.pearl, posterior_policy, {}, 16, 200, min_eval_stages=1),
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=300, min_eval_stages=31),
@@ -88,6 +90,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {  # to choose from by name
     "mlp": mlp,
     "memory_policy": memory_policy,
     "belief_policy": belief_policy,
+    "posterior_policy": posterior_policy,
 }
 
 CURRICULA = tuple(SCORES)  # the scores by which a curriculum replays tasks
@@ -132,7 +135,10 @@ class Built(NamedTuple):
 
 Tasks = str | TaskDistribution
 Method = str | Algorithm | Callable[..., Algorithm]  # the name of an algorithm, itself, or its factory
-OwnNetwork = Network | BeliefNetwork | Callable[[Environment], Network | BeliefNetwork]
+NETWORK_TYPES = (Network, BeliefNetwork, PosteriorNetwork)
+OwnNetwork = (
+    Network | BeliefNetwork | PosteriorNetwork | Callable[[Environment], Network | BeliefNetwork | PosteriorNetwork]
+)
 
 
 def recipe_of(algorithm: Method) -> Recipe:
@@ -262,7 +268,7 @@ def build(
     else:
         made = network(distribution.env) if callable(network) else network
     if not isinstance(algorithm, Algorithm):
-        _check_made("network", made, Network, BeliefNetwork)
+        _check_made("network", made, *NETWORK_TYPES)
     decided: dict[str, Any] = {"num_steps": distribution.num_steps, "tasks": distribution}
     if recipe.outers:
         decided["outer"] = call(_outer(recipe, outer_name))

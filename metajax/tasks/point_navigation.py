@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from metajax.base import Array, TaskDistribution
-from metajax.errors import check_choice, check_count, check_number
+from metajax.base import Array, Moves, TaskDistribution
+from metajax.errors import ConfigError, check_choice, check_count, check_number
 
 GOALS = ("square", "corners", "half-circle")
 REWARDS = ("distance", "squared", "sparse")
@@ -74,6 +74,10 @@ class PointNavigation(environment.Environment[PointState, PointParams]):
             return -distance
         return jnp.where(distance <= params.reward_radius, 1.0 - distance, 0.0)
 
+    def dense_reward(self, task: PointParams, moves: Moves) -> Array:
+        """Minus the distance from the goal after each of the moves [...]."""
+        return -jnp.linalg.norm(moves.next_obs - task.goal, axis=-1)
+
     def is_terminated(self, state: PointState, params: PointParams) -> Array:
         return jnp.all(jnp.abs(state.position - params.goal) < params.goal_radius)
 
@@ -96,6 +100,7 @@ def point(
     action_scale: float = 0.1,
     max_step: float = 0.1,
     start_range: float = 0.0,
+    num_goals: int | None = None,
     goal_radius: float = 0.01,
     reward: str = "distance",
     reward_radius: float = 0.2,
@@ -109,6 +114,7 @@ def point(
         action_scale: displacement of an action of 1.
         max_step: largest displacement along each axis; longer ones are clipped.
         start_range: the start is uniform within this distance of the origin along each axis.
+        num_goals: goals on the half-circle, evenly spaced from one end to the other; None: all of it.
         goal_radius: end an episode within this distance of the goal along each axis; 0: never.
         reward: distance (-d), squared (-d^2) or sparse (1 - d near the goal), with d the distance after the move.
         reward_radius: distance from the goal within which the sparse reward is paid.
@@ -119,6 +125,10 @@ def point(
     """
     check_choice("goals", goals, GOALS)
     check_number("goal_range", goal_range, above=0)
+    if num_goals is not None:
+        check_count("num_goals", num_goals, at_least=2)
+        if goals != "half-circle":
+            raise ConfigError(f"num_goals={num_goals} needs goals='half-circle', not {goals!r}")
     check_number("action_scale", action_scale, above=0)
     check_number("max_step", max_step, above=0)
     check_number("start_range", start_range, at_least=0)
@@ -140,10 +150,21 @@ def point(
             return jax.random.uniform(key, (2,), minval=-goal_range, maxval=goal_range)
         if goals == "corners":
             return goal_range * jax.random.rademacher(key, (2,), float)
-        angle = jax.random.uniform(key, maxval=jnp.pi)
+        if num_goals is None:
+            return on_circle(jax.random.uniform(key, maxval=jnp.pi))
+        return on_circle(jnp.pi * jax.random.randint(key, (), 0, num_goals) / (num_goals - 1))
+
+    def on_circle(angle: Array) -> Array:
         return goal_range * jnp.array([jnp.cos(angle), jnp.sin(angle)])
 
+    test_tasks = None
+    if num_goals is not None:
+        every = jnp.pi * jnp.arange(num_goals) / (num_goals - 1)
+        test_tasks = jax.vmap(lambda angle: template.replace(goal=on_circle(angle)))(every)
     original = (goals, goal_range, max_step, start_range, reward, horizon) == ("square", 0.5, 0.1, 0.0, "distance", 100)
+    split = "fresh goals from the same continuous prior"
+    if goals == "corners" or num_goals is not None:
+        split = f"the same {num_goals or 'four'} goals"
     references = (("goal known", -0.506), ("goal unknown", -38.26)) if original else ()
     return TaskDistribution(
         env,
@@ -152,5 +173,6 @@ def point(
         references=references,
         plane=(("x", 0), ("y", 1)),
         success=lambda task, steps: steps.terminated,
-        split="the same four goals" if goals == "corners" else "fresh goals from the same continuous prior",
+        split=split,
+        test_tasks=test_tasks,
     )

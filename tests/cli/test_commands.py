@@ -254,7 +254,10 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["train", "--clip", "0.1"], "--clip is an option of --outer ppo, not of --outer trpo"),
         (["train", "--outer", "ppo", "--max-kl", "1"], "--max-kl is an option of --outer trpo, not of --outer ppo"),
         (["train", "maml", "bandit", "--goals", "square"], "--goals is an option of the tasks point, point-unscaled"),
-        (["train", "--memory", "gru"], "--memory is an option of the algorithm rl2, varibad, ad, dpt, not of maml"),
+        (
+            ["train", "--memory", "gru"],
+            "--memory is an option of the algorithm rl2, varibad, hyperx, ad, dpt, not of maml",
+        ),
         (
             ["bench", "--inner-lr", "1"],
             "--inner-lr is an option of metajax bench with an algorithm and tasks",

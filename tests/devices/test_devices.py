@@ -17,14 +17,14 @@ from conformance import BANDIT
 from host_simulators import Corridor, set_length
 
 from metajax import HostEnvironment, MetaAgent, TaskDistribution, compile_program, new_learner
-from metajax.algorithms import e_maml, es_maml, maml, reptile, rl2, varibad
+from metajax.algorithms import e_maml, es_maml, maml, pearl, reptile, rl2, varibad
 from metajax.base import Network
 from metajax.cli.commands import main
 from metajax.cli.launch import assign_devices
 from metajax.devices import collectives, hardware, meshes
 from metajax.errors import ConfigError
 from metajax.learning.outer import assign_minibatches, policy_gradient, ppo, trust_region
-from metajax.networks import belief_policy, memory_policy, mlp
+from metajax.networks import belief_policy, memory_policy, mlp, posterior_policy
 from metajax.running.sweep import chunks, evaluate_together, learn_together, make_agents
 from metajax.running.training import meta_iteration
 from metajax.tasks import point
@@ -88,6 +88,17 @@ def test_beliefs_are_fitted_to_the_same_stored_trials_on_any_number_of_devices()
 
     alone, shared = after_learning(make, 1), after_learning(make, 4)
     assert np.abs(alone).max() > 1e-3
+    np.testing.assert_allclose(shared, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_devices_share_stored_trials():
+    def make():
+        policy = posterior_policy(POINT.env, latent=2, hidden=(4,), encoder_hidden=(4,))
+        options = {"num_steps": 5, "batch_trials": 8, "batch_steps": 4, "gradient_steps": 2, "capacity": 16}
+        return pearl(POINT.env, policy, **options), POINT
+
+    alone, shared = after_learning(make, 1), after_learning(make, 4)
     np.testing.assert_allclose(shared, alone, rtol=0, atol=1e-5)
 
 

@@ -134,3 +134,19 @@ def test_a_masked_action_has_no_probability_and_finite_derivatives():
     assert jnp.isfinite(jax.grad(lambda x: Categorical(mask_logits(x, mask)).entropy())(LOGITS[0])).all()
     batch = Categorical(jnp.broadcast_to(masked.logits, (1000, 3)))
     assert not (batch.sample(key(7)) == 1).any()
+
+
+def test_draws_of_a_tanh_normal_have_their_log_probabilities():
+    distribution = TanhNormal(MEAN, LOG_STD)
+
+    @jax.jit
+    def drawn():
+        action, log_prob = jax.vmap(distribution.sample_and_log_prob)(jax.random.split(key(0), 4000))
+        far = TanhNormal(jnp.full(2, 20.0), LOG_STD)
+        slope = jax.grad(lambda mean: far._replace(mean=mean).sample_and_log_prob(key(1))[1])(far.mean)
+        return log_prob, jax.vmap(distribution.log_prob)(action), distribution.entropy(), slope
+
+    log_prob, expected, entropy, slope = map(np.asarray, drawn())
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-3, atol=1e-3)
+    assert abs(log_prob.mean() + entropy) < 3 * log_prob.std() / np.sqrt(4000)
+    np.testing.assert_allclose(slope, 2.0, rtol=1e-4)  # of 2 x - log 4, where the tanh is 1

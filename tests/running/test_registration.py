@@ -259,7 +259,7 @@ def test_wrong_networks_are_named(unchanged_names):
     with pytest.raises(ConfigError, match="network=3 must be a name"):
         MetaAgent("rl2", "bandit", network=3)
     register_network("nothing", lambda env: None)
-    with pytest.raises(ConfigError, match="must return Network or BeliefNetwork, not NoneType"):
+    with pytest.raises(ConfigError, match="must return Network or BeliefNetwork or PosteriorNetwork, not NoneType"):
         MetaAgent("rl2", "bandit", network="nothing")
     register_network("clash", lambda env, *, discount=0.5: None)
     with pytest.raises(ConfigError, match="option discount belongs to two factories of rl2 on bandit"):

@@ -148,6 +148,11 @@ def test_goals_lie_where_they_are_said_to():
     np.testing.assert_allclose(np.linalg.norm(circle, axis=1), 1, rtol=1e-5)
     assert (circle[:, 1] >= 0).all()
     assert circle[:, 0].min() < -0.9
+    spaced = TASKS["point-sparse"](num_goals=4)
+    third = np.array([[1, 0], [0.5, np.sqrt(0.75)], [-0.5, np.sqrt(0.75)], [-1, 0]], np.float32)
+    np.testing.assert_allclose(spaced.test_tasks.goal, third, atol=1e-6)
+    drawn = np.asarray(spaced.batch(jax.random.key(0), 100).goal)
+    assert {tuple(goal) for goal in drawn.round(3)} == {tuple(goal) for goal in third.round(3)}
 
 
 def test_start_range_moves_the_start():
