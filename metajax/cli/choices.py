@@ -36,7 +36,7 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "critic_reward": CRITIC_REWARDS,
     "decode": DECODE,
     "decoder_inputs": DECODED,
-    "drift": DRIFTS,
+    "drift_function": DRIFTS,
     "estimator": ESTIMATORS,
     "game": GAMES,
     "goals": GOALS,
