@@ -19,7 +19,10 @@ HEAVY = ("jax", "numpy", "matplotlib", "pandas", "gymnax", "gymnasium", "orbax",
 
 # From the bottom up: a module imports from its own layer or from those before it, and never in a circle.
 LAYERS = {
-    "base": ("_moved", "base", "errors", "factories", "devices", "chunking", "rollouts", "replays", "evaluation"),
+    "base": (
+        *("_moved", "base", "errors", "factories", "devices", "chunking", "loops", "episodes", "rollouts", "replays"),
+        "evaluation",
+    ),
     "learning": ("learning",),
     "networks": ("networks",),
     "methods and tasks": ("algorithms", "agents", "simulators", "envs", "tasks"),
