@@ -15,7 +15,11 @@ PyTree = Any
 
 
 class Distribution(Protocol):
-    """A distribution over actions as a pytree; the functions reduce the action's own axes and keep leading ones."""
+    """A distribution over actions as a pytree; the functions reduce the action's own axes and keep leading ones.
+
+    `noise(key)` and `perturbed(noise) -> action` are optional. With them `sample(key)` is `perturbed(noise(key))`, and
+    the noise of all steps is drawn before an accelerator acts; `noise` reads only shapes and dtypes.
+    """
 
     def sample(self, key: Array) -> Array: ...
     def mode(self) -> Array: ...

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Agent, Array, Decision, Experience, Moves, Percept, PyTree, Stage, Transition
-from metajax.rollouts import Policy, check_agent, initial_memory
+from metajax.episodes import Policy
+from metajax.rollouts import check_agent, initial_memory
 
 
 def replay(agent: Agent, params: PyTree, experience: Experience, *, last_only: bool = False) -> Decision:

@@ -1,6 +1,5 @@
 """Rollouts and trials: the only code that steps a compiled environment."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 from metajax.base import (
     Agent,
     Array,
-    Decision,
     Environment,
     Experience,
     Percept,
@@ -22,9 +20,21 @@ from metajax.base import (
 )
 from metajax.chunking import leading_axis, vmap_in_chunks
 from metajax.devices import collectives
+from metajax.episodes import (
+    Choice,
+    Copies,
+    Policy,
+    Recorded,
+    StepResult,
+    advance,
+    begin_episode,
+    drawing,
+    select_copies,
+    transitions_of,
+    with_next_values,
+)
 from metajax.errors import ConfigError, ShapeError, check_count
-
-Policy = Callable[[PyTree, Percept], tuple[PyTree, Decision]]
+from metajax.loops import loop_over_time
 
 
 class Trial(NamedTuple):
@@ -115,94 +125,33 @@ def rollout(
     num_copies = percept.start.shape[0]
     space = env.action_space(env.default_params)
     obs, env_state = jax.vmap(env.reset_env, (0, None))(jax.random.split(key_reset, num_copies), task)
+    first = begin_episode(memory, percept, obs)
+    draw, act = drawing(policy, first, jax.random.key_impl(key), greedy=greedy)
 
-    def step(carry: tuple[PyTree, Copies], time: Array) -> tuple[tuple[PyTree, Copies], Transition]:
-        env_state, copies = carry
+    def prepare(time: Array) -> tuple[PyTree, Array]:
         key_act, key_env = jax.random.split(jax.random.fold_in(key_steps, time))
-        choice = select_action(key_act, policy, copies, greedy=greedy)
-        keys = jax.random.split(key_env, num_copies)
-        obs, next_env_state, reward, terminated, info = jax.vmap(env.step_env, (0, 0, 0, None))(
+        return draw(key_act), jax.random.key_data(jax.random.split(key_env, num_copies))
+
+    def step(carry: tuple[PyTree, Copies, Array], time: Array, drawn: tuple) -> tuple[tuple, Recorded]:
+        env_state, copies, terminated = carry
+        noise, keys = drawn[0], jax.random.wrap_key_data(drawn[1], impl=jax.random.key_impl(key))
+        next_memory, decision = jax.vmap(policy)(copies.memory, copies.percept)
+        choice = Choice(next_memory, decision, act(decision.distribution, noise))
+        obs, next_env_state, reward, ended, info = jax.vmap(env.step_env, (0, 0, 0, None))(
             keys, env_state, to_space(space, choice.action), task
         )
         time_is_up = jax.vmap(env.is_truncated, (0, None))(next_env_state, task)
         truncated = time_is_up | (time == num_steps - 1)
-        result = StepResult(obs, reward, terminated, truncated, info if keep_info else ())
-        next_copies, transition = advance(copies, choice, result)
-        return (_where(copies.alive, next_env_state, env_state), next_copies), transition
+        result = StepResult(obs, reward, ended, truncated, info if keep_info else ())
+        next_copies, made = advance(copies, choice, result)
+        recorded = Recorded(copies.percept.obs, decision, choice.action, made.reward, made.info)
+        next_env_state = select_copies(copies.alive, next_env_state, env_state)
+        return (next_env_state, next_copies, terminated | made.terminated), recorded
 
-    start = (env_state, begin_episode(memory, percept, obs))
-    (_, copies), transitions = jax.lax.scan(step, start, jnp.arange(num_steps))
+    start = (env_state, first, jnp.zeros_like(first.alive))
+    (_, copies, terminated), recorded = loop_over_time(step, start, prepare, num_steps)
+    transitions = transitions_of(first.percept, copies.percept, terminated, recorded)
     return copies.memory, copies.percept, with_next_values(policy, copies, transitions)
-
-
-class Copies(NamedTuple):
-    """Copies [B] of an environment within an episode: memory, percept, and whether the episode still goes on."""
-
-    memory: PyTree
-    percept: Percept
-    alive: Array
-
-
-class Choice(NamedTuple):
-    """The next memory, decision and action of every copy [B]."""
-
-    memory: PyTree
-    decision: Decision
-    action: Array
-
-
-class StepResult(NamedTuple):
-    """What an environment returns for one step of every copy [B]."""
-
-    obs: PyTree
-    reward: Array
-    terminated: Array
-    truncated: Array
-    info: PyTree = ()
-
-
-def begin_episode(memory: PyTree, percept: Percept, obs: PyTree) -> Copies:
-    """The copies at the first step of an episode that begins with the observations `obs` [B]."""
-    start = jnp.ones_like(percept.start)
-    return Copies(memory, percept._replace(obs=obs, start=start, time=jnp.zeros_like(percept.time)), start)
-
-
-def select_action(key: Array, policy: Policy, copies: Copies, *, greedy: bool = False) -> Choice:
-    """The choice of every copy: a sampled action or, if `greedy`, the most probable one."""
-    memory, decision = jax.vmap(policy)(copies.memory, copies.percept)
-    action = decision.distribution.mode() if greedy else decision.distribution.sample(key)
-    return Choice(memory, decision, action)
-
-
-def advance(copies: Copies, choice: Choice, result: StepResult) -> tuple[Copies, Transition]:
-    """The copies after a step, and the transitions [B]; copies whose episode had ended stay as they are."""
-    percept, alive = copies.percept, copies.alive
-    reward = jnp.where(alive, result.reward, 0.0).astype(percept.reward.dtype)
-    terminated = alive & result.terminated
-    truncated = alive & ~terminated & result.truncated
-    transition = Transition(
-        percept,
-        choice.decision,
-        choice.action,
-        reward,
-        terminated,
-        truncated,
-        valid=alive,
-        next_value=choice.decision.value,
-        info=result.info,
-    )
-    seen = Percept(result.obs, choice.action, reward, jnp.zeros_like(percept.start), percept.time + 1)
-    memory, percept = _where(alive, (choice.memory, seen), (copies.memory, percept))
-    return Copies(memory, percept, alive & ~terminated & ~truncated), transition
-
-
-def with_next_values(policy: Policy, copies: Copies, transitions: Transition) -> Transition:
-    """Transitions [T, B] as [B, T], with the value of each next state; `copies` are those after the last step."""
-    # In idle steps the percept is the final observation, so the next step's value is the next state's everywhere.
-    final_value = jax.vmap(policy)(copies.memory, copies.percept)[1].value
-    next_value = jnp.concatenate([transitions.decision.value[1:], final_value[None]])
-    transitions = transitions._replace(next_value=next_value)
-    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transitions)
 
 
 def trial(
@@ -361,12 +310,3 @@ def initial_memory(agent: Agent, knowledge: PyTree, num_copies: int) -> PyTree:
     """The memory of every copy, [B, ...], before the first episode."""
     memory = agent.memory(knowledge)
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_copies, *jnp.shape(leaf))), memory)
-
-
-def _where(mask: Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new` in the copies [B] where `mask` holds, else `old`."""
-
-    def select(new: Array, old: Array) -> Array:
-        return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(select, new, old)

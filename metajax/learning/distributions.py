@@ -1,6 +1,8 @@
 """Action distributions as pytrees: categorical (with an action mask), diagonal normal, tanh-normal.
 
-The last axis of the parameters is the action axis; all other axes are batch axes.
+The last axis of the parameters is the action axis; all other axes are batch axes. `sample(key)` is
+`perturbed(noise(key))`. `noise` reads only the shapes and dtypes of the parameters, so it can be drawn before they are
+known.
 """
 
 from typing import NamedTuple
@@ -32,8 +34,14 @@ class Categorical(NamedTuple):
     def probs(self) -> Array:
         return jax.nn.softmax(self.logits)
 
+    def noise(self, key: Array) -> Array:
+        return jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+
+    def perturbed(self, noise: Array) -> Array:
+        return jnp.argmax(self.logits + noise, axis=-1)
+
     def sample(self, key: Array) -> Array:
-        return jax.random.categorical(key, self.logits)
+        return self.perturbed(self.noise(key))
 
     def mode(self) -> Array:
         return jnp.argmax(self.logits, axis=-1)
@@ -54,8 +62,14 @@ class Normal(NamedTuple):
     mean: Array
     log_std: Array
 
+    def noise(self, key: Array) -> Array:
+        return jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def perturbed(self, noise: Array) -> Array:
+        return self.mean + jnp.exp(self.log_std) * noise
+
     def sample(self, key: Array) -> Array:
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.perturbed(self.noise(key))
 
     def mode(self) -> Array:
         return self.mean
@@ -79,8 +93,14 @@ class TanhNormal(NamedTuple):
     mean: Array
     log_std: Array
 
+    def noise(self, key: Array) -> Array:
+        return Normal(*self).noise(key)
+
+    def perturbed(self, noise: Array) -> Array:
+        return jnp.tanh(Normal(*self).perturbed(noise))
+
     def sample(self, key: Array) -> Array:
-        return jnp.tanh(Normal(*self).sample(key))
+        return self.perturbed(self.noise(key))
 
     def mode(self) -> Array:
         """The tanh of the normal's mean, the usual deterministic action (the median of the density)."""

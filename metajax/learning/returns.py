@@ -1,9 +1,9 @@
 """Returns and advantages of one row of T steps; the functions are unbatched, [T] -> [T]."""
 
-import jax
 import jax.numpy as jnp
 
 from metajax.base import Array
+from metajax.learning.recurrences import linear_recurrence
 
 
 def reward_to_go(reward: Array, discount: float) -> Array:
@@ -12,12 +12,8 @@ def reward_to_go(reward: Array, discount: float) -> Array:
     >>> reward_to_go(jnp.array([1.0, 0.0, 4.0]), 0.5).tolist()
     [2.0, 2.0, 4.0]
     """
-
-    def step(later: Array, reward: Array) -> tuple[Array, Array]:
-        total = reward + discount * later
-        return total, total
-
-    return jax.lax.scan(step, jnp.zeros_like(reward[0]), reward, reverse=True)[1]
+    decay = jnp.broadcast_to(jnp.asarray(discount, reward.dtype), reward.shape)
+    return linear_recurrence(decay, reward, jnp.zeros_like(reward[0]), reverse=True)
 
 
 def gae(
@@ -43,13 +39,7 @@ def gae(
     """
     delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
     carry_on = discount * lambda_ * (1.0 - (terminated | truncated))
-
-    def step(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, carry_on = inputs
-        advantage = delta + carry_on * later
-        return advantage, advantage
-
-    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)[1]
+    return linear_recurrence(carry_on, delta, jnp.zeros_like(delta[0]), reverse=True)
 
 
 def trial_advantages(reward: Array, value: Array, valid: Array, discount: float, lambda_: float) -> Array:
@@ -61,13 +51,12 @@ def trial_advantages(reward: Array, value: Array, valid: Array, discount: float,
     >>> trial_advantages(jnp.ones(3), jnp.zeros(3), jnp.array([True, False, True]), 0.5, 1.0).tolist()
     [1.5, 1.5, 1.0]
     """
-
-    def step(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
-        later, next_value = carry
-        reward, value, valid = inputs
-        advantage = reward + discount * next_value - value + discount * lambda_ * later
-        carry = (jnp.where(valid, advantage, later), jnp.where(valid, value, next_value))
-        return carry, advantage
-
     zero = jnp.zeros((), value.dtype)
-    return jax.lax.scan(step, (zero, zero), (reward, value, valid), reverse=True)[1]
+
+    def later(inputs: Array, decay: Array | float) -> Array:
+        """What follows each step: h_{t+1} of h_t = decay * h_{t+1} + inputs_t, which idle steps pass on."""
+        kept, added = jnp.where(valid, decay, 1.0), jnp.where(valid, inputs, 0.0)
+        return jnp.append(linear_recurrence(kept, added, zero, reverse=True)[1:], zero)
+
+    delta = reward + discount * later(value, 0.0) - value
+    return delta + discount * lambda_ * later(delta, discount * lambda_)

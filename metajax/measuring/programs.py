@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metajax.base import Algorithm, Array, Environment, Experience, PyTree, Sizes, Stage
 from metajax.chunking import leading_axis, vmap_in_chunks
 from metajax.devices import collectives
+from metajax.episodes import Policy
 from metajax.measuring import timing
 from metajax.networks import mlp
-from metajax.rollouts import Policy, first_percept, rollout
+from metajax.rollouts import first_percept, rollout
 from metajax.running.recipes import Built, build
 
 

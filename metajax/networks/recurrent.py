@@ -4,7 +4,7 @@ They implement the interface that `memories.py` describes.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -14,10 +14,8 @@ import jax.numpy as jnp
 
 from metajax.base import Array, PyTree
 from metajax.learning.linalg import orthogonal
-
-# (state, inputs, hidden) -> state, elementwise over units. For every gate, `inputs` has the contribution of the input
-# to its pre-activation and `hidden` the contribution of the previous output, which is the last leaf of the state.
-Cell = Callable[[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]
+from metajax.networks import kernels
+from metajax.networks.kernels import Cell
 
 
 class GRU(nn.Module):
@@ -83,7 +81,6 @@ def _lstm(state: tuple, inputs: tuple, hidden: tuple) -> tuple[Array, Array]:
     return cell, nn.sigmoid(show) * nn.tanh(cell)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def unroll_cell(
     cell: Cell,
     kernel: Array,
@@ -95,15 +92,27 @@ def unroll_cell(
 ) -> tuple[tuple[Array, ...], Array]:
     """The final state of a cell with G gates, and its outputs [T, W], for `inputs` [T, W] of each gate.
 
-    The previous output contributes output @ `kernel` [W, G W] + `bias` [G W] to the gates. The loops over time,
-    forwards and backwards, contain only what depends on the previous step. The derivatives of the gates and the
-    products for the kernel's gradient are computed for all steps at once from the states, which are all that the
-    forward loop stores. Second derivatives differentiate through that loop.
+    The previous output contributes output @ `kernel` [W, G W] + `bias` [G W] to the gates. On an NVIDIA GPU a single
+    kernel runs forwards and another backwards, if the width fits.
+    """
+    if kernels.fits(kernel, state):
+        return _in_kernel(cell, kernel, bias, state, inputs, reset, valid)[:2]
+    return _in_loop(cell, kernel, bias, state, inputs, reset, valid)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _in_loop(
+    cell: Cell, kernel: Array, bias: Array, state: tuple, inputs: tuple, reset: Array, valid: Array
+) -> tuple[tuple[Array, ...], Array]:
+    """The result of `unroll_cell`, by loops over time that contain only what depends on the previous step.
+
+    The derivatives of the gates and the products for the kernel's gradient are computed for all steps at once from the
+    states, which are all that the forward loop stores. Second derivatives differentiate through that loop.
     """
     return _loop(cell, kernel, bias, state, inputs, reset, valid)[0]
 
 
-@unroll_cell.defjvp
+@_in_loop.defjvp
 def _tangents(cell: Cell, primals: tuple, tangents: tuple) -> tuple:
     kernel, bias, _, inputs, reset, valid = primals
     d_kernel, d_bias, d_state, d_inputs, _, _ = tangents
@@ -121,6 +130,73 @@ def _tangents(cell: Cell, primals: tuple, tangents: tuple) -> tuple:
 
     through = [(of_state, of_hidden) for of_state, _, of_hidden in slopes]
     return result, jax.lax.scan(step, d_state, (direct, through, reset, valid))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _in_kernel(
+    cell: Cell, kernel: Array, bias: Array, state: tuple, inputs: tuple, reset: Array, valid: Array
+) -> tuple[tuple[Array, ...], Array, tuple[Array, ...]]:
+    """The result of `unroll_cell` and the states [T, W] before every step, by kernels over whole sequences.
+
+    The tangents of the states solve a linear system, which gives derivatives of any order. One kernel solves the
+    transposed system; a loop solves the system itself, which forward-mode and second derivatives need.
+    """
+    weights = _by_gate(kernel), bias.reshape(-1, kernel.shape[0])
+    return kernels.run_forwards(cell, weights, state, inputs, reset, valid)
+
+
+@_in_kernel.defjvp
+def _kernel_tangents(cell: Cell, primals: tuple, tangents: tuple) -> tuple:
+    kernel, bias, _, inputs, reset, valid = primals
+    d_kernel, d_bias, d_state, d_inputs, _, _ = tangents
+    last, out, before = _in_kernel(cell, *primals)
+    slopes = _slopes(cell, before, inputs, _gates(kernel, bias, before))
+    d_hidden = _gates(d_kernel, d_bias, before)
+    direct = [_along((of_inputs, of_hidden), (d_inputs, d_hidden)) for _, of_inputs, of_hidden in slopes]
+    # The step that left the state as it is after each step, and before it; -1: it is the initial state.
+    latest = jax.lax.cummax(jnp.where(valid, jnp.arange(len(valid)), -1))
+    previous = jnp.concatenate([jnp.array([-1]), latest[:-1]])
+    is_first, is_later = (previous < 0) & ~reset, (previous >= 0) & ~reset
+
+    def through(d_before: tuple) -> Array:
+        """The tangents [S, T, W] after every step that those before it cause."""
+        d_gates = _gates(kernel, jnp.zeros_like(bias), d_before)
+        found = [_along((of_state, of_hidden), (d_before, d_gates)) for of_state, _, of_hidden in slopes]
+        return jnp.stack(found).astype(jnp.float32)
+
+    def where(mask: Array, tangents: Sequence[Array] | Array) -> tuple[Array, ...]:
+        return tuple(jnp.where(mask[:, None], one, 0.0) for one in tangents)
+
+    def system(d_after: Array) -> Array:
+        return d_after - through(where(is_later, d_after[:, previous]))
+
+    def solve(_: Callable, given: Array) -> Array:
+        def step(d_state: tuple, xs: tuple) -> tuple[tuple, tuple]:
+            given, slopes, reset, valid = xs
+            d_before = jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), d_state)
+            d_gates = _gates(kernel, jnp.zeros_like(bias), d_before)
+            d_after = tuple(one + _along(slope, (d_before, d_gates)) for one, slope in zip(given, slopes, strict=True))
+            return jax.tree.map(lambda new, old: jnp.where(valid, new, old), d_after, d_state), d_after
+
+        kept = [(of_state, of_hidden) for of_state, _, of_hidden in slopes]
+        zero = jax.tree.map(jnp.zeros_like, last)
+        return jnp.stack(jax.lax.scan(step, zero, (tuple(given), kept, reset, valid))[1])
+
+    def transpose_solve(_: Callable, given: Array) -> Array:
+        of_state, of_hidden = ([slope[part] for slope in slopes] for part in (0, 2))
+        return kernels.solve_backwards(_by_gate(kernel), of_state, of_hidden, reset, valid, given)
+
+    given = jnp.stack(direct).astype(jnp.float32) + through(where(is_first, d_state))
+    d_after = jax.lax.custom_linear_solve(system, given, solve, transpose_solve)
+    d_before = jax.tree.map(jnp.add, where(is_first, d_state), where(is_later, d_after[:, previous]))
+    d_last = tuple(jnp.where(latest[-1] < 0, one, many[latest[-1]]) for one, many in zip(d_state, d_after, strict=True))
+    return (last, out, before), (d_last, d_after[-1], d_before)
+
+
+def _by_gate(kernel: Array) -> Array:
+    """The kernel [W, G W] of all gates as [G, W, W]."""
+    width = kernel.shape[0]
+    return kernel.reshape(width, -1, width).swapaxes(0, 1)
 
 
 def _loop(

@@ -4,7 +4,6 @@ They implement the interface that `memories.py` describes. `dtype` is the precis
 the recurrence itself keeps the default precision, because its decays are close to 1.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,37 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax.base import Array
-
-
-def linear_recurrence(
-    decay: Array, inputs: Array, initial: Array, multiply: Callable[[Array, Array], Array] = jnp.multiply
-) -> Array:
-    """States h_t = decay_t * h_{t-1} + inputs_t of all steps [T, ...], starting from `initial` [...].
-
-    A CPU runs a loop. An accelerator runs an associative scan, whose sequential depth is logarithmic in T.
-
-    >>> linear_recurrence(jnp.array([0.5, 0.5]), jnp.array([1.0, 2.0]), jnp.array(4.0)).tolist()
-    [3.0, 3.5]
-    """
-    if jax.default_backend() == "cpu":
-        return _by_loop(decay, inputs, initial, multiply)
-    return _by_association(decay, inputs, initial, multiply)
-
-
-def _by_loop(decay: Array, inputs: Array, initial: Array, multiply: Callable) -> Array:
-    def step(state: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        state = multiply(pair[0], state) + pair[1]
-        return state, state
-
-    return jax.lax.scan(step, initial, (decay, inputs))[1]
-
-
-def _by_association(decay: Array, inputs: Array, initial: Array, multiply: Callable) -> Array:
-    def join(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
-        return multiply(late[0], early[0]), multiply(late[0], early[1]) + late[1]
-
-    decays, states = jax.lax.associative_scan(join, (decay, inputs))
-    return states + multiply(decays, initial[None])
+from metajax.learning.recurrences import linear_recurrence
 
 
 def complex_product(a: Array, b: Array) -> Array:

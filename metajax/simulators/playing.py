@@ -15,20 +15,9 @@ import numpy as np
 from metajax import evaluation, rollouts
 from metajax.base import Agent, Algorithm, Array, Environment, Experience, PyTree, Sizes, Stage, Transition
 from metajax.chunking import leading_axis
+from metajax.episodes import Copies, StepResult, advance, begin_episode, select_action, with_next_values
 from metajax.evaluation import Evaluation, outcome
-from metajax.rollouts import (
-    Copies,
-    StepResult,
-    Trial,
-    advance,
-    begin_episode,
-    first_percept,
-    initial_memory,
-    replay_key,
-    select_action,
-    to_space,
-    with_next_values,
-)
+from metajax.rollouts import Trial, first_percept, initial_memory, replay_key, to_space
 from metajax.simulators.environment import HostEnvironment, is_on_host
 
 

@@ -16,7 +16,7 @@ from metajax.networks import MEMORIES, check_fits, memory_policy, state_space
 from metajax.networks.attention import Attention, LinearAttention, rotate
 from metajax.networks.memories import SHOWN, percept_features
 from metajax.networks.recurrent import GRU, LSTM
-from metajax.networks.state_space import RGLRU, S5, linear_recurrence
+from metajax.networks.state_space import RGLRU, S5
 from metajax.replays import unroll
 from metajax.rollouts import first_percept
 from metajax.tasks import bandit, grid, pendulum
@@ -135,19 +135,6 @@ def test_nothing_before_a_reset_is_remembered_and_what_follows_it_is(layer):
     assert np.abs(early[16:20] - nothing[16:20]).max() > 1e-4
     np.testing.assert_allclose(late[:25], nothing[:25], atol=1e-6)
     assert np.abs(late[26:] - nothing[26:]).max() > 1e-4
-
-
-def test_the_loop_and_the_association_agree():
-    key_decay, key_inputs = jax.random.split(jax.random.key(0))
-    decay, inputs = jax.random.uniform(key_decay, (50, 3, 2)), jax.random.normal(key_inputs, (50, 3, 2))
-    for multiply in (jnp.multiply, state_space.complex_product):
-        one = state_space._by_loop(decay, inputs, jnp.ones((3, 2)), multiply)
-        other = state_space._by_association(decay, inputs, jnp.ones((3, 2)), multiply)
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(
-        linear_recurrence(decay, inputs, jnp.ones((3, 2))),
-        state_space._by_loop(decay, inputs, jnp.ones((3, 2)), jnp.multiply),
-    )
 
 
 def test_complex_numbers_in_pairs():
