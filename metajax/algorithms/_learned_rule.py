@@ -124,8 +124,8 @@ def learned_rule(
         lambda_: of generalised advantage estimation in the outer loss; the estimators es and pes use returns instead.
         entropy_coef: weight of the policy's entropy in the outer loss; the estimators es and pes have no such term.
         meta_estimator: of the meta-gradient: unrolled (backpropagation through the K updates), truncated (through
-            fewer), es (evolution strategies) or pes (persistent evolution strategies, unbiased over a whole life). The
-            last two compare discounted returns.
+            fewer), es (evolution strategies), pes (persistent evolution strategies, unbiased over a whole life), or
+            fixed: the rule is given, and agents learn by it. es and pes compare discounted returns.
         truncation: updates that the truncated estimator differentiates through; None: 1.
         sigma: standard deviation of the perturbations of the estimators es and pes; None: 0.1.
         learning_rate: of the meta-parameters.

@@ -10,6 +10,7 @@ from metajax.networks.beliefs import BeliefNetwork, belief_policy
 from metajax.networks.feed_forward import mlp
 from metajax.networks.heads import check_fits
 from metajax.networks.memories import MEMORIES, memory_policy
+from metajax.networks.predictions import prediction_policy
 
 __all__ = [
     "MEMORIES",
@@ -20,4 +21,5 @@ __all__ = [
     "from_nnx",
     "memory_policy",
     "mlp",
+    "prediction_policy",
 ]

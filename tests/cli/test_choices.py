@@ -11,7 +11,7 @@ from metajax.errors import ConfigError, MissingExtraError
 from metajax.running.recipes import ALGORITHMS, build, options, task_options
 from metajax.tasks import TASKS
 
-FREE = {"adapts", "room", "skill", "source", "world"}  # names that parameters, a package or the tasks have
+FREE = {"adapts", "room", "skill", "source", "weights", "world"}  # names that parameters, a package or the tasks have
 
 
 def refused(algorithm, tasks, **given):
