@@ -57,7 +57,8 @@ def disco(
     """Agents with the heads of `network` that learn by Disco103 (Oh et al. 2025), or by a rule of the same network.
 
     Agents live on from one meta-iteration to the next, each in its own task. An update learns from one stage of new
-    episodes; there is no replay. The other options are those of `learned_rule`.
+    episodes; there is no replay. An evaluation leads a new life in every held-out task, so evaluate in few of them. The
+    other options are those of `learned_rule`.
 
     Args:
         env: the environment, whose actions are discrete; its parameters are the task.
