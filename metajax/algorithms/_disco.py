@@ -50,7 +50,7 @@ def disco(
     network: Network,
     *,
     weights: str | None = None,
-    inner_lr: float = 3e-3,
+    inner_lr: float = 0.01,
     meta_estimator: str | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -65,7 +65,7 @@ def disco(
         network: the policy of the agents with `Predictions` in `aux`, from `prediction_policy`.
         weights: path of the published weights, disco_103.npz (github.com/google-deepmind/disco_rl, CC-BY 4.0); None:
             random weights, to meta-train.
-        inner_lr: step size of the agents (3e-4 for large networks in the paper).
+        inner_lr: step size of the agents (0.01 for small networks; 3e-4 for large ones).
         meta_estimator: of the meta-gradient: unrolled, truncated, es, pes, or fixed, which keeps the weights; None:
             fixed if weights are given, else unrolled.
 
