@@ -29,6 +29,7 @@ from metajax.rollouts import trials
 from metajax.running import record
 from metajax.running.recipes import Built, build
 from metajax.running.training import training
+from metajax.tasks import TASKS
 from metajax.tasks.grids import MOVES
 
 RESULTS = Path(__file__).parent / "results" / "exact"
@@ -185,6 +186,16 @@ def score_of(random: float, optimum: float, built: Built, params: PyTree) -> dic
     return {"score": scores["sampled"], "score of the most probable": scores["greedy"]} | found
 
 
+def changing_arms(built: Built, params: PyTree) -> dict[str, Any]:
+    """The share of the optimal return that sampled actions earn, by the probability that the arms swap after a pull."""
+    shares = {}
+    for reversal in (0.0, 0.02, 0.05, 0.1):
+        tasks = TASKS["switching-bandit"](reversal=reversal)
+        [earned] = returns(built._replace(tasks=tasks), params, 1)["sampled"]
+        shares[f"swaps {reversal:g}"] = round(earned / tasks.optimum(1), 4)
+    return shares
+
+
 def grid_score(built: Built, params: PyTree) -> dict[str, Any]:
     return score_of(-4.66, built.tasks.optimum(built.options["num_episodes"]), built, params)
 
@@ -202,6 +213,7 @@ def lives(built: Built, params: PyTree) -> dict[str, Any]:
 
 
 BANDIT = {"num_arms": 3, "horizon": 30}
+SWAPS = "optima: 89.38 without swaps, 85.10 at 0.02, 80.67 at 0.05, 75.34 at 0.1"
 ROOM = {"size": 5, "horizon": 10, "num_episodes": 8, "episode_stride": 8, "source": "q-learning"}
 ALL_TRIALS = {"capacity": 51200}  # once the cue is followed, only old trials show the rewards of the wrong arm
 CIRCLE = {"num_goals": 8, "num_episodes": 8, "critic_reward": "dense", "discount": 0.9, "temperature": 0.01}
@@ -219,6 +231,8 @@ ROWS = {
     "hyperx": Row("hyperx", "t-maze-active", ALL_TRIALS, whole_trials, "optimum 1; without the cue 0.5"),
     "pearl": Row("pearl", "point-sparse", CIRCLE, whole_trials, "posterior sampling 1.63 … 8.57; goal known 13.06"),
     "rl2-hyper": Row("rl2", "grid", {"head_network": "hyper"}, grid_score, "Bayes optimum: score 1"),
+    "rl2-switching": Row("rl2", "switching-bandit", {}, changing_arms, SWAPS, 150),
+    "rl2-fixed-arms": Row("rl2", "switching-bandit", {"reversal": 0.0}, changing_arms, SWAPS, 150),
     "lpg": Row(
         "lpg",
         "tabular-mdp",

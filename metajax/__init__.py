@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 _moved.install()
 
 _PUBLIC = {  # module below metajax: the public names that it defines
-    "algorithms": "Rule anil cavia curriculum dice_maml e_maml es_maml fomaml imaml learned_rule lpg maml "
-    "meta_gradient meta_sgd multi_task promp reptile rl2",
+    "algorithms": "Rule anil cavia curriculum dice_maml disco e_maml es_maml fomaml imaml learned_rule lpg "
+    "maml meta_gradient meta_sgd multi_task promp reptile rl2",
     "base": "Agent Algorithm Decision Distribution Environment Experience Network Percept Sizes Stage Store "
     "TaskDistribution Transition",
     "envs.contract": "check_env check_tasks",
@@ -91,6 +91,7 @@ __all__ = [
     "compile_program",
     "curriculum",
     "dice_maml",
+    "disco",
     "e_maml",
     "es_maml",
     "evaluate",
@@ -147,6 +148,7 @@ if TYPE_CHECKING:  # the names in _PUBLIC
         cavia,
         curriculum,
         dice_maml,
+        disco,
         e_maml,
         es_maml,
         fomaml,

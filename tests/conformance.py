@@ -16,6 +16,7 @@ from metajax.algorithms import (
     cavia,
     curriculum,
     dice_maml,
+    disco,
     distil,
     dpt,
     e_maml,
@@ -35,11 +36,12 @@ from metajax.algorithms import (
     rl2,
     varibad,
 )
+from metajax.algorithms._disco_rule import random_weights
 from metajax.base import Agent, Algorithm, Decision, TaskDistribution
 from metajax.envs.revealed import reveal
 from metajax.learning.distributions import Categorical
 from metajax.learning.outer import imitation, policy_gradient, ppo, trust_region
-from metajax.networks import belief_policy, memory_policy, mlp, posterior_policy
+from metajax.networks import belief_policy, memory_policy, mlp, posterior_policy, prediction_policy
 from metajax.tasks import alchemy, bandit, point, tabular_mdp
 
 NUM_TASKS = 4
@@ -112,6 +114,9 @@ def pearl_with(**changes) -> Algorithm:
 
 LIVES = {"num_steps": 4, "num_copies": 2, "num_updates": 2, "num_lives": 6, "lifetime": 4}
 SMALL_RULE = LIVES | {"rule_width": 4, "num_predictions": 3}
+
+
+PREDICTING = prediction_policy(TABULAR.env, hidden=(4,), num_predictions=3, model_width=4)
 
 
 def learned_step_size(**changes) -> Algorithm:
@@ -194,6 +199,13 @@ ROWS["hyperx"] = HYPERX._replace(setting_of="varibad", own_code=True)
 RULES = {
     "lpg": LPG,
     "lpg-pes": LPG._replace(make=partial(LPG.make, meta_estimator="pes")),
+    "disco": Row(
+        partial(disco, TABULAR.env, PREDICTING, meta_estimator="fixed", **LIVES),
+        TABULAR,
+        (3, 2, 4),
+        tuple(sorted(random_weights(jax.random.key(0), 3))),
+        rate="inner_lr",
+    ),
     "meta_gradient": Row(
         partial(meta_gradient, TABULAR.env, mlp(TABULAR.env, hidden=(4,), value=True), **LIVES),
         TABULAR,

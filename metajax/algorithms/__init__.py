@@ -5,6 +5,7 @@ from typing import Any
 
 from metajax import agents
 from metajax.algorithms._curriculum import CurriculumState, curriculum
+from metajax.algorithms._disco import disco
 from metajax.algorithms._distil import DistilState, ad, distil, dpt
 from metajax.algorithms._es_maml import ESState, es_maml
 from metajax.algorithms._hyperx import HyperxState, hyperx
@@ -35,6 +36,7 @@ __all__ = [
     "cavia",
     "curriculum",
     "dice_maml",
+    "disco",
     "distil",
     "dpt",
     "e_maml",

@@ -135,8 +135,8 @@ def learned_rule(
             them see further, and take L - 1 more stages of experience. None: the policy maximises the return.
         target_lr: size of the last step to the target, which follows the policy gradient.
         meta_estimator: of the meta-gradient: unrolled (backpropagation through the K updates), truncated (through
-            fewer), es (evolution strategies) or pes (persistent evolution strategies, unbiased over a whole life). The
-            last two compare discounted returns.
+            fewer), es (evolution strategies), pes (persistent evolution strategies, unbiased over a whole life), or
+            fixed: the rule is given, and agents learn by it. es and pes compare discounted returns.
         truncation: updates that the truncated estimator differentiates through; None: 1.
         sigma: standard deviation of the perturbations of the estimators es and pes; None: 0.1.
         learning_rate: of the meta-parameters.

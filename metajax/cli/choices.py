@@ -12,7 +12,7 @@ from metajax.learning.credit import CREDITS
 from metajax.learning.elbo import LIKELIHOODS
 from metajax.learning.estimators import ESTIMATORS as META_ESTIMATORS
 from metajax.learning.inner import OPTIMIZERS, ORDERS, STEP_SIZES
-from metajax.learning.losses import DRIFTS, ESTIMATORS
+from metajax.learning.losses import ESTIMATORS, SURROGATES
 from metajax.networks.beliefs import DECODED
 from metajax.networks.heads import ACTIVATIONS, COMPUTE_DTYPES, HEADS
 from metajax.networks.layers import NORMS
@@ -36,7 +36,6 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "critic_reward": CRITIC_REWARDS,
     "decode": DECODE,
     "decoder_inputs": DECODED,
-    "drift_function": DRIFTS,
     "estimator": ESTIMATORS,
     "game": GAMES,
     "goals": GOALS,
@@ -53,6 +52,7 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "rulesets": SETTINGS,
     "show": SHOWN,
     "step_size": STEP_SIZES,
+    "surrogate": SURROGATES,
     "version": VERSIONS,
     "view": VIEWS,
 }

@@ -90,6 +90,7 @@ ALGORITHMS_ARE = {  # in at most 46 characters
     "ad": "a memory imitates an agent that learns",
     "dpt": "a memory predicts the task's optimal actions",
     "lpg": "learns the update rule, over long lives",
+    "disco": "agents learn by Disco103, a discovered rule",
     "meta_gradient": "tunes an actor-critic while it learns",
 }
 

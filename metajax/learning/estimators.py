@@ -5,7 +5,8 @@ An agent lives in one task: updates by the rule follow each other, and the meta-
     L(theta) = sum_k loss_k(theta, life_k) + outcome(theta, life_K),   life_{k+1} = update(theta, life_k, data_k)
 
 `unrolled` and `truncated` differentiate the updates; `es` and `pes` compare the costs of two lives under theta + eps
-and theta - eps, which share everything else that is random. All of them are written for one life and vmapped.
+and theta - eps, which share everything else that is random; `fixed` has no gradient. All of them are written for one
+life and vmapped.
 """
 
 from collections.abc import Callable
@@ -120,6 +121,18 @@ def _differentiated(cut: Callable[[Array, PyTree], PyTree]) -> Estimator:
     )
 
 
+def fixed() -> Estimator:
+    """No gradient: the parameters stay as they are given, and the lives go on."""
+
+    def gradient(objective: Objective, params: PyTree, memory: PyTree, lives: PyTree, windows: Window) -> Gradient:
+        life, window = jax.tree.map(lambda leaf: leaf[0], (lives, windows))
+        after, losses = jax.lax.scan(lambda life, data: objective.update(params, life, data), life, window.updates)
+        loss = losses.sum() + objective.cost(window.last)
+        return Gradient(jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda leaf: leaf[None], after), loss)
+
+    return unrolled()._replace(gradient=gradient)
+
+
 class Noise(NamedTuple):
     """The perturbation of the parameters in this window, and the sum of those since birth, this one included."""
 
@@ -180,14 +193,20 @@ def _antithetic(sigma: float, credited: Callable[[Noise], PyTree]) -> Estimator:
     return Estimator(2, init, draw, candidates, gradient)
 
 
-ESTIMATORS: dict[str, Callable[..., Estimator]] = {"unrolled": unrolled, "truncated": truncated, "es": es, "pes": pes}
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "unrolled": unrolled,
+    "truncated": truncated,
+    "es": es,
+    "pes": pes,
+    "fixed": fixed,
+}
 
 
 def estimator_of(name: str, *, truncation: int | None = None, sigma: float | None = None) -> Estimator:
     """The estimator of a name, with its option if it has one.
 
     Args:
-        name: unrolled, truncated, es or pes.
+        name: unrolled, truncated, es, pes or fixed.
         truncation: updates that `truncated` differentiates through; None: 1.
         sigma: standard deviation of the perturbations of `es` and `pes`; None: 0.1.
 

@@ -78,7 +78,7 @@ def discovered_surrogate(log_prob: Array, behaviour: Array, advantage: Array) ->
     return jnp.exp(log_ratio) * advantage - drift
 
 
-DRIFTS = ("clip", "discovered")  # of PPO, and of discovered policy optimisation
+SURROGATES = ("clipped", "discovered")  # of PPO, and of discovered policy optimisation
 
 ESTIMATORS: dict[str, Callable[..., Array]] = {
     "reinforce": policy_gradient,

@@ -18,7 +18,7 @@ from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.baselines import BASELINES
 from metajax.learning.distributions import Categorical
-from metajax.learning.losses import DRIFTS, clipped_surrogate, discovered_surrogate
+from metajax.learning.losses import SURROGATES, clipped_surrogate, discovered_surrogate
 from metajax.learning.trust_region import line_search, natural_step
 
 Replay = Callable[[PyTree, Experience], Decision]  # (params, experience of one task) -> decisions [J, B, T]
@@ -193,7 +193,7 @@ def ppo(
     epochs: int = 5,
     minibatches: int = 1,
     clip: float = 0.3,
-    drift_function: str = "clip",
+    surrogate: str = "clipped",
     value_coef: float = 0.5,
     entropy_coef: float | None = 0.0,
     anneal: bool = False,
@@ -209,8 +209,8 @@ def ppo(
         minibatches: gradient steps per epoch, a divisor of the number of tasks; each minibatch gets one of every
             `minibatches` neighbouring tasks.
         clip: range of the probability ratio around 1 (0.3, as in ProMP).
-        drift_function: penalty on policies that differ from the one that collected: clip, or discovered, that of
-            discovered policy optimisation (DPO; Lu et al. 2022, arXiv:2210.05639), which does not use `clip`.
+        surrogate: objective of the policy: clipped, as in PPO, or discovered, that of discovered policy optimisation
+            (DPO; Lu et al. 2022, arXiv:2210.05639), which does not use `clip`.
         value_coef: weight of the squared error of the value head, if the network has one.
         entropy_coef: weight of the entropy bonus (0). RL² leaves it open, which means 0.05 for discrete actions, and 0
             for continuous ones, whose entropy has no bound.
@@ -230,13 +230,13 @@ def ppo(
     check_count("epochs", epochs)
     check_count("minibatches", minibatches)
     check_number("clip", clip, above=0, finite=False)
-    check_choice("drift_function", drift_function, DRIFTS)
+    check_choice("surrogate", surrogate, SURROGATES)
     check_number("value_coef", value_coef, at_least=0)
     if entropy_coef is not None:
         check_number("entropy_coef", entropy_coef, at_least=0)
     check_micro_batch(micro_batch)
     transform = optimizer(learning_rate)
-    surrogate_of = discovered_surrogate if drift_function == "discovered" else partial(clipped_surrogate, clip=clip)
+    surrogate_of = discovered_surrogate if surrogate == "discovered" else partial(clipped_surrogate, clip=clip)
 
     def loss(params: PyTree, chunk: Batch, replay: Replay, share: Array) -> tuple[Array, Metrics]:
         decisions, old = _decide(replay, params, chunk), _recorded(chunk)
@@ -333,7 +333,7 @@ def recurrent_ppo(
     epochs: int = 4,
     minibatches: int = 4,
     clip: float = 0.2,
-    drift_function: str = "clip",
+    surrogate: str = "clipped",
     value_coef: float = 30.0,
     entropy_coef: float | None = None,
     micro_batch: int | None = None,
@@ -349,8 +349,8 @@ def recurrent_ppo(
         minibatches: gradient steps per epoch, a divisor of the number of tasks; each minibatch gets one of every
             `minibatches` neighbouring tasks.
         clip: range of the probability ratio around 1.
-        drift_function: penalty on policies that differ from the one that collected: clip, or discovered, that of
-            discovered policy optimisation (DPO; Lu et al. 2022, arXiv:2210.05639), which does not use `clip`.
+        surrogate: objective of the policy: clipped, as in PPO, or discovered, that of discovered policy optimisation
+            (DPO; Lu et al. 2022, arXiv:2210.05639), which does not use `clip`.
         value_coef: weight of the squared error of the values (30, since values are divided by the length of the trial).
         entropy_coef: weight of the entropy bonus, without which a policy becomes greedy before it has explored; None:
             0.05 for discrete actions, and 0 for continuous ones, whose entropy has no bound.
@@ -362,7 +362,7 @@ def recurrent_ppo(
         epochs=epochs,
         minibatches=minibatches,
         clip=clip,
-        drift_function=drift_function,
+        surrogate=surrogate,
         value_coef=value_coef,
         entropy_coef=entropy_coef,
         anneal=anneal,

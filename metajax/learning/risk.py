@@ -20,8 +20,8 @@ def tail_weights(values: Array, level: float | Array) -> Array:
 
     If the share is no whole number of values, the last of them has a part of the weight.
 
-    >>> tail_weights(jnp.array([3.0, 1.0, 2.0, 4.0]), 0.375).round(2).tolist()
-    [0.0, 2.67, 1.33, 0.0]
+    >>> tail_weights(jnp.array([3.0, 1.0, 2.0, 4.0]), 0.5).tolist()
+    [0.0, 2.0, 2.0, 0.0]
     """
     rank = jnp.argsort(jnp.argsort(values))
     return jnp.clip(level * len(values) - rank, 0, 1) / level

@@ -11,6 +11,7 @@ from metajax.networks.feed_forward import mlp
 from metajax.networks.heads import check_fits
 from metajax.networks.memories import MEMORIES, memory_policy
 from metajax.networks.posteriors import PosteriorNetwork, posterior_policy
+from metajax.networks.predictions import prediction_policy
 
 __all__ = [
     "MEMORIES",
@@ -23,4 +24,5 @@ __all__ = [
     "memory_policy",
     "mlp",
     "posterior_policy",
+    "prediction_policy",
 ]

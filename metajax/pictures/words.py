@@ -22,6 +22,7 @@ METHODS = {
     "ad": "algorithm distillation",
     "dpt": "DPT",
     "lpg": "LPG",
+    "disco": "Disco103",
     "meta_gradient": "meta-gradients",
 }
 METRICS = {

@@ -17,7 +17,15 @@ from metajax.envs.contract import check_tasks
 from metajax.errors import ConfigError, check_choice, check_count, known_name, lookup
 from metajax.factories import argument_texts
 from metajax.learning.outer import OUTERS, Outer, imitation, ppo, recurrent_ppo, trust_region
-from metajax.networks import BeliefNetwork, PosteriorNetwork, belief_policy, memory_policy, mlp, posterior_policy
+from metajax.networks import (
+    BeliefNetwork,
+    PosteriorNetwork,
+    belief_policy,
+    memory_policy,
+    mlp,
+    posterior_policy,
+    prediction_policy,
+)
 from metajax.tasks import TASKS
 
 
@@ -81,6 +89,7 @@ ALGORITHMS = {
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=300, min_eval_stages=31),
+    "disco": Recipe(algorithms.disco, prediction_policy, {}, num_tasks=4, num_iterations=100, min_eval_stages=31),
     "meta_gradient": Recipe(
         algorithms.meta_gradient, partial(mlp, value=True), {}, num_tasks=20, num_iterations=200, min_eval_stages=31
     ),
@@ -91,6 +100,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {  # to choose from by name
     "memory_policy": memory_policy,
     "belief_policy": belief_policy,
     "posterior_policy": posterior_policy,
+    "prediction_policy": prediction_policy,
 }
 
 CURRICULA = tuple(SCORES)  # the scores by which a curriculum replays tasks

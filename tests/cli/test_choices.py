@@ -11,14 +11,8 @@ from metajax.errors import ConfigError, MissingExtraError
 from metajax.running.recipes import ALGORITHMS, build, options, task_options
 from metajax.tasks import TASKS
 
-FREE = {
-    "adapts",
-    "data",
-    "room",
-    "skill",
-    "source",
-    "world",
-}  # names of parameters, files, or of other packages
+# Names of parameters, of files, or of other packages.
+FREE = {"adapts", "data", "room", "skill", "source", "weights", "world"}
 
 
 def refused(algorithm, tasks, **given):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metajax.errors import ConfigError
-from metajax.learning.estimators import Objective, Window, es, estimator_of, pes, truncated, unrolled
+from metajax.learning.estimators import Objective, Window, es, estimator_of, fixed, pes, truncated, unrolled
 
 NUM_STEPS, THETA, EXACT = 100, 0.5, 3571.6306
 SIZE, NUM_POSITIVE = 23, 10
@@ -47,6 +47,13 @@ def exact():
 def differentiated(estimator):
     state = jnp.ones((1, SIZE))
     return jax.jit(lambda: estimator.gradient(influence_balancing(), THETA, (), state, windows(1, NUM_STEPS)))()
+
+
+def test_the_fixed_estimator_leads_the_same_life_without_a_gradient():
+    given, followed = differentiated(fixed()), differentiated(unrolled())
+    assert given.gradient == 0
+    np.testing.assert_allclose(given.lives, followed.lives, rtol=1e-12)
+    np.testing.assert_allclose(given.loss, followed.loss, rtol=1e-12)
 
 
 def over_a_life(estimator, length):

@@ -191,7 +191,7 @@ def test_ppo_climbs_but_stops_at_the_clip_and_takes_minibatches():
         for name, options in (
             ("clip", {"clip": 0.05}),
             ("none", {"clip": 10.0}),
-            ("drift", {"drift_function": "discovered"}),
+            ("dpo", {"surrogate": "discovered"}),
         ):
             loop = ppo(epochs=60, learning_rate=0.03, minibatches=2, **options)
             step = jax.jit(lambda p, b, loop=loop: loop.step(jax.random.key(0), p, loop.init(p), replayed, b)[0])
@@ -199,10 +199,10 @@ def test_ppo_climbs_but_stops_at_the_clip_and_takes_minibatches():
             far[name] = objective(replayed, batch, after)
         start = objective(replayed, batch, params)[0]
     assert far["clip"][0] > start
-    assert far["drift"][0] > start
-    assert far["none"][0] > max(far["clip"][0], far["drift"][0])
+    assert far["dpo"][0] > start
+    assert far["none"][0] > max(far["clip"][0], far["dpo"][0])
     assert far["none"][1] > 5 * far["clip"][1]
-    assert far["none"][1] > 1.5 * far["drift"][1]
+    assert far["none"][1] > 1.5 * far["dpo"][1]
 
 
 def test_a_step_on_a_minibatch_is_as_long_as_one_on_all_tasks():
@@ -266,7 +266,7 @@ def test_minibatches_that_do_not_divide_the_tasks_are_refused():
         (lambda: trust_region(cg_steps=0), "cg_steps=0"),
         (lambda: trust_region(micro_batch=0), "micro_batch=0"),
         (lambda: ppo(clip=-1), "clip=-1"),
-        (lambda: ppo(drift_function="discover"), "did you mean discovered"),
+        (lambda: ppo(surrogate="discover"), "did you mean discovered"),
         (lambda: ppo(epochs=0), "epochs=0"),
         (lambda: policy_gradient(learning_rate=0), "learning_rate=0"),
         (lambda: policy_gradient(accumulate=0), "accumulate=0"),
