@@ -6,6 +6,7 @@ from typing import Any
 from metajax import agents
 from metajax.algorithms._curriculum import CurriculumState, curriculum
 from metajax.algorithms._distil import DistilState, ad, distil, dpt
+from metajax.algorithms._dream import DreamState, dream
 from metajax.algorithms._es_maml import ESState, es_maml
 from metajax.algorithms._hyperx import HyperxState, hyperx
 from metajax.algorithms._learned_rule import LearnedRuleState, Rule, learned_rule
@@ -21,6 +22,7 @@ from metajax.algorithms._varibad import VaribadState, varibad
 __all__ = [
     "CurriculumState",
     "DistilState",
+    "DreamState",
     "ESState",
     "HyperxState",
     "LearnedRuleState",
@@ -37,6 +39,7 @@ __all__ = [
     "dice_maml",
     "distil",
     "dpt",
+    "dream",
     "e_maml",
     "es_maml",
     "fomaml",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from metajax.base import TaskDistribution
 from metajax.tasks.alchemy_potions import alchemy
-from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
+from metajax.tasks.bandits import asking_bandit, bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.classic_control import (
     acrobot,
     cartpole,
@@ -62,6 +62,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "bandit": bandit,
     "gaussian-bandit": gaussian_bandit,
     "dependent-bandit": dependent_bandit,
+    "asking-bandit": asking_bandit,
     "tabular-mdp": tabular_mdp,
     "grid": grid,
     "dark-room": dark_room,
