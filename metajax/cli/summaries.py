@@ -86,7 +86,7 @@ ALGORITHMS_ARE = {  # in at most 46 characters
     "varibad": "a policy acts on a belief about the task",
     "hyperx": "VariBAD with bonuses for exploration",
     "pearl": "a policy acts on draws from a posterior",
-    "dream": "explores for what another policy needs to know",
+    "dream": "explores for what another policy must know",
     "ad": "a memory imitates an agent that learns",
     "dpt": "a memory predicts the task's optimal actions",
     "lpg": "learns the update rule, over long lives",
