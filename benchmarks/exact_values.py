@@ -230,6 +230,7 @@ ROWS = {
     "varibad-t-maze": Row("varibad", "t-maze-active", ALL_TRIALS, whole_trials, "optimum 1; without the cue 0.5"),
     "hyperx": Row("hyperx", "t-maze-active", ALL_TRIALS, whole_trials, "optimum 1; without the cue 0.5"),
     "pearl": Row("pearl", "point-sparse", CIRCLE, whole_trials, "posterior sampling 1.63 … 8.57; goal known 13.06"),
+    "dream": Row("dream", "asking-bandit", {"num_arms": 10}, whole_trials, "the second episode: 1; guessing 0.1"),
     "rl2-hyper": Row("rl2", "grid", {"head_network": "hyper"}, grid_score, "Bayes optimum: score 1"),
     "rl2-switching": Row("rl2", "switching-bandit", {}, changing_arms, SWAPS, 150),
     "rl2-fixed-arms": Row("rl2", "switching-bandit", {"reversal": 0.0}, changing_arms, SWAPS, 150),

@@ -19,6 +19,7 @@ from metajax.algorithms import (
     disco,
     distil,
     dpt,
+    dream,
     e_maml,
     es_maml,
     fomaml,
@@ -42,7 +43,7 @@ from metajax.envs.revealed import reveal
 from metajax.learning.distributions import Categorical
 from metajax.learning.outer import imitation, policy_gradient, ppo, trust_region
 from metajax.networks import belief_policy, memory_policy, mlp, posterior_policy, prediction_policy
-from metajax.tasks import alchemy, bandit, point, tabular_mdp
+from metajax.tasks import alchemy, asking_bandit, bandit, point, tabular_mdp
 
 NUM_TASKS = 4
 
@@ -64,6 +65,7 @@ class Row(NamedTuple):
 
 
 POINT, BANDIT, TABULAR = point(horizon=5), bandit(num_arms=3, horizon=6), tabular_mdp(horizon=4)
+ASKING = asking_bandit(num_arms=3, horizon=2)
 ALCHEMY = alchemy(num_potions=2, horizon=6)
 MLP = mlp(POINT.env, hidden=(4,))
 WITH_CONTEXT = mlp(POINT.env, hidden=(4,), context_size=2)
@@ -112,6 +114,12 @@ def pearl_with(**changes) -> Algorithm:
     return pearl(POINT.env, network, **sizes | changes)
 
 
+def dream_with(**changes) -> Algorithm:
+    network = belief_policy(ASKING.env, width=4, latent=2, hidden=(4,), decoder_hidden=(4,))
+    sizes = {"num_steps": 2, "explorer_width": 4, "gradient_steps": 2, "batch_trials": 4, "capacity": 8}
+    return dream(ASKING.env, network, tasks=ASKING, **sizes | changes)
+
+
 LIVES = {"num_steps": 4, "num_copies": 2, "num_updates": 2, "num_lives": 6, "lifetime": 4}
 SMALL_RULE = LIVES | {"rule_width": 4, "num_predictions": 3}
 
@@ -150,6 +158,7 @@ ROWS = {
     "rl2": Row(partial(rl2_with, "gru"), BANDIT, (2, 2, 6), CELLS, rate="discount"),
     "varibad": Row(varibad_with, BANDIT, (2, 1, 6), ("decoder", "encoder", "policy"), rate="discount"),
     "pearl": Row(pearl_with, POINT, (2, 1, 5), ("encoder", "policy"), rate="kl_weight"),
+    "dream": Row(dream_with, ASKING, (2, 1, 2), ("encoder", "epsilon", "explorer", "policy"), rate="step_cost"),
     "distil": Row(partial(distil_with, distil, thompson(BANDIT.env)), BANDIT, (2, 2, 6), CELLS, rate="learning_rate"),
     "learned_rule": Row(learned_step_size, TABULAR, (3, 2, 4), ("step_size",), rate="learning_rate"),
     "uniform": Row(lambda: uniform(POINT.env), POINT, (2, 2, 5)),

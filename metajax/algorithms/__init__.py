@@ -7,6 +7,7 @@ from metajax import agents
 from metajax.algorithms._curriculum import CurriculumState, curriculum
 from metajax.algorithms._disco import disco
 from metajax.algorithms._distil import DistilState, ad, distil, dpt
+from metajax.algorithms._dream import DreamState, dream
 from metajax.algorithms._es_maml import ESState, es_maml
 from metajax.algorithms._hyperx import HyperxState, hyperx
 from metajax.algorithms._learned_rule import LearnedRuleState, Rule, learned_rule
@@ -22,6 +23,7 @@ from metajax.algorithms._varibad import VaribadState, varibad
 __all__ = [
     "CurriculumState",
     "DistilState",
+    "DreamState",
     "ESState",
     "HyperxState",
     "LearnedRuleState",
@@ -39,6 +41,7 @@ __all__ = [
     "disco",
     "distil",
     "dpt",
+    "dream",
     "e_maml",
     "es_maml",
     "fomaml",

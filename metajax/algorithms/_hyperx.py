@@ -3,10 +3,11 @@
 A hyper-state is a state with the belief about the task in it. While it meta-trains, the policy earns, besides the
 rewards, a bonus for hyper-states that are new and for rewards that the belief does not explain yet:
 
-    r / sigma_r  +  novelty_weight |f(s', b') - g(s', b')|^2 / sigma_n  +  error_weight (-log p(r | b')) / sigma_e
+    r / sigma  +  novelty_weight * relative(|f(s', b') - g(s', b')|^2)  +  error_weight * relative(-log p(r | b'))
 
 f is a random network and g learns to predict it (random network distillation; Burda et al. 2018, arXiv:1810.12894).
-Each sigma is the root mean square of its term over training so far. Both weights fall linearly to zero.
+sigma is the root mean square of rewards over training so far, and relative(x) = (x - mean x) / (root mean square of x)
+in a meta-iteration, so that bonuses pay for what is rare and not for long episodes. Both weights fall linearly to zero.
 """
 
 from collections.abc import Callable
@@ -34,24 +35,16 @@ from metajax.rollouts import first_percept
 _FEATURES = 32  # outputs of the random network
 
 
-class Terms(NamedTuple):
-    """The terms of a reward with bonuses, [...] each; or their mean squares over training."""
-
-    reward: Array
-    novelty: Array
-    error: Array
-
-
 class HyperxState(NamedTuple):
-    """VariBAD's state, the random network and its predictor, the sums of squares of the terms, and the anneal's time.
+    """VariBAD's state, and what the bonuses need.
 
     Attributes:
         varibad: the state of the policy and of the model.
         random: parameters of the random network, which stay as they are.
         predictor: parameters of the network that predicts it.
         optimizer: of the predictor.
-        squares: sums of the squares of the terms over all valid steps.
-        steps: the number of these steps.
+        squares: the sum of the squares of all rewards so far.
+        steps: the number of these rewards.
         remaining: the share of training that is left.
     """
 
@@ -59,7 +52,7 @@ class HyperxState(NamedTuple):
     random: PyTree
     predictor: PyTree
     optimizer: PyTree
-    squares: Terms
+    squares: Array
     steps: Array
     remaining: Array
 
@@ -124,10 +117,8 @@ def hyperx(
         belief = jax.eval_shape(network.encode, varibad_state.params, network.memory(), percept)[1]
         example = hyper_state(env, percept.obs, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), belief))
         random, predictor = module.init(key_random, example), module.init(key_predictor, example)
-        squares = Terms(*(jnp.zeros(()) for _ in Terms._fields))
-        return HyperxState(
-            varibad_state, random, predictor, optimizer.init(predictor), squares, jnp.zeros(()), jnp.ones(())
-        )
+        none, whole = jnp.zeros(()), jnp.ones(())
+        return HyperxState(varibad_state, random, predictor, optimizer.init(predictor), none, none, whole)
 
     def loss(prediction: Array, reward: Array) -> Array:
         return likelihood(prediction, reward, jnp.ones(()))
@@ -151,18 +142,19 @@ def hyperx(
         gradient, novelty = jax.grad(mean_novelty, has_aux=True)(state.predictor)
         gradient = jax.tree.map(lambda leaf: leaf / count, collectives.total(gradient))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        terms = Terms(jax.vmap(trial_rows)(steps.reward)[:, 0], novelty, error)
-        terms = jax.tree.map(lambda leaf: jnp.where(valid, leaf, 0.0), terms)
-        new = collectives.total(jax.tree.map(lambda leaf: jnp.sum(leaf**2), terms))
-        squares, total = jax.tree.map(jnp.add, state.squares, new), state.steps + count
-        weight = jnp.maximum(1 - (1 - state.remaining) / bonus_share, 0.0)
-        scaled = Terms(*(leaf / (jnp.sqrt(square / total) + 1e-8) for leaf, square in zip(terms, squares, strict=True)))
-        bonus = weight * (novelty_weight * scaled.novelty + error_weight * scaled.error)
-        shaped = (scaled.reward + bonus).reshape(steps.reward.shape)
+        squares = state.squares + collectives.total(jnp.sum(steps.reward**2))
+        total = state.steps + count
+        share = jnp.maximum(1 - (1 - state.remaining) / bonus_share, 0.0)
+        bonus = share * (novelty_weight * relative(novelty, valid) + error_weight * relative(error, valid))
+        bonus = jnp.where(valid, bonus, 0.0)
+        shaped = steps.reward / (jnp.sqrt(squares / total) + 1e-8) + bonus.reshape(steps.reward.shape)
         varibad_state, metrics = parent.update(
             key, state.varibad, experience._replace(steps=steps._replace(reward=shaped)), stored
         )
-        metrics |= {"novelty": jnp.sum(terms.novelty) / valid.sum(), "bonus": jnp.sum(bonus) / valid.sum()}
+        metrics |= {
+            "novelty": jnp.sum(jnp.where(valid, novelty, 0.0)) / valid.sum(),
+            "bonus_size": jnp.sum(jnp.abs(bonus)) / valid.sum(),
+        }
         predictor = optax.apply_updates(state.predictor, updates)
         return (
             HyperxState(varibad_state, state.random, predictor, optimizer_state, squares, total, state.remaining),
@@ -180,6 +172,13 @@ def hyperx(
         params=lambda state: parent.params(state.varibad),
         anneal=anneal,
     )
+
+
+def relative(values: Array, valid: Array) -> Array:
+    """Values [...] less their mean over all valid steps of all devices, in units of their root mean square."""
+    values = jnp.where(valid, values, 0.0)
+    count, total, squares = collectives.total((valid.sum(), values.sum(), jnp.sum(values**2)))
+    return (values - total / count) / (jnp.sqrt(squares / count) + 1e-8)
 
 
 def hyper_state(env: Environment, obs: PyTree, belief: Normal) -> Array:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from metajax.algorithms._distil import BEHAVIOURS
+from metajax.algorithms._dream import ENCODINGS
 from metajax.algorithms._pearl import CRITIC_REWARDS
 from metajax.algorithms._varibad import DECODE
 from metajax.errors import known_name
@@ -36,7 +37,9 @@ OF_FACTORIES: Mapping[str, Collection[str]] = {  # option of a factory: its choi
     "critic_reward": CRITIC_REWARDS,
     "decode": DECODE,
     "decoder_inputs": DECODED,
+    "encoding": ENCODINGS,
     "estimator": ESTIMATORS,
+    "explorer_memory": MEMORIES,
     "game": GAMES,
     "goals": GOALS,
     "head": HEADS,

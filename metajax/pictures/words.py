@@ -19,6 +19,7 @@ METHODS = {
     "varibad": "VariBAD",
     "hyperx": "HyperX",
     "pearl": "PEARL",
+    "dream": "DREAM",
     "ad": "algorithm distillation",
     "dpt": "DPT",
     "lpg": "LPG",

@@ -86,6 +86,7 @@ ALGORITHMS = {
     "varibad": Recipe(algorithms.varibad, belief_policy, {"ppo": recurrent_ppo}, 128, 400, min_eval_stages=1),
     "hyperx": Recipe(algorithms.hyperx, belief_policy, {"ppo": recurrent_ppo}, 128, 400, min_eval_stages=1),
     "pearl": Recipe(algorithms.pearl, posterior_policy, {}, 16, 200, min_eval_stages=1),
+    "dream": Recipe(algorithms.dream, belief_policy, {}, 32, 400, min_eval_stages=2),
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=300, min_eval_stages=31),

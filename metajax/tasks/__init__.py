@@ -1,7 +1,7 @@
 """Task distributions. Each module is one family: an environment, and distributions of its parameters."""
 
 from metajax.tasks.alchemy_potions import alchemy
-from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
+from metajax.tasks.bandits import asking_bandit, bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.changing_bandits import gilbert_elliott, switching_bandit
 from metajax.tasks.classic_control import (
     acrobot,
@@ -52,6 +52,7 @@ __all__ = [
     "ant_direction",
     "ant_direction_2d",
     "ant_goal",
+    "asking_bandit",
     "bandit",
     "bin_pack",
     "cartpole",

@@ -96,6 +96,67 @@ class Bandit(environment.Environment[BanditState, BanditParams]):
         return spaces.Box(1.0, 1.0, (1,))
 
 
+@struct.dataclass
+class AskingParams(environment.EnvParams):
+    """The task: the arm that pays."""
+
+    arm: Array = struct.field(default_factory=lambda: jnp.zeros((), int))
+    max_steps_in_episode: int = 1
+
+
+class AskingBandit(environment.Environment[BanditState, AskingParams]):
+    """One of A arms pays 1, the others nothing. Action A asks: it pays nothing, and its observation shows the arm.
+
+    The observation is the one-hot code [A] of the arm, and zero where nothing was asked. The answer to the last action
+    of an episode is seen only in the last percept of that episode.
+    """
+
+    def __init__(self, num_arms: int = 4):
+        super().__init__()
+        check_count("num_arms", num_arms, at_least=2)
+        self.num_arms = num_arms
+
+    @property
+    def name(self) -> str:
+        return "AskingBandit"
+
+    @property
+    def default_params(self) -> AskingParams:
+        return AskingParams()
+
+    def reset_env(self, key: Array, params: AskingParams) -> tuple[Array, BanditState]:
+        del key
+        return jnp.zeros(self.num_arms), BanditState(time=jnp.zeros((), int))
+
+    def step_env(self, key: Array, state: BanditState, action: Array, params: AskingParams) -> tuple:
+        del key
+        answer = jnp.where(action == self.num_arms, jax.nn.one_hot(params.arm, self.num_arms), 0.0)
+        reward = (action == params.arm).astype(float)
+        return answer, BanditState(time=state.time + 1), reward, jnp.zeros((), bool), {}
+
+    def is_terminated(self, state: BanditState, params: AskingParams) -> Array:
+        return jnp.zeros((), bool)
+
+    def action_values(self, task: AskingParams, obs: Array, time: Array) -> Array:
+        """1 for the arm that pays, 0 for the other actions, [A + 1]."""
+        del obs, time
+        return jax.nn.one_hot(task.arm, self.num_arms + 1)
+
+    @property
+    def binary_rewards(self) -> bool:
+        return True
+
+    @property
+    def num_actions(self) -> int:
+        return self.num_arms + 1
+
+    def action_space(self, params: AskingParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(self.num_arms + 1)
+
+    def observation_space(self, params: AskingParams) -> spaces.Box:
+        return spaces.Box(0.0, 1.0, (self.num_arms,))
+
+
 def bandit(*, num_arms: int = 5, horizon: int = 10, alpha: float = 1.0, beta: float = 1.0) -> TaskDistribution:
     """Bernoulli bandits with a Beta prior on the success probability of each arm.
 
@@ -200,6 +261,30 @@ def dependent_bandit(*, horizon: int = 100) -> TaskDistribution:
         return dependent_optimum(num_episodes * horizon)
 
     return _distribution(env, sample, horizon, references, split)._replace(optimum=optimum)
+
+
+def asking_bandit(*, num_arms: int = 4, horizon: int = 1) -> TaskDistribution:
+    """Bandits with one arm that pays, which a further action shows: an episode without reward makes all others pay.
+
+    Args:
+        num_arms: number of arms.
+        horizon: actions of an episode.
+
+    >>> asking_bandit(num_arms=3).env.num_actions
+    4
+    """
+    check_count("horizon", horizon)
+    env = AskingBandit(num_arms)
+    template = env.default_params.replace(max_steps_in_episode=horizon)
+    return TaskDistribution(
+        env,
+        lambda key: template.replace(arm=jax.random.randint(key, (), 0, num_arms)),
+        horizon=horizon,
+        references=(("random", horizon / (num_arms + 1)), ("arm known", float(horizon))),
+        num_episodes=2,
+        split=f"the same {num_arms} arms, each equally often",
+        test_tasks=jax.vmap(lambda arm: template.replace(arm=arm))(jnp.arange(num_arms)),
+    )
 
 
 def _distribution(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from metajax.base import TaskDistribution
 from metajax.tasks.alchemy_potions import alchemy
-from metajax.tasks.bandits import bandit, dependent_bandit, gaussian_bandit
+from metajax.tasks.bandits import asking_bandit, bandit, dependent_bandit, gaussian_bandit
 from metajax.tasks.changing_bandits import gilbert_elliott, switching_bandit
 from metajax.tasks.classic_control import (
     acrobot,
@@ -65,6 +65,7 @@ OWN: dict[str, Callable[..., TaskDistribution]] = {
     "dependent-bandit": dependent_bandit,
     "switching-bandit": switching_bandit,
     "gilbert-elliott": gilbert_elliott,
+    "asking-bandit": asking_bandit,
     "tabular-mdp": tabular_mdp,
     "grid": grid,
     "dark-room": dark_room,

@@ -64,7 +64,7 @@ def test_a_step_leads_to_the_observation_and_the_belief_after_it():
             np.testing.assert_allclose(rows[episode, time, 2:4], encode(memory, seen)[1].mean, rtol=1e-4, atol=1e-5)
 
 
-def test_bonuses_are_in_units_of_their_own_size_and_fall_to_nothing():
+def test_bonuses_pay_for_what_is_rare_and_fall_to_nothing():
     state, after, experience, metrics, (hyper_states, error) = step()
     valid = np.asarray(experience.steps.valid).reshape(8, -1)
 
@@ -77,11 +77,11 @@ def test_bonuses_are_in_units_of_their_own_size_and_fall_to_nothing():
     off = features(state.predictor, np.asarray(hyper_states)) - features(state.random, np.asarray(hyper_states))
     novelty, error = (off**2).mean(-1)[valid], np.asarray(error)[valid]
     np.testing.assert_allclose(metrics["novelty"], novelty.mean(), rtol=1e-3)
-    expected = 2 * novelty / np.sqrt((novelty**2).mean()) + 0.5 * error / np.sqrt((error**2).mean())
-    np.testing.assert_allclose(metrics["bonus"], expected.mean(), rtol=1e-3)
-    np.testing.assert_allclose(after.squares.novelty, (novelty**2).sum(), rtol=1e-3)
-    half_way, late = (float(step(remaining)[3]["bonus"]) for remaining in (0.75, 0.5))
-    np.testing.assert_allclose(half_way, 0.5 * metrics["bonus"], rtol=1e-3)
+    first, second = ((term - term.mean()) / np.sqrt((term**2).mean()) for term in (novelty, error))
+    np.testing.assert_allclose(metrics["bonus_size"], np.abs(2 * first + 0.5 * second).mean(), rtol=1e-3)
+    np.testing.assert_allclose(after.squares, (np.asarray(experience.steps.reward) ** 2).sum(), rtol=1e-5)
+    half_way, late = (float(step(remaining)[3]["bonus_size"]) for remaining in (0.75, 0.5))
+    np.testing.assert_allclose(half_way, 0.5 * metrics["bonus_size"], rtol=1e-3)
     assert late == 0
 
 

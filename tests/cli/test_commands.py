@@ -256,7 +256,7 @@ def test_bench_doctor_and_debug_say_what_they_found(capsys):
         (["train", "maml", "bandit", "--goals", "square"], "--goals is an option of the tasks point, point-unscaled"),
         (
             ["train", "--memory", "gru"],
-            "--memory is an option of the algorithm rl2, varibad, hyperx, ad, dpt, not of maml",
+            "--memory is an option of the algorithm rl2, varibad, hyperx, dream, ad, dpt, not of maml",
         ),
         (
             ["bench", "--inner-lr", "1"],

@@ -131,7 +131,7 @@ def test_an_option_is_given_to_those_that_know_it(trained):
         (["maml,rl2", "point", "--inner-lrr", "1"], "no option --inner-lrr; did you mean --inner-lr?"),
         (
             ["maml,anil", "point", "--memory", "gru"],
-            "--memory is an option of the algorithm rl2, varibad, hyperx, ad, dpt, not of maml",
+            "--memory is an option of the algorithm rl2, varibad, hyperx, dream, ad, dpt, not of maml",
         ),
         (["maml,rl2", "point", "--inner-lr", "-0.1"], "inner_lr=-0.1 must be a finite number >= 0"),
         (["maml,rl2", "point", "--outer", "gradient"], "unknown outer 'gradient'"),

@@ -273,10 +273,19 @@ def test_the_reference_of_a_known_task_is_what_one_who_knows_it_earns(name):
     assert abs(earned.mean() - known) <= 4 * earned.std() / np.sqrt(len(earned))
 
 
-@pytest.mark.parametrize(("name", "best"), [("t-maze", 1.0), ("harlow", 6.0)])
+@pytest.mark.parametrize(("name", "best"), [("t-maze", 1.0), ("harlow", 6.0), ("asking-bandit", 1.0)])
 def test_one_who_knows_the_task_makes_no_mistake(name, best):
     shown = reveal(TASKS[name]())
     np.testing.assert_array_equal(returns(task_known(shown.env), shown, 50), best)
+
+
+def test_the_answer_shows_the_arm_that_pays():
+    tasks = TASKS["asking-bandit"](num_arms=3)
+    env, task = tasks.env, tasks.env.default_params.replace(arm=jnp.array(1))
+    state = env.reset_env(jax.random.key(0), task)[1]
+    obs, _, reward, *_ = jax.vmap(lambda action: env.step_env(jax.random.key(0), state, action, task))(jnp.arange(4))
+    np.testing.assert_array_equal(obs, [[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(reward, [0, 1, 0, 0])
 
 
 @pytest.mark.slow
