@@ -253,6 +253,7 @@ def _part(part: timing.CompiledFunction, seconds: Sequence[float], steps: int | 
         times._asdict()
         | {"rounds": list(seconds)}
         | of_compiled
+        | ({} if part.launches is None else {"launches": part.launches})
         | ({"steps_per_second": steps / times.median} if steps else {})
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from metajax.measuring import timing
+from metajax.measuring import launches, timing
 from metajax.measuring.against import Comparison
 
 OF_ENVIRONMENT = "steps/s over the environment's alone"
@@ -54,6 +54,8 @@ def _figures_table(kept: Mapping[str, Any], start: Mapping[str, Any]) -> Table:
     for figure, values in kept["figures"].items():
         table.add_row(figure, f"{values['median']:.3g}", f"{values['least']:.3g} to {values['greatest']:.3g}")
     table.add_row("memory of a meta-iteration", f"{kept['parts']['meta-iteration']['memory'] / 2**20:,.1f} MiB")
+    if (count := kept["parts"]["meta-iteration"].get("launches")) is not None:
+        table.add_row("kernels of a meta-iteration", f"{count:,}", f"at least {1000 * launches.SECONDS * count:.2f} ms")
     for how, seconds in start.items():
         table.add_row(f"{how} start, until it is compiled", f"{seconds['compile']:.1f} s")
         table.add_row(f"{how} start, until the first update", f"{seconds['first_update']:.1f} s")

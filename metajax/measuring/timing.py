@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from metajax.base import PyTree
 from metajax.devices import hardware
 from metajax.errors import is_out_of_memory
+from metajax.measuring.launches import num_launches
 from metajax.running.training import peak_memory
 
 
@@ -29,13 +30,15 @@ class CompiledFunction(NamedTuple):
     """A compiled function, which `run()` calls with its arguments.
 
     `flops` counts the matrix products on all devices, see `product_flops`. `memory` is the compiler's estimate, in
-    bytes, for one accelerator or for all devices of a CPU.
+    bytes, for one accelerator or for all devices of a CPU. `launches` counts the kernels of a run on a GPU, see
+    `launches.num_launches`; it is None elsewhere.
     """
 
     run: Callable[[], PyTree]
     flops: int
     memory: int
     compile_seconds: float
+    launches: int | None = None
 
 
 class Spread(NamedTuple):
@@ -75,7 +78,8 @@ def compile_function(
         with understood():
             return jax.block_until_ready(compiled(*arguments))
 
-    return CompiledFunction(run, num_devices * product_flops(traced.jaxpr, while_trips), memory, seconds)
+    kernels = num_launches(compiled.as_text()) if jax.default_backend() == "gpu" else None
+    return CompiledFunction(run, num_devices * product_flops(traced.jaxpr, while_trips), memory, seconds, kernels)
 
 
 @contextmanager

@@ -80,6 +80,15 @@ def test_parts_take_turns_after_a_round_that_does_not_count():
     assert timing.ratio({"a": [1.0, 2.0, 6.0], "b": [1.0, 1.0, 2.0]}, ["a", "a"], ["b"]) == (4.0, 2.0, 6.0)
 
 
+def test_on_a_gpu_launches_are_shown_with_the_time_that_they_take_at_least():
+    compiled = timing.CompiledFunction(lambda: None, flops=0, memory=0, compile_seconds=1.0, launches=2_000)
+    parts = {"meta-iteration": bench._part(compiled, [0.004], None)}
+    assert parts["meta-iteration"]["launches"] == 2_000
+    cells = [list(column.cells) for column in bench_tables._figures_table({"figures": {}, "parts": parts}, {}).columns]
+    assert ("kernels of a meta-iteration", "2,000", "at least 3.00 ms") in zip(*cells, strict=True)
+    assert "launches" not in bench._part(compiled._replace(launches=None), [0.004], None)
+
+
 @pytest.mark.slow
 def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
     """Every part of MAML with one outer gradient, at a tiny size."""

@@ -4,7 +4,8 @@
 
 Nothing is timed: all of it is exact for one version of JAX. `product FLOPs` are counted in what was written, loops as
 often as they run; `FLOPs` and `bytes` are the compiler's, which counts a loop's body once; `temporary memory` is what
-it plans. The programs are the reference ones at a small size, on a CPU.
+it plans. The programs are the reference ones at a small size, on a CPU. `operations in loops of a GPU` are those of the
+programs as they are written for a GPU, which launches about a kernel for some of them at every trip.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import pytest
 from metajax.algorithms import maml
 from metajax.learning.outer import policy_gradient
 from metajax.measuring import programs, timing
-from metajax.networks import mlp
+from metajax.networks import kernels, mlp
 from metajax.running.training import meta_iteration, new_learner
 from metajax.tasks import point
 
@@ -50,6 +51,32 @@ def cost(function, arguments, while_trips=()):
     }
 
 
+def operations_in_loops(jaxpr, inside=False):
+    """Operations inside the loops of a traced function, as often as they run; a `while_loop` counts as one trip."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "custom_linear_solve":
+            bodies = [parameters["jaxprs"].solve.jaxpr]
+        else:
+            bodies = [] if name == "pallas_call" else timing._subprograms(parameters)
+        counts = [operations_in_loops(body, inside or name in ("scan", "while")) for body in bodies]
+        if not counts:
+            total += inside
+        else:
+            total += max(counts) if name == "cond" else sum(counts) * parameters.get("length", 1)
+    return total
+
+
+def operations_on_a_gpu(name):
+    """The operations in loops of a reference program as it is written for an NVIDIA GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        patch.setattr(kernels, "on_nvidia", lambda: True)
+        job = programs.whole(small(name))
+        return operations_in_loops(jax.make_jaxpr(job.function)(*job.arguments).jaxpr)
+
+
 def counted(algorithm, calls):
     """The algorithm, whose `collect` and `update` count their calls, that is how often they are traced."""
 
@@ -76,6 +103,7 @@ def cost_of_reference(name):
     job = programs.whole(setting)
     function = programs.iteration(counted(setting.built.algorithm, calls))
     found = cost(function, job.arguments, job.while_trips)
+    found["operations in loops of a GPU"] = operations_on_a_gpu(name)
     return found | {f"traces of {part}": times for part, times in calls.items()}
 
 
@@ -111,7 +139,8 @@ def test_a_reference_program_costs_no_more_than_recorded(name):
 def test_every_version_has_bounds_of_every_program():
     for bounds in json.loads(BOUNDS.read_text()).values():
         assert set(bounds) == set(SMALL)
-        assert all(len(kinds) == 6 and min(kinds.values()) > 0 for kinds in bounds.values())
+        # With JAX 0.11 the operations of a GPU are not recorded yet.
+        assert all(len(kinds) in (6, 7) and min(kinds.values()) > 0 for kinds in bounds.values())
 
 
 @on_a_cpu
