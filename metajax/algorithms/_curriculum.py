@@ -3,7 +3,7 @@
 A buffer keeps tasks with scores that say how much there is to learn in them. A meta-iteration plays either fresh tasks,
 which may enter the buffer, or tasks from the buffer, drawn with the probabilities
 
-    P(i) = (1 - staleness) rank_i^(-1 / temperature) / Z + staleness age_i / sum_j age_j
+    P(i) = (1 - staleness) rank_i^(-1 / rank_temperature) / Z + staleness age_i / sum_j age_j
 
 where rank 1 has the highest score, and the age counts the meta-iterations since task i was played last.
 """
@@ -82,7 +82,7 @@ def curriculum(
     buffer_size: int = 1000,
     replay: float = 0.5,
     fill: float = 0.5,
-    temperature: float = 0.3,
+    rank_temperature: float = 0.3,
     staleness: float = 0.3,
     robust: bool = False,
 ) -> Algorithm:
@@ -99,7 +99,7 @@ def curriculum(
         buffer_size: tasks in the buffer (1,000; 4,000 in JaxUED).
         replay: probability that a meta-iteration replays instead of playing fresh tasks (0.5; 0.8 in JaxUED).
         fill: share of the buffer that must be full before tasks are replayed (0.5).
-        temperature: of the ranks: a lower one concentrates on the highest scores (0.3).
+        rank_temperature: temperature of the ranks: a lower one concentrates on the highest scores (0.3).
         staleness: weight of the tasks that were not played for long (0.3).
         robust: whether fresh tasks are only scored and not learned from (robust PLR).
 
@@ -117,7 +117,7 @@ def curriculum(
     check_count("buffer_size", buffer_size)
     check_number("replay", replay, at_least=0, at_most=1)
     check_number("fill", fill, at_least=0, at_most=1)
-    check_number("temperature", temperature, above=0)
+    check_number("rank_temperature", rank_temperature, above=0)
     check_number("staleness", staleness, at_least=0, at_most=1)
     check_flag("robust", robust)
     if robust and algorithm.store is not None:
@@ -141,7 +141,7 @@ def curriculum(
 
     def slots(state: CurriculumState, num_tasks: int) -> Array:
         """The different slots [D N] that this meta-iteration replays."""
-        chance = replay_probabilities(state.buffer, temperature, staleness)
+        chance = replay_probabilities(state.buffer, rank_temperature, staleness)
         key = jax.random.wrap_key_data(state.noise)
         return jax.random.choice(key, buffer_size, (num_tasks * collectives.num_devices(),), replace=False, p=chance)
 
@@ -189,7 +189,7 @@ def curriculum(
         return jax.tree.map(
             lambda one, other: jnp.where(state.replays, one, other),
             rescored(state.buffer, at, found, best),
-            inserted(state.buffer, task, found, best, replay_probabilities(state.buffer, temperature, staleness)),
+            inserted(state.buffer, task, found, best, replay_probabilities(state.buffer, rank_temperature, staleness)),
         )
 
     def trials_of_a_task(state: CurriculumState, experience: Experience) -> int:
@@ -209,13 +209,13 @@ def curriculum(
     )
 
 
-def replay_probabilities(buffer: TaskBuffer, temperature: float, staleness: float) -> Array:
+def replay_probabilities(buffer: TaskBuffer, rank_temperature: float, staleness: float) -> Array:
     """The probability [C] of every slot to be replayed; zero for empty slots, unless all are empty."""
     full = buffer.played >= 0
     order = jnp.argsort(jnp.where(full, -buffer.score, jnp.inf), stable=True)
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(1, len(order) + 1))
-    least = jnp.finfo(float).tiny * (len(order) + 1 - rank)  # a small temperature underflows; ranks stay in order
-    priority = jnp.where(full, jnp.maximum(rank ** (-1.0 / temperature), least), 0.0)
+    least = jnp.finfo(float).tiny * (len(order) + 1 - rank)  # a small rank_temperature underflows; ranks stay in order
+    priority = jnp.where(full, jnp.maximum(rank ** (-1.0 / rank_temperature), least), 0.0)
     age = jnp.where(full, buffer.now - buffer.played, 0)
     priority = priority / jnp.maximum(priority.sum(), 1e-30)
     return jnp.where(age.sum() > 0, (1 - staleness) * priority + staleness * age / jnp.maximum(age.sum(), 1), priority)

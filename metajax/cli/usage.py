@@ -25,7 +25,7 @@ COMMANDS = {
     "plot": Command("RUN ...", "plot the curves of several runs in one figure"),
     "report": Command("RUN", "write one HTML file about a run"),
     "collect": Command("RUN | SOURCE TASKS", "record learning histories of an agent"),
-    "export": Command("RUN", "write the meta-parameters of a run, and a model card"),
+    "export": Command("RUN", "write the meta-parameters, and a model card"),
     "reproduce": Command("[ROW]", "measure a published result again, or list all"),
     "bench": Command("[ALGORITHM TASKS]", "time reference programs, or an algorithm"),
     "search": Command("[ALGORITHM] [TASKS]", "search for a network (default: maml point)"),

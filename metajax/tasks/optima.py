@@ -160,8 +160,8 @@ def gilbert_elliott_optimum(horizon: int, *, stay: float = 0.9, recover: float =
     an arm is its last observed state and the number of steps since, so backward induction over both arms is exact. If
     `stay` is at least `recover`, the optimal policy is myopic (Zhao et al. 2008, arXiv:0712.0035).
 
-    >>> round(gilbert_elliott_optimum(50, stay=0.8, recover=0.2), 4)
-    32.3499
+    >>> round(gilbert_elliott_optimum(50, stay=0.8, recover=0.2), 3)
+    32.35
     """
     check_count("horizon", horizon)
     check_number("stay", stay, at_least=0, at_most=1)

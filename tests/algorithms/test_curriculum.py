@@ -43,7 +43,7 @@ def buffer_of(score, played, now=0):
 
 
 def test_the_law_of_replay():
-    found = replay_probabilities(buffer_of([3, 1, 2], played=[0, 4, 1], now=5), temperature=0.3, staleness=0.3)
+    found = replay_probabilities(buffer_of([3, 1, 2], played=[0, 4, 1], now=5), rank_temperature=0.3, staleness=0.3)
     np.testing.assert_allclose(found, [0.77228162, 0.04598022, 0.18173816], atol=1e-6)
 
 

@@ -20,7 +20,8 @@ def test_every_option_of_every_combination_has_a_help(algorithm):
 
 
 NEED_LABELS = {"ad", "dpt"}  # they imitate agents that these tasks lack
-DISCRETE = {"disco"}  # these need discrete actions
+DISCRETE = {"disco", "dream"}  # these need discrete actions
+EPISODES = {"dream"}  # these need trials of several episodes
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,7 @@ DISCRETE = {"disco"}  # these need discrete actions
         for algorithm in ALGORITHMS
         if tasks == "bandit" or algorithm not in NEED_LABELS
         if tasks != "pendulum" or algorithm not in DISCRETE
+        if tasks != "bandit" or algorithm not in EPISODES
     ],
 )
 def test_algorithms_choose_the_actions_of_tasks_of_every_kind(algorithm, tasks):
