@@ -39,6 +39,8 @@ def pytest_configure(config):
 
 # Docstring examples that train or search, which `slow` tests are as well.
 LONG_EXAMPLES = (
+    "training",
+    "train_seeds",
     "MetaAgent",
     "genetic",
     "regularised_evolution",

@@ -165,10 +165,7 @@ def test_every_algorithm_memory_module_and_command_is_named():
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=() if path.stem == "maml_point" else pytest.mark.slow)
-        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
-    ],
+    [pytest.param(path, marks=pytest.mark.slow) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))],
     ids=lambda path: path.stem,
 )
 def test_a_notebook_runs_and_keeps_its_outputs(path):

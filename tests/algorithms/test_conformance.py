@@ -23,7 +23,7 @@ from metajax.running.training import compile_program, meta_iteration, new_learne
 
 LEARNERS = {name: row for name, row in ROWS.items() if not isinstance(row.make(), Agent)}
 learners = pytest.mark.parametrize("row", LEARNERS.values(), ids=LEARNERS)
-LONG = {"ideal_observer", "varibad", "pearl", "dream", "learned_rule"}
+LONG = {"ideal_observer", "varibad", "pearl", "dream", "disco", "distil", "learned_rule"}
 
 
 def with_code_of_their_own(rows):
@@ -188,7 +188,7 @@ def learn_more(folder, num_iterations):
     checkpoint.save(folder, learn(program, learner, num_iterations), {})
 
 
-RESUMED = ("maml", "rl2")
+RESUMED = ("maml",)
 OTHERS = [name for name, row in LEARNERS.items() if name not in RESUMED and (row.own_code or not row.setting_of)]
 
 

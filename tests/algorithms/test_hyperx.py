@@ -41,6 +41,7 @@ def step(remaining=1.0):
     return state, after, experience, metrics, led_to
 
 
+@pytest.mark.slow
 def test_a_step_leads_to_the_observation_and_the_belief_after_it():
     state, _, experience, _, (hyper_states, _) = step()
     steps = jax.tree.map(np.asarray, experience.steps)

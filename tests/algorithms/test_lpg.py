@@ -97,6 +97,7 @@ def test_without_any_gradient_in_a_life_the_meta_gradient_is_finite(collected):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 
+@pytest.mark.slow
 def test_an_agent_at_test_learns_as_in_training(collected):
     """The lives after a meta-iteration are those that `adapt` leads to."""
     algorithm, state, experience = collected

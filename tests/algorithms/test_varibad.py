@@ -103,6 +103,7 @@ def test_a_belief_network_of_ones_own_is_given_as_it_is_or_by_its_factory():
         assert agent.config["network"].split("-")[1]
 
 
+@pytest.mark.slow
 def test_the_number_of_trials_changes_neither_term_of_the_loss():
     def metrics(num_trials):
         algorithm = varibad(GRID.env, SMALL, **SIZES | {"elbo_trials": num_trials}, elbo_updates=1, elbo_terms=8)
@@ -129,6 +130,7 @@ def test_probes_are_rewards_of_the_task():
     np.testing.assert_allclose(rewards.mean(0), arms.sample(key(5)).means, atol=0.04)
 
 
+@pytest.mark.slow
 def test_probes_and_the_sign_of_rewards_are_decoded_where_the_environment_has_them():
     def error(**options):
         return float(step(**options)[3]["decoding_error"])

@@ -102,6 +102,7 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"rl2-bandit-0", "rl2-bandit-1"}
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_again_put_in_a_table_and_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     for seed in ("0", "1"):

@@ -55,6 +55,7 @@ def trained(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_missing_ones_trained(trained, capsys):
     command = ["train", "maml,rl2", "point", *TINY]
     assert main(command) == 0
@@ -71,6 +72,7 @@ def test_finished_runs_are_skipped_and_missing_ones_trained(trained, capsys):
     assert not Path("runs/grid-1").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_and_another_evaluation_replaces_the_old_one(trained, monkeypatch, capsys):
     command = ["train", "maml,rl2", "point", *TINY]
     trained.interrupted.add("rl2-point")

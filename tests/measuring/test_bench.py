@@ -135,6 +135,7 @@ def test_what_jax_says_when_memory_is_out_is_understood():
         raise jax.errors.JaxRuntimeError("INTERNAL: else")
 
 
+@pytest.mark.slow
 def test_a_program_starts_in_a_fresh_process_or_says_why_not(tmp_path, monkeypatch):
     asked = []
 

@@ -192,6 +192,7 @@ def equinox_gru(key):
     return Model(key)
 
 
+@pytest.mark.slow
 def test_rl2_trains_an_equinox_gru_and_goes_on_from_a_checkpoint(tmp_path):
     pytest.importorskip("equinox")
     tasks = bandit(num_arms=2, horizon=3)

@@ -74,6 +74,7 @@ def test_a_part_is_some_episodes_of_one_history_as_if_they_were_a_trial(data):
     np.testing.assert_array_equal(percept.action[:, 1, :, 0], experience.steps.action[:, 0, :, -1])
 
 
+@pytest.mark.slow
 def test_it_learns_from_the_data_without_a_step_of_the_environment(data):
     network = memory_policy(GRID.env, width=4, hidden=())
     algorithm = ad(GRID.env, network, tasks=GRID, num_steps=4, num_episodes=3, data=str(data))

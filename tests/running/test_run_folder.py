@@ -66,6 +66,7 @@ def start(folder, *flags):
     return process
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_resumed_run_equals_one_that_never_stopped(tmp_path, capsys):
     folder = tmp_path / "run"
     process = start(folder, "--save-every", "1000")

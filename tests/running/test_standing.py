@@ -24,6 +24,7 @@ def test_the_optimum_is_the_reference_and_counts_all_episodes():
     assert scale.score(np.full((4, 2, 3), scale.reference / 2)).mean == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_where_the_optimum_is_out_of_reach_the_best_hand_written_agent_is_the_reference():
     tasks = tabular_mdp(num_states=3, num_actions=2, horizon=3)
     scale = find_scale(tasks, protocol(tasks, 2))

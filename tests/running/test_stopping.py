@@ -40,6 +40,7 @@ def test_a_plateau_is_a_number_of_validations_that_do_not_rise_beyond_their_erro
     assert flat == [False, False, True]
 
 
+@pytest.mark.slow
 def test_training_stops_at_a_return_or_runs_schedules_out_at_a_plateau():
     agent = MetaAgent("rl2", "bandit", **SMALL)
     assert agent.learn(30, log_every=2, until="return=0.1").iteration == 2
@@ -56,6 +57,7 @@ def test_training_of_which_nothing_is_reached_runs_schedules_out_at_its_end():
     assert agent.learner.start == 16
 
 
+@pytest.mark.slow
 def test_a_condition_is_checked_in_further_training_too():
     agent = MetaAgent("rl2", "bandit", **SMALL).learn(40)
     assert agent.learn(30, log_every=2, until="return=0.1").iteration == 42

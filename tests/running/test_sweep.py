@@ -58,6 +58,7 @@ def test_an_option_that_may_be_left_open_can_be_swept():
     assert [agent.config["options"]["entropy_coef"] for agent in agents] == [0.01, 0.05]
 
 
+@pytest.mark.slow
 def test_several_seeds_of_tasks_of_ones_own_are_each_what_one_alone_would_be():
     tasks = bandit(num_arms=2, horizon=3)
     options = {"width": 4, "num_tasks": 4, "minibatches": 2}

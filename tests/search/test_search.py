@@ -101,6 +101,7 @@ def test_hyper_parameters_in_the_genome_reach_the_algorithm(masked):
     assert (returns[0] != returns[1]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_whole_search_of_a_group_is_traced_once(masked, genomes):
     """Other genomes, other numbers of genomes, other seeds and other lengths do not recompile."""
     for number in range(3):

@@ -298,6 +298,7 @@ def test_seeds_in_one_program_are_refused(point_env, monkeypatch, capsys, tmp_pa
     assert "so use one seed and no sweep" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_algorithm_with_a_store_trains_on_the_host(point_env):
     tasks, store = goals(point_env, horizon=3), trial_store(8)
     base = maml(point_env, mlp(point_env, hidden=(3,)), num_steps=3, num_rollouts=2, outer=policy_gradient())
