@@ -61,9 +61,7 @@ def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> Adap
         path: the file.
         tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
     """
-    about, arrays = array_files.read(Path(path))
-    if about.get("kind") != "adapted policy":
-        raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}, not an adapted policy; use load_params")
+    about, arrays = array_files.read(Path(path), "adapted policy")
     return MetaAgent.from_config(about, tasks)._restored(arrays)
 
 
@@ -627,10 +625,8 @@ class MetaAgent:
             tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
             **changed: arguments of MetaAgent that replace the saved ones.
         """
-        about, arrays = array_files.read(Path(path))
-        if about["kind"] != "meta-parameters":
-            raise checkpoint.CheckpointError(f"{path} holds {_article(about['kind'])}; use load_policy")
-        iteration = json_files.check(about.get("iteration"), json_files.Count, f"iteration of {path}")
+        about, arrays = array_files.read(Path(path), "meta-parameters")
+        iteration = json_files.check(about.get("iteration"), json_files.Index, f"iteration of {path}")
         agent = cls.from_config(about, tasks, **changed)
         params = export.filled(agent.params, arrays)
         state = export.with_params(agent.algorithm, agent.learner.state, params)
