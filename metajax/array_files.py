@@ -15,6 +15,11 @@ from metajax.errors import CheckpointError
 
 FORMAT = 1
 _HEADER = "metajax"
+_READERS = {  # by the kind of file
+    "adapted policy": "load_policy",
+    "meta-parameters": "load_params or MetaAgent.from_export",
+    "learning histories": "ad(…, data=FOLDER)",
+}
 
 
 class _Header(TypedDict):
@@ -34,8 +39,11 @@ def write(path: Path, tree: PyTree, about: dict[str, Any]) -> Path:
     return path
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The description and the arrays of a file; raises CheckpointError if metajax did not write it."""
+def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the arrays of a file of a kind, such as "meta-parameters".
+
+    Raises CheckpointError if metajax did not write the file, or if it is of another kind.
+    """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata()[_HEADER]
@@ -45,6 +53,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     about = json_files.parse(header, _Header, str(path))
     if about["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {about['format']}, this version of metajax reads {FORMAT}")
+    if about["kind"] != kind:
+        reader = _READERS.get(about["kind"])
+        hint = f"; {reader} reads it" if reader else ""
+        raise CheckpointError(f"{path} is of kind {about['kind']!r}, not {kind!r}{hint}")
     return dict(about), arrays
 
 

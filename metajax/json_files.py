@@ -16,6 +16,7 @@ from metajax.evaluation import EvaluationProtocol
 
 Content = TypeVar("Content")
 Count = Annotated[int, range(2**63)]
+Index = Annotated[int, range(2**31)]  # what JAX counts with
 Plain = bool | int | float | str | None
 
 _WORDS = {
@@ -82,6 +83,7 @@ class Evaluation(Config):
     references: dict[str, float]
     iteration: Count
     in_context: NotRequired[bool]
+    all_options: NotRequired[dict[str, Any]]
     trained_adaptations: NotRequired[Count]
     sampled: _Means
     greedy: NotRequired[_Means]

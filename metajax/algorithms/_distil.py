@@ -10,6 +10,7 @@ arXiv:2306.14892) the target is the optimal action of the task, whatever was pla
 sampling. The actions must be sampled: the most probable ones follow another algorithm than the source's.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -230,6 +231,8 @@ def ad(
     """
     if data is not None and source is not None:
         raise ConfigError("the histories in data have a source already; leave out source")
+    if not isinstance(data, str | os.PathLike | None):
+        raise ConfigError(f"data={data!r} must be the path of a folder of learning histories")
     check_count("num_episodes", num_episodes)
     check_count("episode_stride", episode_stride)
     return distil(

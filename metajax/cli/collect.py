@@ -9,7 +9,7 @@ from metajax.base import Agent, PyTree, TaskDistribution
 from metajax.cli import console, launch
 from metajax.cli.arguments import parse, parse_tasks, split
 from metajax.cli.options import PATH, Platform
-from metajax.errors import ConfigError, known_name
+from metajax.errors import ConfigError, check_count, known_name
 from metajax.running import run_folder
 from metajax.running.collecting import collect_histories
 from metajax.running.meta_agent import MetaAgent
@@ -20,7 +20,8 @@ class HistoryOptions(NamedTuple):
     """What is recorded."""
 
     num_histories: int = 1024
-    """Number of learning histories, each in another training task."""
+    """Number of learning histories, each in another training task. The copies of a run that plays several at once share
+    one, and the number must be a multiple of theirs."""
     num_episodes: int = 20
     """Number of episodes of a history. A source that adapts from several episodes plays so many stages."""
     seed: int = 0
@@ -62,8 +63,10 @@ def run(arguments: Sequence[str]) -> None:
         tasks = known_name("tasks", names[1], TASKS)
         prog = f"metajax collect {names[0]} {tasks}"
         own, given = parse_tasks(CollectOptions(), flags, tasks, prog=prog, about=run.__doc__)
-        launch.prepare(own.histories.device)
-        source = _hand_written(names[0], tasks, given, own.histories.num_episodes)
+        wanted = own.histories
+        check_count("num_episodes", wanted.num_episodes)
+        launch.prepare(wanted.device)
+        source = _hand_written(names[0], tasks, given, wanted.num_episodes)
     else:
         own = parse(CollectOptions(), flags, prog="metajax collect [RUN | SOURCE TASKS]", about=run.__doc__)
         if len(names) != 1:
@@ -71,10 +74,11 @@ def run(arguments: Sequence[str]) -> None:
                 "metajax collect takes a run folder, or a source and tasks, "
                 "such as metajax collect thompson-sampling bandit"
             )
+        wanted = own.histories
+        check_count("num_episodes", wanted.num_episodes)
         run_folder.named_config(Path(names[0]))  # raises before JAX is used
-        launch.prepare(own.histories.device)
-        source = _trained(Path(names[0]))
-    wanted = own.histories
+        launch.prepare(wanted.device)
+        source = _trained(Path(names[0]), wanted.num_episodes)
     folder = launch.free_folder(f"{source.name}-histories") if wanted.folder is None else Path(wanted.folder)
     screen = console.new()
     for done in collect_histories(
@@ -99,8 +103,9 @@ def _hand_written(name: str, tasks: str, options: dict[str, Any], num_episodes: 
     return _Source(f"{name}-{tasks}", agent, (), distribution, 1, about)
 
 
-def _trained(folder: Path) -> _Source:
+def _trained(folder: Path, num_episodes: int) -> _Source:
     trained = MetaAgent.load(folder)
+    trained.check_context("num_episodes", num_episodes)
     about = {"source": str(folder), "source_config": trained.config}
     copies = trained.sizes.num_copies
     return _Source(folder.name, trained.algorithm.agent, trained.params, trained.tasks, copies, about)

@@ -99,9 +99,7 @@ def read_histories(folder: str | Path, env: Environment) -> Histories:
 
 
 def _read_shard(path: Path, env: Environment) -> Histories:
-    about, arrays = array_files.read(path)
-    if about["kind"] != KIND:
-        raise CheckpointError(f"{path} holds {about['kind']}, not {KIND}")
+    _, arrays = array_files.read(path, KIND)
     shape = arrays["reward"].shape if "reward" in arrays and arrays["reward"].ndim == 3 else (0, 0, 0)
     wanted = _shapes(env, shape)
     leaves = array_files.named(wanted)

@@ -30,7 +30,7 @@ def write_card(run: Path, folder: Path, agent: MetaAgent, *, license_: str = LIC
     """
     about = read_evaluation(run).about
     for name in PICTURES:
-        if (run / name).is_file():
+        if (run / name).is_file() and folder.resolve() != run.resolve():
             shutil.copy(run / name, folder / name)
     path = folder / "README.md"
     record.write_text(path, "\n".join(_lines(about, agent, folder, license_)) + "\n")

@@ -32,17 +32,19 @@ def collect_histories(
 ) -> Iterator[int]:
     """Plays an agent in training tasks and writes its trials; yields the number of histories after every file.
 
+    Nothing is played before the first of these numbers is asked for, but arguments are checked at once.
+
     `metajax.learning.histories.read_histories` reads them, and `ad(…, data=folder)` learns from them.
 
     Args:
         folder: a new or empty folder.
-        tasks: the task distribution; every history is played in another training task.
+        tasks: the task distribution; every trial is played in another training task.
         agent: the agent whose learning is recorded.
         params: its meta-parameters.
-        num_histories: trials to record.
+        num_histories: histories to record, a multiple of `num_copies`.
         num_episodes: episodes of a trial, which an agent that adapts from several copies plays as stages.
-        num_copies: copies of the environment that the agent plays at once; each is a history.
-        seed: of tasks and trials.
+        num_copies: copies of the environment that the agent plays at once in a task; each is a history.
+        seed: of tasks and trials, from 0 to 2**31 - 1.
         about: further entries of the description in each file, such as the name of the source.
 
     Raises:
@@ -52,9 +54,12 @@ def collect_histories(
     check_count("num_histories", num_histories)
     check_count("num_episodes", num_episodes)
     check_count("num_copies", num_copies)
+    check_count("seed", seed, at_least=0)
     check_compiled(tasks.env, ", whose trials cannot be recorded")
     if num_histories % num_copies:
-        raise ConfigError(f"num_histories={num_histories} must be a multiple of num_copies={num_copies}")
+        fewer = num_histories - num_histories % num_copies
+        near = f"{fewer} or {fewer + num_copies}" if fewer else str(num_copies)
+        raise ConfigError(f"num_histories={num_histories} must be a multiple of num_copies={num_copies}; use {near}")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder; give another one")
@@ -70,14 +75,19 @@ def collect_histories(
         return collect_trials(jax.random.fold_in(key_play, first), agent, params, tasks.env, batch, sizes)
 
     described = {"num_episodes": num_episodes, "seed": seed} | (about or {}) | record.environment()
-    for number in range(num_shards):
-        first = number * per_file
-        count = min(per_file, num_tasks - first)
-        histories = recorded(jax.tree.map(partial(_first, count), play(first)))
-        if not np.isfinite(histories.reward).all():
-            raise NonFiniteError(f"a reward among histories {first} to {first + count - 1} is not finite")
-        write_shard(folder, number, num_shards, histories, described)
-        yield (first + count) * num_copies
+
+    def files() -> Iterator[int]:
+        for number in range(num_shards):
+            first = number * per_file
+            count = min(per_file, num_tasks - first)
+            histories = recorded(jax.tree.map(partial(_first, count), play(first)))
+            done = (first + count) * num_copies
+            if not np.isfinite(histories.reward).all():
+                raise NonFiniteError(f"a reward among histories {first * num_copies} to {done - 1} is not finite")
+            write_shard(folder, number, num_shards, histories, described)
+            yield done
+
+    return files()
 
 
 def _first(count: int, leaf: jax.Array) -> np.ndarray:

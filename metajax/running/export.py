@@ -48,11 +48,9 @@ class _Place:
 def load_params(path: str | Path) -> PyTree:
     """The exported meta-parameters, as nested dictionaries of NumPy arrays.
 
-    Raises CheckpointError if metajax did not export the file, or if it contains an adapted policy.
+    Raises CheckpointError if metajax did not export the file, or if it is of another kind.
     """
-    about, arrays = array_files.read(Path(path))
-    if about.get("kind") != "meta-parameters":
-        raise CheckpointError(f"{path} holds an {about.get('kind')}; load_policy loads it")
+    _, arrays = array_files.read(Path(path), "meta-parameters")
     params: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = name.split("/")

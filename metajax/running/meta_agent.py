@@ -61,9 +61,7 @@ def load_policy(path: str | Path, tasks: TaskDistribution | None = None) -> Adap
         path: the file.
         tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
     """
-    about, arrays = array_files.read(Path(path))
-    if about.get("kind") != "adapted policy":
-        raise checkpoint.CheckpointError(f"{path} holds {about.get('kind')}, not an adapted policy; use load_params")
+    about, arrays = array_files.read(Path(path), "adapted policy")
     return MetaAgent.from_config(about, tasks)._restored(arrays)
 
 
@@ -373,16 +371,28 @@ class MetaAgent:
         num_stages = self.sizes.num_stages - 1 if num_stages is None else num_stages
         check_count("num_stages", num_stages, at_least=0)
         check_like("task", jax.eval_shape(self.tasks.sample, jax.random.key(0)), task)
-        num_steps, context = (num_stages + 1) * self.sizes.num_steps, self.network and self.network.context
-        if context is not None and num_steps > context:
-            raise ConfigError(
-                f"num_stages={num_stages} and one more stage to act in have {num_steps} steps, more than "
-                f"context={context} of the network; use a smaller num_stages or train with a larger context"
-            )
+        self.check_context("num_stages", num_stages, acts_after=True)
         key_trial, key_act = jax.random.split(jax.random.key(seed))
         sizes = self.sizes._replace(num_stages=num_stages + 1)
         played = self._compiled.trial(key_trial, self.params, task, sizes)
         return AdaptedAgent(self._compiled.act, acting_state(played, key_act), self.config)
+
+    def check_context(self, name: str, num_stages: int, *, acts_after: bool = False) -> None:
+        """Raises ConfigError if the network's memory does not reach over trials of `num_stages` stages.
+
+        Args:
+            name: what the argument is called.
+            num_stages: stages of a trial.
+            acts_after: whether another stage follows.
+        """
+        context = getattr(self.network, "context", None)
+        num_steps = (num_stages + acts_after) * self.sizes.num_steps
+        if context is not None and num_steps > context:
+            stages = f"{name}={num_stages}" + " and one more stage to act in" * acts_after
+            raise ConfigError(
+                f"{stages} have {num_steps} steps, more than context={context} of the network; "
+                f"use a smaller {name} or train with a larger context"
+            )
 
     def export(self, path: str | Path) -> Path:
         """Writes the meta-parameters as safetensors and returns the path.
@@ -604,7 +614,8 @@ class MetaAgent:
     def from_export(cls, path: str | Path, tasks: TaskDistribution | None = None, **changed: Any) -> "MetaAgent":
         """Returns an agent with the meta-parameters of a file that `export` or `metajax export` wrote.
 
-        It adapts, evaluates and goes on learning, with a new state of the optimiser.
+        It adapts, evaluates and goes on learning. All that is not a meta-parameter is new, such as the state of the
+        optimiser or the critics of PEARL.
 
         Raises CheckpointError if the file has no meta-parameters or they do not fit the options, and ConfigError if the
         agent was made with a task distribution, algorithm or network of your own that is not given again.
@@ -614,10 +625,8 @@ class MetaAgent:
             tasks: the task distribution; only needed if the agent was made with a distribution instead of a name.
             **changed: arguments of MetaAgent that replace the saved ones.
         """
-        about, arrays = array_files.read(Path(path))
-        if about["kind"] != "meta-parameters":
-            raise checkpoint.CheckpointError(f"{path} holds {_article(about['kind'])}; use load_policy")
-        iteration = json_files.check(about.get("iteration"), json_files.Count, f"iteration of {path}")
+        about, arrays = array_files.read(Path(path), "meta-parameters")
+        iteration = json_files.check(about.get("iteration"), json_files.Index, f"iteration of {path}")
         agent = cls.from_config(about, tasks, **changed)
         params = export.filled(agent.params, arrays)
         state = export.with_params(agent.algorithm, agent.learner.state, params)

@@ -93,6 +93,7 @@ def switching_bandit(
     >>> switching_bandit(horizon=5).sample(jax.random.key(0)).means.shape
     (5, 2)
     """
+    check_count("horizon", horizon)
     check_number("high", high, at_least=0, at_most=1)
     check_number("low", low, at_least=0, at_most=high)
     check_number("reversal", reversal, at_least=0, at_most=1)
@@ -123,6 +124,7 @@ def gilbert_elliott(*, horizon: int = 50, stay: float = 0.9, recover: float = 0.
     >>> round(gilbert_elliott().optimum(1), 3)
     34.8
     """
+    check_count("horizon", horizon)
     check_number("stay", stay, at_least=0, at_most=1)
     check_number("recover", recover, above=0, at_most=1)
     share = recover / (1 - stay + recover)
@@ -148,7 +150,6 @@ def _distribution(
     references: tuple[tuple[str, float], ...],
     best: Callable[[], float],
 ) -> TaskDistribution:
-    check_count("horizon", horizon)
     env = ChangingBandit(horizon)
     template = env.default_params
 

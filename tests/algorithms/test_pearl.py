@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.random import key
 
+from metajax import MetaAgent
 from metajax.agents import uniform
 from metajax.algorithms import pearl
 from metajax.algorithms._pearl import expected_value, posterior_agent, random_context
@@ -214,6 +215,14 @@ def test_critics_tell_discrete_actions_apart():
         return jax.vmap(lambda action: network.values(params, jnp.ones(1), action, jnp.zeros(2)))(jnp.arange(3))
 
     assert np.unique(values()).size == 6
+
+
+def test_a_trained_agent_adapts_to_as_many_episodes_as_wanted():
+    network = {"latent": 2, "hidden": (4,), "encoder_hidden": (4,)}
+    training = {"num_tasks": 2, "gradient_steps": 1, "batch_trials": 2, "batch_steps": 2, "capacity": 4}
+    agent = MetaAgent("pearl", "point", horizon=3, **network, **training).learn(1)
+    adapted = agent.adapt(agent.tasks.sample(key(0)), num_stages=3)
+    assert adapted.act([0.0, 0.0]).shape == (2,)
 
 
 @pytest.mark.parametrize(

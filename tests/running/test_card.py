@@ -1,5 +1,7 @@
 """Exports of trained agents: parameters that are read back, and model cards."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,15 +36,16 @@ def test_an_exported_agent_evaluates_alike_and_goes_on_learning(trained, tmp_pat
 def test_a_file_of_something_else_is_refused(trained, tmp_path):
     path = tmp_path / "policy.safetensors"
     trained.adapt(trained.tasks.sample(jax.random.key(0))).export(path)
-    with pytest.raises(CheckpointError, match="holds an adapted policy; use load_policy"):
+    with pytest.raises(CheckpointError, match="of kind 'adapted policy', not 'meta-parameters'; load_policy reads"):
         MetaAgent.from_export(path)
     about = {"kind": "meta-parameters", "iteration": 2} | trained.config
     array_files.write(path, {"other": jnp.zeros(2)}, about)
     with pytest.raises(CheckpointError, match="the file has"):
         MetaAgent.from_export(path)
-    array_files.write(path, trained.params, about | {"iteration": -1})
-    with pytest.raises(CheckpointError, match=r"iteration of .*policy\.safetensors"):
-        MetaAgent.from_export(path)
+    for iteration in (-1, 2**31):
+        array_files.write(path, trained.params, about | {"iteration": iteration})
+        with pytest.raises(CheckpointError, match=r"iteration of .*policy\.safetensors .* at most 2147483647"):
+            MetaAgent.from_export(path)
 
 
 def test_parameters_are_set_where_the_algorithm_selects_them():
@@ -83,8 +86,14 @@ def test_the_command_writes_parameters_and_a_card(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir("shared")
     exec(compile(code, "card", "exec"), {})
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run" / "evaluation.json").unlink()
+    assert main(["export", "run", "--card", "--out", "run"]) == 0
+    assert "![adaptation](adaptation.png)" in (tmp_path / "run" / "README.md").read_text()
+    saved = tmp_path / "run" / "evaluation.json"
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"all_options": 5}))
     capsys.readouterr()
+    assert main(["export", "run", "--card"]) == 2
+    assert "all_options must be an object, not 5" in capsys.readouterr().err
+    saved.unlink()
     assert main(["export", "run", "--card"]) == 2
     assert "run metajax evaluate run" in capsys.readouterr().err
     assert main(["export", "run"]) == 0

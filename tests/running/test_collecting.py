@@ -119,11 +119,13 @@ def test_it_learns_from_the_data_without_a_step_of_the_environment(data):
             lambda path: distil(GRID.env, NETWORK, uniform(GRID.env), data=read_histories(path, GRID.env)),
             "leave out source and label",
         ),
-        (lambda path: next(collect_histories(path, GRID, uniform(GRID.env))), "is not an empty folder"),
+        (lambda path: collect_histories(path, GRID, uniform(GRID.env)), "is not an empty folder"),
         (
-            lambda path: next(collect_histories(path / "new", GRID, uniform(GRID.env), num_histories=3, num_copies=2)),
-            "num_histories=3 must be a multiple of num_copies=2",
+            lambda path: collect_histories(path / "new", GRID, uniform(GRID.env), num_histories=5, num_copies=2),
+            "num_histories=5 must be a multiple of num_copies=2; use 4 or 6",
         ),
+        (lambda path: collect_histories(path / "new", GRID, uniform(GRID.env), seed=-1), "seed=-1 must be a whole"),
+        (lambda path: ad(GRID.env, NETWORK, tasks=GRID, data=5), "data=5 must be the path of a folder"),
         (
             lambda path: named_agent(GRID, "thompson", 1),
             "unknown source 'thompson'; expected one of: q-learning, uniform",
@@ -151,7 +153,7 @@ def test_damaged_data_is_told(data, tmp_path):
     with pytest.raises(CheckpointError, match="is not an export of metajax"):
         read_histories(tmp_path, GRID.env)
     safetensors.numpy.save_file({}, alone, metadata={"metajax": '{"format": 1, "kind": "meta-parameters"}'})
-    with pytest.raises(CheckpointError, match="holds meta-parameters, not learning histories"):
+    with pytest.raises(CheckpointError, match="of kind 'meta-parameters', not 'learning histories'; load_params or"):
         read_histories(tmp_path, GRID.env)
 
 
@@ -174,7 +176,7 @@ def test_the_command_line_records_and_learns(tmp_path, monkeypatch, capsys):
     assert read_histories(folder, bandit(num_arms=2, horizon=3).env).reward.shape == (4, 1, 3)
     train_ = ["train", "ad", "bandit", *of_tasks, "--num-tasks", "2", "--num-iterations", "1", "--eval-tasks", "2"]
     monkeypatch.setattr("metajax.running.report.draw_pictures", lambda agent, evaluation, folder: None)
-    assert main([*train_, "--width", "4", "--data", folder, "--folder", "run"]) == 0
+    assert main([*train_, "--width", "8", "--memory", "transformer", "--data", folder, "--folder", "run"]) == 0
     assert main(["collect", "run", *small, "--folder", "again"]) == 0
     assert read_histories("again", bandit(num_arms=2, horizon=3).env).reward.shape == (4, 1, 3)
     for wrong, message in (
@@ -182,6 +184,9 @@ def test_the_command_line_records_and_learns(tmp_path, monkeypatch, capsys):
         (["thompson", "bandit"], "thompson-sampling"),
         (["uniform", "bandit", "--num-rams", "2"], "--num-arms"),
         (["runs"], "runs"),
+        (["run", "--num-episodes", "9"], "num_episodes=9 have 27 steps, more than context="),
+        (["uniform", "bandit", "--num-episodes", "0"], "num_episodes=0 must be"),
+        (["thompson-sampling", "bandit", "--num-episodes", "0"], "num_episodes=0 must be"),
     ):
         capsys.readouterr()
         assert main(["collect", *wrong]) == 2

@@ -213,13 +213,13 @@ def test_exported_parameters_are_nested_dictionaries(learned, tmp_path):
     assert jax.tree.structure(params) == jax.tree.structure(learned.params.initial)
     for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(learned.params), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(CheckpointError, match="holds meta-parameters, not an adapted policy; use load_params"):
+    with pytest.raises(CheckpointError, match="is of kind 'meta-parameters', not 'adapted policy'; load_params"):
         load_policy(path)
 
 
 def test_a_foreign_or_damaged_export_is_refused(learned, tmp_path):
     path = learned.adapt(learned.tasks.sample(jax.random.key(0))).export(tmp_path / "policy.safetensors")
-    with pytest.raises(CheckpointError, match="holds an adapted policy; load_policy loads it"):
+    with pytest.raises(CheckpointError, match="of kind 'adapted policy', not 'meta-parameters'; load_policy reads it"):
         load_params(path)
     content = path.read_bytes()
     foreign = tmp_path / "foreign.safetensors"

@@ -148,6 +148,8 @@ def test_references_are_the_means_of_what_pulls_pay(tasks):
         (lambda: switching_bandit(high=0.3, low=0.4), r"low=0\.4 must be a finite number >= 0 and <= 0\.3"),
         (lambda: switching_bandit(reversal=1.5), r"reversal=1\.5"),
         (lambda: switching_bandit(horizon=0), "horizon=0"),
+        (lambda: switching_bandit(horizon="10"), "horizon='10' must be a whole number"),
+        (lambda: gilbert_elliott(horizon=None), "horizon=None must be a whole number"),
         (lambda: gilbert_elliott(recover=0.0), r"recover=0\.0"),
         (lambda: switching_bandit().optimum(2), "known for one episode"),
     ],
