@@ -33,6 +33,7 @@ def write(path: Path, tree: PyTree, about: dict[str, Any]) -> Path:
     """Writes the leaves of a tree and their description, which must be valid JSON; returns the path."""
     arrays = {name: np.asarray(leaf) for name, leaf in named(tree).items()}
     header = json.dumps({"format": FORMAT} | about)
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     safetensors.numpy.save_file(arrays, unfinished, metadata={_HEADER: header})
     unfinished.replace(path)

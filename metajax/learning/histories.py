@@ -66,7 +66,6 @@ def recorded(experience: Experience) -> Histories:
 
 def write_shard(folder: Path, number: int, num_shards: int, histories: Histories, about: dict[str, Any]) -> Path:
     """Writes one file of a data set, with its description, and returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     return array_files.write(folder / _name(number, num_shards), histories, {"kind": KIND} | about)
 
 

@@ -25,7 +25,7 @@ def trained():
 
 
 def test_an_exported_agent_evaluates_alike_and_goes_on_learning(trained, tmp_path):
-    loaded = MetaAgent.from_export(trained.export(tmp_path / "params.safetensors"))
+    loaded = MetaAgent.from_export(trained.export(tmp_path / "new" / "params.safetensors"))
     assert loaded.iteration == 2
     for one, other in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(trained.params), strict=True):
         np.testing.assert_array_equal(one, other)
