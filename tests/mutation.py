@@ -60,7 +60,7 @@ FAULTS = [
     *faults_in(
         "learning/returns.py",
         "learning/test_returns.py algorithms/test_rl2.py",
-        ("discount-once-too-often", "total = reward + discount * later", "total = discount * (reward + later)"),
+        ("discount-once-too-often", "recurrence(decay, reward, jnp", "recurrence(decay, discount * reward, jnp"),
         ("termination-bootstraps", "jnp.where(terminated, 0.0, next_value)", "next_value"),
         (
             "truncation-does-not-bootstrap",
@@ -70,9 +70,9 @@ FAULTS = [
         ("advantage-across-truncation", "(1.0 - (terminated | truncated))", "(1.0 - terminated)"),
         ("gae-without-baseline", "next_value) - value", "next_value)"),
         ("gae-without-lambda", "carry_on = discount * lambda_ *", "carry_on = discount *"),
-        ("trial-without-baseline", "next_value - value + discount", "next_value + discount"),
-        ("trial-counts-idle-advantages", "jnp.where(valid, advantage, later)", "advantage"),
-        ("trial-bootstraps-from-idle", "jnp.where(valid, value, next_value)", "value"),
+        ("trial-without-baseline", "later(value, 0.0) - value", "later(value, 0.0)"),
+        ("trial-counts-idle-steps", "jnp.where(valid, inputs, 0.0)", "inputs"),
+        ("trial-discounts-idle-steps", "jnp.where(valid, decay, 1.0)", "decay * jnp.ones_like(inputs)"),
     ),
     *faults_in(
         "learning/baselines.py",
@@ -177,19 +177,9 @@ FAULTS = [
     *faults_in(
         "rollouts.py",
         "core/test_rollouts.py",
-        ("idle-rewards-kept", "jnp.where(alive, result.reward, 0.0)", "result.reward"),
-        ("terminated-is-truncated-too", "alive & ~terminated & result.truncated", "alive & result.truncated"),
         ("never-cut", "time_is_up | (time == num_steps - 1)", "time_is_up"),
         ("cut-one-step-late", "(time == num_steps - 1)", "(time == num_steps)"),
-        ("time-goes-on", "time=jnp.zeros_like(percept.time))", "time=percept.time)"),
         ("one-key-for-all-steps", "jax.random.fold_in(key_steps, time)", "key_steps"),
-        ("greedy-samples", "mode() if greedy else", "mode() if not greedy else"),
-        (
-            "idle-memory-goes-on",
-            "_where(alive, (choice.memory, seen), (copies.memory, percept))",
-            "(choice.memory, _where(alive, seen, percept))",
-        ),
-        ("value-of-the-same-state", "transitions.decision.value[1:], final_value[None]", "transitions.decision.value"),
         ("one-adaptation-too-few", "number < num_stages - 1", "number < num_stages - 2"),
         (
             "memory-reset-between-stages",
@@ -204,6 +194,30 @@ FAULTS = [
         ("actions-not-clipped", "jnp.clip(action, -1.0, 1.0)", "action"),
         ("key-of-another-trial", "Experience(tasks, replay_key(keys)", "Experience(tasks, replay_key(keys)[::-1]"),
         ("last-percept-of-the-stage-before", "steps, last)\n\n", "steps, percept)\n\n"),
+    ),
+    *faults_in(
+        "episodes.py",
+        "core/test_rollouts.py",
+        ("idle-rewards-kept", "jnp.where(alive, result.reward, 0.0)", "result.reward"),
+        ("terminated-is-truncated-too", "truncated=ends & ~terminated", "truncated=ends"),
+        ("idle-steps-are-valid", "valid = time < last.time", "valid = time <= last.time"),
+        ("time-goes-on", "time=jnp.zeros_like(percept.time))", "time=percept.time)"),
+        ("greedy-samples", "if greedy:", "if not greedy:"),
+        (
+            "idle-memory-goes-on",
+            "select_copies(alive, (choice.memory, seen), (copies.memory, percept))",
+            "(choice.memory, select_copies(alive, seen, percept))",
+        ),
+        ("value-of-the-same-state", "transitions.decision.value[1:], final_value[None]", "transitions.decision.value"),
+    ),
+    *faults_in(
+        "learning/recurrences.py",
+        "learning/test_recurrences.py",
+        (
+            "association-the-wrong-way",
+            "multiply(late[0], early[1]) + late[1]",
+            "multiply(early[0], late[1]) + early[1]",
+        ),
     ),
     *faults_in(
         "replays.py",
@@ -301,8 +315,16 @@ FAULTS = [
             "before = jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), state)",
             "before = state",
         ),
-        ("derivative-through-a-reset", "jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), d_state)", "d_state"),
-        ("derivative-of-idle-steps", "jnp.where(valid, new, old), d_after, d_state)", "new, d_after, d_state)"),
+        (
+            "derivative-through-a-reset",
+            "\n        d_before = jax.tree.map(lambda leaf: jnp.where(reset, 0.0, leaf), d_state)",
+            "\n        d_before = d_state",
+        ),
+        (
+            "derivative-of-idle-steps",
+            "jnp.where(valid, new, old), d_after, d_state), d_after[-1]",
+            "new, d_after, d_state), d_after[-1]",
+        ),
     ),
     *faults_in(
         "networks/attention.py",
@@ -321,11 +343,6 @@ FAULTS = [
     *faults_in(
         "networks/state_space.py",
         "networks/test_memories.py",
-        (
-            "association-the-wrong-way",
-            "multiply(late[0], early[1]) + late[1]",
-            "multiply(early[0], late[1]) + early[1]",
-        ),
         ("complex-product-sign", "a[..., 0] * b[..., 0] - a[..., 1]", "a[..., 0] * b[..., 0] + a[..., 1]"),
         ("idle-inputs-counted", "jnp.where(valid, inputs, 0.0)", "inputs"),
         ("hold-without-its-one", "decay - jnp.array([1.0, 0.0])", "decay"),
