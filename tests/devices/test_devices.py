@@ -25,6 +25,7 @@ from metajax.devices import collectives, hardware, meshes
 from metajax.errors import ConfigError
 from metajax.learning.outer import assign_minibatches, policy_gradient, ppo, trust_region
 from metajax.networks import belief_policy, memory_policy, mlp, posterior_policy
+from metajax.running import report
 from metajax.running.sweep import chunks, evaluate_together, learn_together, make_agents
 from metajax.running.training import meta_iteration
 from metajax.tasks import point
@@ -353,6 +354,7 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
 
 @pytest.mark.slow
 def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     small = ("--num-tasks", "6", "--num-rollouts", "3", "--horizon", "5", "--hidden", "4", "--outer", "gradient")
     few = (*small, "--num-iterations", "2", "--eval-tasks", "4")
