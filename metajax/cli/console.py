@@ -143,10 +143,12 @@ def result_table(evaluation: Evaluation, title: str, rows: Reported) -> Table:
     }
     shown = {name: interval(values.mean(-1)) for name, values in evaluation._asdict().items() if values is not None}
     worst = np.asarray(cvar(evaluation.sampled.mean(-1), 0.1))
-    table = Table(rows.unit, *(words[name] for name in shown), "sampled, worst tenth of tasks", title=title)
+    table = Table(rows.unit, *(words[name] for name in shown), title=title)
     for number, stage in rows.stages.items():
         cells = [f"{mean[stage]:.2f} ± {width[stage]:.2f}" for mean, width in shown.values()]
-        table.add_row(str(number), *cells, f"{worst[stage]:.2f}")
+        table.add_row(str(number), *cells)
+    first, last = (worst[list(rows.stages.values())[place]] for place in (0, -1))
+    table.caption = f"worst tenth of tasks, sampled: {first:.2f} in the first row, {last:.2f} in the last"
     return table
 
 
