@@ -36,9 +36,9 @@ from metajax.base import (
     Transition,
 )
 from metajax.chunking import leading_axis
-from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number, known_name
 from metajax.learning.distributions import Categorical, Normal, mask_logits
+from metajax.learning.off_policy import descend
 from metajax.learning.store import Stored, trial_store
 from metajax.networks.acting import check_trial_length
 from metajax.networks.beliefs import BeliefNetwork
@@ -239,32 +239,23 @@ def dream(
         total = metrics["exploration_loss"] + metrics["exploitation_loss"] + decoding
         return total + bottleneck * jnp.sum(code**2), metrics
 
-    def gradient_step(
-        key: Array, stored: Stored, state: DreamState, number: Array
-    ) -> tuple[DreamState, dict[str, Array]]:
-        key_sample, key_loss = jax.random.split(jax.random.fold_in(key, number))
-        of_each = batch_trials // collectives.num_devices()
-        drawn = store.sample(key_sample, stored, of_each)
-        keys = task_keys(key_loss, of_each)
-
-        def mean_loss(params: dict[str, PyTree]) -> tuple[Array, dict[str, Array]]:
-            total, metrics = jax.vmap(partial(loss, params, state.target))(keys, drawn)
-            return total.mean(), jax.tree.map(jnp.mean, metrics)
-
-        gradient, metrics = collectives.mean(jax.grad(mean_loss, has_aux=True)(state.params))
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        params = optax.apply_updates(state.params, updates)
-        target = optax.incremental_update(q_networks(params), state.target, target_rate)
-        return DreamState(params, target, optimizer_state, state.updates), metrics
-
     def update(
         key: Array, state: DreamState, experience: Experience, stored: Stored
     ) -> tuple[DreamState, dict[str, Array]]:
         del experience  # its trials are among the stored ones
-        if batch_trials % collectives.num_devices():
-            raise ConfigError(f"batch_trials={batch_trials} must be a multiple of {collectives.num_devices()} devices")
-        state, metrics = jax.lax.scan(partial(gradient_step, key, stored), state, jnp.arange(gradient_steps))
-        return state._replace(updates=state.updates + 1), jax.tree.map(jnp.mean, metrics)
+        state, metrics = descend(
+            key,
+            state,
+            stored,
+            loss,
+            store=store,
+            optimizer=optimizer,
+            targeted=q_networks,
+            target_rate=target_rate,
+            batch_trials=batch_trials,
+            gradient_steps=gradient_steps,
+        )
+        return state._replace(updates=state.updates + 1), metrics
 
     return Algorithm(init, collect, update, params=partial(acting, epsilon=0.0), agent=agent, task_group=1, store=store)
 

@@ -107,7 +107,7 @@ def learned_rule(
     lambda_: float = 0.95,
     entropy_coef: float = 0.02,
     bootstrap: int | None = None,
-    target_lr: float = 0.1,
+    target_lr: float | None = None,
     meta_estimator: str = "unrolled",
     truncation: int | None = None,
     sigma: float | None = None,
@@ -133,7 +133,7 @@ def learned_rule(
         entropy_coef: weight of the policy's entropy in the outer loss; the estimators es and pes have no such term.
         bootstrap: number L of updates from the policy after the K updates to the target that it is to match; more of
             them see further, and take L - 1 more stages of experience. None: the policy maximises the return.
-        target_lr: size of the last step to the target, which follows the policy gradient.
+        target_lr: size of the last step to the target, which follows the policy gradient; None: 0.1.
         meta_estimator: of the meta-gradient: unrolled (backpropagation through the K updates), truncated (through
             fewer), es (evolution strategies), pes (persistent evolution strategies, unbiased over a whole life), or
             fixed: the rule is given, and agents learn by it. es and pes compare discounted returns.
@@ -166,8 +166,11 @@ def learned_rule(
     check_number("lambda_", lambda_, at_least=0, at_most=1)
     check_number("entropy_coef", entropy_coef, at_least=0)
     check_number("learning_rate", learning_rate, above=0)
-    check_number("target_lr", target_lr, above=0)
     _check_lifetime(lifetime, num_updates)
+    if bootstrap is None and target_lr is not None:
+        raise ConfigError(f"target_lr={target_lr} is a step to a bootstrapped target; set bootstrap, or leave it out")
+    target_lr = 0.1 if target_lr is None else target_lr
+    check_number("target_lr", target_lr, above=0)
     if bootstrap is not None:
         check_count("bootstrap", bootstrap)
         if meta_estimator in ("es", "pes"):

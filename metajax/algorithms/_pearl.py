@@ -34,13 +34,13 @@ from metajax.base import (
     Sizes,
     Stage,
 )
-from metajax.devices import collectives
 from metajax.errors import ConfigError, check_choice, check_count, check_number
 from metajax.learning.distributions import Categorical, Normal, TanhNormal
+from metajax.learning.off_policy import descend
 from metajax.learning.store import Stored, trial_store
 from metajax.networks.posteriors import Evidence, PosteriorNetwork, posterior
 from metajax.replays import recorded_moves, trial_rows
-from metajax.rollouts import collect_trials, task_keys
+from metajax.rollouts import collect_trials
 
 CRITIC_REWARDS = ("own", "dense")
 
@@ -196,32 +196,22 @@ def pearl(
         }
         return critic + kl_weight * divergence + actor, metrics
 
-    def gradient_step(
-        key: Array, stored: Stored, state: PearlState, number: Array
-    ) -> tuple[PearlState, dict[str, Array]]:
-        key_sample, key_loss = jax.random.split(jax.random.fold_in(key, number))
-        of_each = batch_trials // collectives.num_devices()
-        steps = jax.vmap(steps_of)(store.sample(key_sample, stored, of_each))
-        keys = task_keys(key_loss, of_each)
-
-        def mean_loss(params: dict[str, PyTree]) -> tuple[Array, dict[str, Array]]:
-            total, metrics = jax.vmap(partial(loss, params, state.target))(keys, steps)
-            return total.mean(), jax.tree.map(jnp.mean, metrics)
-
-        gradient, metrics = collectives.mean(jax.grad(mean_loss, has_aux=True)(state.params))
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        params = optax.apply_updates(state.params, updates)
-        target = optax.incremental_update(params["critics"], state.target, target_rate)
-        return PearlState(params, target, optimizer_state), metrics
-
     def update(
         key: Array, state: PearlState, experience: Experience, stored: Stored
     ) -> tuple[PearlState, dict[str, Array]]:
         del experience  # its trials are among the stored ones
-        if batch_trials % collectives.num_devices():
-            raise ConfigError(f"batch_trials={batch_trials} must be a multiple of {collectives.num_devices()} devices")
-        state, metrics = jax.lax.scan(partial(gradient_step, key, stored), state, jnp.arange(gradient_steps))
-        return state, jax.tree.map(jnp.mean, metrics)
+        return descend(
+            key,
+            state,
+            stored,
+            lambda params, target, key, trial: loss(params, target, key, steps_of(trial)),
+            store=store,
+            optimizer=optimizer,
+            targeted=lambda params: params["critics"],
+            target_rate=target_rate,
+            batch_trials=batch_trials,
+            gradient_steps=gradient_steps,
+        )
 
     return Algorithm(
         init, collect, update, params=acting, agent=agent, allows_stale_params=True, task_group=1, store=store

@@ -189,7 +189,8 @@ def test_tasks_are_like_the_default_parameters(name):
         ({"meta_estimator": "reinforce"}, "unknown meta_estimator 'reinforce'"),
         ({"discount": 1.5}, "discount=1.5 must be"),
         ({"bootstrap": 0}, "bootstrap=0 must be a whole number"),
-        ({"target_lr": 0.0}, "target_lr=0.0 must be"),
+        ({"bootstrap": 1, "target_lr": 0.0}, "target_lr=0.0 must be"),
+        ({"target_lr": 0.2}, "target_lr=0.2 is a step to a bootstrapped target; set bootstrap"),
         ({"bootstrap": 1, "meta_estimator": "pes"}, "meta_estimator='pes' compares returns, not policies"),
     ],
 )
