@@ -18,6 +18,7 @@ import adapters
 import demonstrations
 import estimators
 import exact_values
+import launches
 import locomotion
 import peers
 import point_navigation
@@ -26,6 +27,7 @@ import rl2_tables
 import rows as published_rows
 import search
 import tables
+import unions
 
 from metajax.networks import MEMORIES
 
@@ -213,6 +215,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rl2-memories": rl2_tables.memory_table,
     "rl2-sweep": rl2_sweep.table,
     "exact": exact_values.table,
+    "unions": unions.table,
     "demonstrations": demonstrations.table,
     "successes": successes,
     "locomotion": locomotion.table,
@@ -223,6 +226,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "programs": programs,
     "growth": growth,
     "memories": memories,
+    "launches": launches.table,
     "other-packages": other_packages,
     "recorded-packages": recorded_packages,
 }

@@ -41,6 +41,7 @@ from metajax.tasks.suites.xland import xland
 from metajax.tasks.t_mazes import t_maze
 from metajax.tasks.tabular import tabular_mdp
 from metajax.tasks.two_step_choices import two_step
+from metajax.tasks.unions import family_scores, union
 
 __all__ = [
     "OWN",
@@ -63,6 +64,7 @@ __all__ = [
     "dark_room",
     "dependent_bandit",
     "dosing",
+    "family_scores",
     "frozen_lake",
     "gaussian_bandit",
     "gilbert_elliott",
@@ -91,6 +93,7 @@ __all__ = [
     "tabular_mdp",
     "tsp",
     "two_step",
+    "union",
     "walker_physics",
     "xland",
 ]

@@ -154,7 +154,7 @@ def test_vmapped_seeds_and_hyper_parameters_equal_single_runs(row):
 
 
 @with_code_of_their_own(LEARNERS)
-def test_it_learns_deterministically_and_is_traced_once_whatever_the_seed_and_however_long(row):
+def test_it_learns_deterministically_is_traced_once_and_its_checkpoint_is_the_learner(row, tmp_path):
     traces = []
     algorithm = row.make()
 
@@ -164,9 +164,11 @@ def test_it_learns_deterministically_and_is_traced_once_whatever_the_seed_and_ho
 
     program = compile_program(algorithm._replace(update=counted), row.tasks, num_tasks=NUM_TASKS)
     once = len(traces)
-    states = [
-        learn(program, new_learner(algorithm, jax.random.key(seed), row.tasks), 3 + seed).state for seed in (0, 0, 1)
-    ]
+    learners = [learn(program, new_learner(algorithm, jax.random.key(seed), row.tasks), 3 + seed) for seed in (0, 0, 1)]
+    states = [learner.state for learner in learners]
+    checkpoint.save(tmp_path, learners[0], {})
+    saved = checkpoint.restore(checkpoint.newest(tmp_path), new_learner(algorithm, jax.random.key(2), row.tasks))
+    leaves_equal(_numbers(saved), _numbers(learners[0]))
     assert len(traces) == once
     leaves_equal(states[0], states[1])
     start = algorithm.init(jax.random.split(jax.random.key(0))[0])
@@ -188,16 +190,10 @@ def learn_more(folder, num_iterations):
     checkpoint.save(folder, learn(program, learner, num_iterations), {})
 
 
-RESUMED = ("maml",)
-OTHERS = [name for name, row in LEARNERS.items() if name not in RESUMED and (row.own_code or not row.setting_of)]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [RESUMED, pytest.param(OTHERS, marks=pytest.mark.slow)],
-    ids=["some", "others"],
-)
-def test_in_another_process_every_learner_goes_on_bit_for_bit(names, tmp_path):
+# By gradients; with memory, a store, and lives that go on from one meta-iteration to the next.
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("maml",), ("rl2", "pearl", "lpg-pes")], ids=["some", "others"])
+def test_in_another_process_learners_go_on_bit_for_bit(names, tmp_path):
     whole = {}
     for name in names:
         row = LEARNERS[name]

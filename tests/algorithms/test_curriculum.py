@@ -93,6 +93,7 @@ def learnt(algorithm, num_iterations, tasks=POINT):
     return program.advance(new_learner(algorithm, jax.random.key(0), tasks), jnp.asarray(num_iterations))
 
 
+@pytest.mark.slow
 def test_without_replay_nothing_changes_by_a_bit():
     plain, _ = learnt(small(outer=GRADIENT), 3)
     found, metrics = learnt(curriculum(small(outer=GRADIENT), POINT, buffer_size=20, replay=0.0), 3)

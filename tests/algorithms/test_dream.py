@@ -78,6 +78,7 @@ def test_the_exploiting_agent_alone_shapes_the_encoding_of_tasks():
     assert moved(before, after, "task") > 1e-4
 
 
+@pytest.mark.slow
 def test_after_the_first_episode_an_agent_acts_on_all_that_it_has_shown():
     _, after, played = step()
     stage = jax.tree.map(lambda leaf: leaf[:, 0, 0], (played.steps, played.last))

@@ -65,6 +65,7 @@ def test_a_step_leads_to_the_observation_and_the_belief_after_it():
             np.testing.assert_allclose(rows[episode, time, 2:4], encode(memory, seen)[1].mean, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bonuses_pay_for_what_is_rare_and_fall_to_nothing():
     state, after, experience, metrics, (hyper_states, error) = step()
     valid = np.asarray(experience.steps.valid).reshape(8, -1)

@@ -75,7 +75,8 @@ def in_float64(tree):
     return jax.tree.map(lambda leaf: leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
-@pytest.mark.parametrize("name", [pytest.param("lpg", marks=pytest.mark.slow), "meta_gradient"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lpg", "meta_gradient"])
 def test_the_meta_gradient_is_that_of_the_loss(name):
     """Against finite differences along a random direction; recorded steps stay as they are."""
     with jax.enable_x64(True):
@@ -105,6 +106,7 @@ def test_the_meta_gradient_is_that_of_the_loss(name):
         np.testing.assert_allclose(followed, slope, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bootstrapped_meta_gradient_is_that_of_the_divergence_from_a_constant_target():
     """Two updates by REINFORCE with a learned step size, then one more and a gradient step to the target."""
     tasks = bandit(num_arms=3, horizon=4)

@@ -59,7 +59,8 @@ def test_without_memory_a_score_falls_to_the_best_there_is_without_it():
     assert abs(forgotten.mean() - 0.5) < 4 * forgotten.std() / 20
 
 
-@pytest.mark.parametrize("differ", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("differ", [True, False])
 def test_maml_gains_where_tasks_differ_and_not_where_they_do_not(differ):
     env = PointNavigation()
     params = env.default_params.replace(max_steps_in_episode=10, goal_radius=0.0)

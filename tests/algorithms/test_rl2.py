@@ -88,6 +88,7 @@ def test_advantages_are_of_mean_0_and_deviation_1_over_all_steps(tasks):
     np.testing.assert_allclose(batch.weight, 1 / experience.steps.reward.size, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_baseline_is_learned_where_the_outer_loop_trains_a_value(tasks):
     assert seen_by_the_outer_loop(tasks)[0].value_target is not None
     assert seen_by_the_outer_loop(tasks, values=False)[0].value_target is None
@@ -104,6 +105,7 @@ def test_the_linear_baseline_explains_what_time_explains(tasks):
     assert np.abs(learned).max() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [cartpole(horizon=40)], ids=["cartpole"])
 def test_the_linear_baseline_leaves_an_action_the_credit_for_what_comes_later(tasks):
     """The baseline is fitted to all trials at once; its targets skip idle steps, as the advantages do."""

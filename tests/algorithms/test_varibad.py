@@ -65,6 +65,7 @@ def test_idle_steps_are_not_decoded():
     assert not counted.all()
 
 
+@pytest.mark.slow
 def test_the_policy_is_replayed_at_the_recorded_beliefs():
     state, after, experience, _ = step()
     again = jax.vmap(lambda one: recorded_beliefs(SMALL, state.params["policy"], one))(experience)
@@ -77,6 +78,7 @@ def test_the_policy_is_replayed_at_the_recorded_beliefs():
     assert jnp.abs(changed.distribution.logits - again.distribution.logits).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_outer_loop_improves_the_policy_and_the_elbo_the_rest():
     before, after, _, _ = step(elbo_lr=1e-12)
     moved = {name: optax.tree.norm(optax.tree.sub(after.params[name], before.params[name])) for name in before.params}

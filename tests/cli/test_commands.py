@@ -42,6 +42,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_train_leaves_everything_and_says_what_it_does(tmp_path, capsys):
     assert main(["train", "maml", "point", *TINY, "--num-iterations", "3", "--log-every", "2", "--lambda", "0.9"]) == 0
     printed = capsys.readouterr().out

@@ -129,10 +129,11 @@ def test_from_the_same_experience_devices_learn_the_same(name):
             np.testing.assert_allclose(told_too[metric], value, rtol=1e-4, atol=1e-5, err_msg=metric)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outer", "counts"),
     [
-        pytest.param(GRADIENT, (1, 2, 4, 8), marks=pytest.mark.slow),
+        (GRADIENT, (1, 2, 4, 8)),
         # One of every two tasks is in the Fisher matrix, so both must be on one device.
         (trust_region(fisher_fraction=0.5, damping=0.1), (1, 2)),
     ],
@@ -355,11 +356,9 @@ def test_the_command_line_says_how_many_tasks_all_cores_could_share(tmp_path, ca
 @pytest.mark.slow
 def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
-    monkeypatch.setattr(hardware, "cores", lambda: 2)
     small = ("--num-tasks", "6", "--num-rollouts", "3", "--horizon", "5", "--hidden", "4", "--outer", "gradient")
     few = (*small, "--num-iterations", "2", "--eval-tasks", "4")
     told = {
-        "default": [],
         "shared": ["--devices", "2"],
         "uneven": ["--devices", "4"],
         "one": ["--sweep", "inner_lr=0.1", "--devices", "4"],
@@ -372,13 +371,13 @@ def test_the_command_line_shares_tasks_and_runs(tmp_path, capsys, monkeypatch):
         codes[name] = main(["train", "maml", "point", *few, *options, "--folder", str(tmp_path / name)])
         printed = capsys.readouterr()
         said[name] = printed.err + printed.out
-    assert codes == dict.fromkeys(told, 2) | {"default": 0, "shared": 0}
-    assert "2 of 8" in said["default"]
+    assert codes == dict.fromkeys(told, 2) | {"shared": 0}
+    assert "2 of 8" in said["shared"]
     assert "num_tasks=6 must be a multiple of 4 devices; use 4 or 8" in said["uneven"]
     assert "num_tasks=6 must be a multiple of 4 devices" in said["one"]
     assert "devices=0 must be a whole number" in said["none"]
     assert "leave out --devices" in said["debug"]
     assert "give --coordinator" in said["alone"]
-    assert {path.name for path in tmp_path.iterdir()} == {"default", "shared"}
+    assert {path.name for path in tmp_path.iterdir()} == {"shared"}
     evaluate = ["evaluate", str(tmp_path / "shared"), "--eval-tasks", "5"]
-    assert [main([*evaluate, *how]) for how in (["--devices", "8"], ["--devices", "0"], [])] == [0, 2, 0]
+    assert [main([*evaluate, *how]) for how in (["--devices", "8"], ["--devices", "0"])] == [0, 2]

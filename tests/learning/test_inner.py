@@ -159,6 +159,7 @@ def unrolled(start, inner_lr, num_steps):
     return x
 
 
+@pytest.mark.slow
 def test_the_implicit_derivative_is_the_unrolled_one_at_convergence():
     start, inner_lr = jnp.array([0.3, 0.8]), 0.4
     sharp = {"num_steps": 100, "cg_steps": 20}

@@ -75,6 +75,7 @@ def by_gradient(level):
     return rl2(TASKS.env, memory_policy(TASKS.env, width=3, hidden=()), cvar_level=level, **options)
 
 
+@pytest.mark.slow
 def test_an_update_follows_the_advantages_of_the_worst_tasks():
     algorithm = by_gradient(0.5)
     state = algorithm.init(jax.random.key(0))

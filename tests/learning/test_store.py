@@ -89,6 +89,7 @@ def off_policy():
     return base._replace(update=update, store=store), tasks
 
 
+@pytest.mark.slow
 def test_training_fills_the_store_and_a_skipped_update_keeps_it():
     algorithm, tasks = off_policy()
     learner = new_learner(algorithm, jax.random.key(0), tasks)
@@ -103,6 +104,7 @@ def test_training_fills_the_store_and_a_skipped_update_keeps_it():
         new_learner(algorithm, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_no_second_copy_of_the_store_is_made():
     """A large store adds its own size to the program's memory once: as an argument that the result takes over."""
     memory = {}

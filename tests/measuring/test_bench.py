@@ -112,6 +112,7 @@ def test_figures_follow_from_the_parts(tiny, tmp_path, capsys):
     assert 0 < sum(shares) <= 1
 
 
+@pytest.mark.slow
 def test_a_sweep_of_sizes_ends_where_memory_does(tiny, tmp_path, capsys, monkeypatch):
     free = iter([10**9] * 4 + [0] * 9)  # four parts of the first size
     monkeypatch.setattr(timing.hardware, "free_memory", lambda: next(free))

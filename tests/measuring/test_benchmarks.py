@@ -1,8 +1,12 @@
 """The tables at a tiny size: a row is trained, evaluated, kept and shown."""
 
 import json
+import os
+import subprocess
 import sys
+import tarfile
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import MagicMock
 
@@ -52,6 +56,26 @@ def test_a_row_is_trained_kept_and_shown(tables):
     assert set(shown) == set(tables.ROWS)
     assert all("not run" in line for name, line in shown.items() if name != "t-maze-10")
     assert f"{first:.3f} / {second:.3f} | not run | not run" in tables.memory_table()
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_on_a_cpu_at_its_smallest_sizes(tmp_path):
+    out = tmp_path / "out"
+    env = os.environ | {"PYTHON": sys.executable, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    script = Path(peers.__file__).with_name("gpu.sh")
+    done = subprocess.run([script, "rehearse", str(out)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split(" after")[0] for line in (out / "parts.txt").read_text().splitlines()] == [
+        "kernels: exit code 0",
+        "first: exit code 0",
+    ]
+    (case,) = json.loads((out / "kernels.json").read_text())["cases"]
+    assert max(case["value"], case["gradient"]) < 1e-5
+    assert json.loads((out / "first.json").read_text())["programs"]["rl2-gru"]
+    assert tarfile.is_tarfile(out / "compiled.tgz")
+    failed = subprocess.run([script, "run", str(out)], env=env | {"LIMIT": "0"}, capture_output=True)
+    assert failed.returncode == 0
+    assert "kernels: no time left" in (out / "parts.txt").read_text()
 
 
 @pytest.mark.slow

@@ -129,7 +129,9 @@ on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the bounds
 
 
 @on_a_cpu
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "maml-trpo" else name for name in SMALL]
+)
 def test_a_reference_program_costs_no_more_than_recorded(name):
     found = cost_of_reference(name)
     assert found["traces of collect"] == found["traces of update"] == 1
@@ -186,6 +188,7 @@ def test_a_reference_program_whose_update_is_doubled_is_caught():
     assert grown("rl2-gru", found, {"product FLOPs": bounds})
 
 
+@pytest.mark.slow
 def test_seeds_and_learning_rates_share_a_program_and_a_number_of_tasks_has_its_own():
     tasks, calls = point(horizon=3), Counter()
     make = partial(maml, tasks.env, mlp(tasks.env, hidden=(3,)), num_steps=3, num_rollouts=2)

@@ -26,7 +26,6 @@ OF_TASKS = {"bandit": ["--num-arms", "3", "--horizon", "4"], "point": ["--horizo
 GRADIENT = ["--num-tasks", "2", "--num-rollouts", "3", "--hidden", "4", "--outer", "gradient"]
 METHODS = {
     "maml": GRADIENT,
-    "anil": GRADIENT,
     "rl2": ["--num-tasks", "2", "--num-episodes", "2", "--width", "4", "--minibatches", "1", "--epochs", "1"],
 }
 
@@ -46,7 +45,7 @@ def played(agent, params, tasks, num_stages, num_copies):
 
 
 @pytest.mark.slow
-def test_maml_anil_rl2_and_a_hand_written_agent_stand_in_one_table(tmp_path, monkeypatch, capsys):
+def test_maml_rl2_and_a_hand_written_agent_stand_in_one_table(tmp_path, monkeypatch, capsys):
     """Every cell is a direct evaluation: MAML's next episode after 5 of 3 a stage is that of stage 1."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "draw_pictures", lambda agent, evaluation, folder: None)
@@ -59,14 +58,14 @@ def test_maml_anil_rl2_and_a_hand_written_agent_stand_in_one_table(tmp_path, mon
     assert main(["table", *folders]) == 2
     error = capsys.readouterr().err
     command = error[error.index("metajax evaluate ") : error.index(" gives them one protocol")].split()
-    assert command[2:] == [*folders[:3], "--eval-tasks", str(NUM_TASKS), "--episodes", "0,1,3"]
-    assert main([*command[1:5], *folders[3:], *command[5:-1], "0,1,3,5"]) == 0
+    assert command[2:] == [*folders[:2], "--eval-tasks", str(NUM_TASKS), "--episodes", "0,1,3"]
+    assert main([*command[1:5], *folders[2:], *command[5:-1], "0,1,3,5"]) == 0
     assert "episodes seen" in capsys.readouterr().out
     assert main(["table", *folders, "--format", "csv", "--agent", "Random", "Thompson-Sampling"]) == 0
     text = capsys.readouterr().out
     header, rows = rows_of(text)
     assert header[3:7] == ["after 0 episodes", "1", "3", "5"]
-    assert len(rows) == 9  # random on both tasks, Thompson sampling on bandit alone
+    assert len(rows) == 7  # random on both tasks, Thompson sampling on bandit alone
     hand_written = {"random": uniform, "Thompson": thompson}
     for (tasks, method), row in rows.items():
         if method in hand_written:

@@ -33,6 +33,7 @@ def test_where_the_optimum_is_out_of_reach_the_best_hand_written_agent_is_the_re
     assert scale.reference > scale.random
 
 
+@pytest.mark.slow
 def test_tasks_without_either_have_no_scale():
     assert find_scale(point(), protocol(point(), 1)) is None
     assert find_scale(grid(size=9), protocol(grid(size=9), 4)) is None

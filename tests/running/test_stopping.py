@@ -51,6 +51,7 @@ def test_training_stops_at_a_return_or_runs_schedules_out_at_a_plateau():
     assert agent.learner.state.outer.remaining < 0.5
 
 
+@pytest.mark.slow
 def test_training_of_which_nothing_is_reached_runs_schedules_out_at_its_end():
     agent = MetaAgent("rl2", "bandit", **SMALL).learn(20, log_every=2, until="score=2.0")
     assert agent.iteration == agent.learner.end == 20

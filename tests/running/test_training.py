@@ -71,6 +71,7 @@ def test_returns_are_metrics_of_every_algorithm():
     assert own["return_after"] == usual["return_after"]
 
 
+@pytest.mark.slow
 def test_schedules_run_over_the_training_and_go_on_after_an_interruption():
     """RL²'s learning rate falls to zero over every training, also over one that was stopped and taken up again."""
     tasks = bandit(num_arms=2, horizon=3)
@@ -250,6 +251,7 @@ def test_episodes_longer_than_those_of_the_tasks_are_refused():
         compile_program(algorithm, tasks, num_tasks=2)
 
 
+@pytest.mark.slow
 def test_a_new_learner_has_no_weakly_typed_leaf_so_nothing_is_compiled_twice():
     tasks = point(horizon=4)
     base = maml(tasks.env, mlp(tasks.env, hidden=(4,)), num_steps=4, num_rollouts=2, outer=policy_gradient())

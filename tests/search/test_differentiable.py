@@ -64,6 +64,7 @@ def test_a_soft_network_with_all_weight_on_one_option_is_that_network(maml):
     np.testing.assert_allclose(soft, hard, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_soft_memory_with_all_weight_on_one_option_is_that_memory():
     env = bandit(num_arms=2, horizon=3).env
     nets = problem.supernet(env, REMEMBERING, memory="gru")

@@ -70,6 +70,7 @@ def test_an_elite_takes_the_places_of_the_worst():
     assert sorted(state.living.scores.tolist()) == [3.0, 8.0, 9.0, 10.0]
 
 
+@pytest.mark.slow
 def test_every_parent_wins_a_tournament_of_all():
     """In a tournament far larger than the population, the best always wins; without mutation all children equal it."""
     driver = genetic(SPACE, population=8, tournament=200, crossover_rate=1.0, mutation_rate=1e-9)

@@ -344,6 +344,7 @@ def test_outer_loops_that_treat_masked_networks_alike_are_let_through(outer):
     check_outer(outer)
 
 
+@pytest.mark.slow
 def test_a_trust_region_treats_masked_networks_alike_but_for_rounding(monkeypatch):
     monkeypatch.setattr(masking, "_TOLERANCE", 1e-9)
     with jax.enable_x64(True):

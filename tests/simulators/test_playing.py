@@ -54,7 +54,8 @@ def assert_alike(found, wanted):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=2e-3, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("factory", [rl2, *(pytest.param(one, marks=pytest.mark.slow) for one in (maml, es_maml))])
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", [rl2, maml, es_maml])
 def test_experience_is_that_of_the_compiled_environment(point_env, factory):
     """Both play the same point with the same goals and keys, in three tasks, at most two at a time."""
     tasks = point(horizon=5).batch(jax.random.key(1), 3)
@@ -96,6 +97,7 @@ def test_evaluation_and_trials_are_those_of_the_compiled_environment(point_env):
         assert_alike(found._replace(steps=found.steps._replace(info=())), wanted)
 
 
+@pytest.mark.slow
 def test_episodes_end_and_idle(corridor_env):
     """Episodes have 2 and 4 of at most 6 steps, in three copies each; the key determines the rewards at the reset."""
     sizes = SIZES._replace(num_copies=3, num_steps=6)

@@ -80,6 +80,7 @@ def test_no_lexicon_is_trained_on_and_held_out():
     assert not lexicons(True) & lexicons(False)
 
 
+@pytest.mark.slow
 def test_those_lexicons_are_possible_that_explain_what_was_said_and_paid():
     tasks = instructions(horizon=5)
     task, sizes = tasks.sample(jax.random.key(0)), Sizes(2, 1, 5)

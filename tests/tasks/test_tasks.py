@@ -563,7 +563,7 @@ def test_a_revealed_task_is_in_the_observation_and_nothing_else_changes():
         (lambda: psrl(point().env), "num_states states that are observed"),
         (lambda: task_known(bandit().env), "task_known needs a revealed environment"),
         (lambda: bernoulli_optimum(7, 30), "too many states"),
-        (lambda: grid(size=9).optimum(4), "takes a search of more than"),
+        pytest.param(lambda: grid(size=9).optimum(4), "takes a search of more than", marks=pytest.mark.slow),
         (lambda: two_step().optimum(2), "known for one episode"),
         (lambda: bandit(alpha=0.0), r"alpha=0\.0"),
         (lambda: t_maze(length=0), "length=0"),
