@@ -18,6 +18,7 @@ import adapters
 import demonstrations
 import estimators
 import exact_values
+import learned_optimizers
 import locomotion
 import peers
 import point_navigation
@@ -213,6 +214,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rl2-memories": rl2_tables.memory_table,
     "rl2-sweep": rl2_sweep.table,
     "exact": exact_values.table,
+    "learned-optimizers": learned_optimizers.table,
     "demonstrations": demonstrations.table,
     "successes": successes,
     "locomotion": locomotion.table,

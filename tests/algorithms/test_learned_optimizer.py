@@ -23,6 +23,7 @@ LOSSES = {"discount": 0.99, "lambda_": 0.95, "entropy_coef": 0.01}
 NETWORK = mlp(TABULAR.env, hidden=(4,))
 
 
+@pytest.mark.slow
 def test_agents_of_an_untrained_optimizer_learn_as_by_adam():
     """The weights as each stage of a trial begins."""
     learned = learned_optimizer(TABULAR.env, NETWORK, inner_lr=0.1, **LOSSES, **LIVES)

@@ -141,7 +141,7 @@ def test_vmapped_optimizers_equal_single_ones():
 
 def test_the_meta_gradient_of_evolution_strategies_is_that_of_the_last_loss():
     """A quadratic of two weights, three updates, and all meta-parameters of an optimiser of width 2."""
-    curvature, sigma, pairs = jnp.array([1.0, 3.0]), 0.02, 20_000
+    curvature, sigma, pairs = jnp.array([1.0, 3.0]), 0.02, 8_000
     start = jax.tree.map(lambda leaf: 0.5 * leaf, normal(1, learned_optimizer_params(jax.random.key(0), 2)))
 
     def update(params, life, _):
@@ -175,7 +175,7 @@ def test_the_meta_gradient_of_evolution_strategies_is_that_of_the_last_loss():
     slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
     samples = jax.vmap(along)(drawn)
     error = samples.std() / pairs**0.5
-    assert error < 0.1 * abs(slope)
+    assert error < 0.15 * abs(slope)
     assert abs(samples.mean() - slope) < 3 * error
 
 
