@@ -89,7 +89,7 @@ def test_it_learns_to_optimise():
     """From Adam with a step size that is too small for a life of ten updates."""
     tasks = point(horizon=20)
     sizes = {"num_steps": 20, "num_copies": 8, "num_lives": 16, "lifetime": 10, "num_updates": 5}
-    algorithm = learned_optimizer(tasks.env, mlp(tasks.env, hidden=(8,)), **sizes)
+    algorithm = learned_optimizer(tasks.env, mlp(tasks.env, hidden=(8,)), learning_rate=0.01, **sizes)
     held_out = tasks.batch(jax.random.key(9), 100, held_out=True)
 
     @jax.jit
