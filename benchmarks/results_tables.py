@@ -19,6 +19,7 @@ import demonstrations
 import estimators
 import exact_values
 import launches
+import learned_optimizers
 import locomotion
 import peers
 import point_navigation
@@ -216,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rl2-sweep": rl2_sweep.table,
     "exact": exact_values.table,
     "unions": unions.table,
+    "learned-optimizers": learned_optimizers.table,
     "demonstrations": demonstrations.table,
     "successes": successes,
     "locomotion": locomotion.table,

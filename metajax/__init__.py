@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 _moved.install()
 
 _PUBLIC = {  # module below metajax: the public names that it defines
-    "algorithms": "Rule anil cavia curriculum dice_maml disco e_maml es_maml fomaml imaml learned_rule lpg "
-    "maml meta_gradient meta_sgd multi_task promp reptile rl2",
+    "algorithms": "Rule anil cavia curriculum dice_maml disco e_maml es_maml fomaml imaml learned_optimizer "
+    "learned_rule lpg maml meta_gradient meta_sgd multi_task promp reptile rl2",
     "base": "Agent Algorithm Decision Distribution Environment Experience Network Percept Sizes Stage Store "
     "TaskDistribution Transition",
     "envs.contract": "check_env check_tasks",
@@ -27,6 +27,7 @@ _PUBLIC = {  # module below metajax: the public names that it defines
     "learning.baselines": "advantages learned_baseline linear_baseline",
     "learning.distributions": "Categorical Normal TanhNormal mask_logits",
     "learning.inner": "Inner Meta inner_updates",
+    "learning.learned_optimizers": "learned_optimizer_params learned_optimizer_transform",
     "learning.outer": "Batch Outer policy_gradient ppo trust_region",
     "learning.returns": "gae reward_to_go",
     "learning.store": "trial_store",
@@ -35,7 +36,7 @@ _PUBLIC = {  # module below metajax: the public names that it defines
     "rollouts": "Trial collect_trials rollout stage_returns trial",
     "running.acting": "AdaptedAgent",
     "running.collecting": "collect_histories",
-    "running.export": "load_params",
+    "running.export": "load_optimizer load_params",
     "running.meta_agent": "MetaAgent load_policy",
     "running.registration": "register_algorithm register_network register_tasks",
     "running.sweep": "train_seeds",
@@ -101,8 +102,12 @@ __all__ = [
     "inner_updates",
     "interval",
     "learned_baseline",
+    "learned_optimizer",
+    "learned_optimizer_params",
+    "learned_optimizer_transform",
     "learned_rule",
     "linear_baseline",
+    "load_optimizer",
     "load_params",
     "load_policy",
     "lpg",
@@ -153,6 +158,7 @@ if TYPE_CHECKING:  # the names in _PUBLIC
         es_maml,
         fomaml,
         imaml,
+        learned_optimizer,
         learned_rule,
         lpg,
         maml,
@@ -185,6 +191,7 @@ if TYPE_CHECKING:  # the names in _PUBLIC
     from metajax.learning.baselines import advantages, learned_baseline, linear_baseline
     from metajax.learning.distributions import Categorical, Normal, TanhNormal, mask_logits
     from metajax.learning.inner import Inner, Meta, inner_updates
+    from metajax.learning.learned_optimizers import learned_optimizer_params, learned_optimizer_transform
     from metajax.learning.outer import Batch, Outer, policy_gradient, ppo, trust_region
     from metajax.learning.returns import gae, reward_to_go
     from metajax.learning.store import trial_store
@@ -193,7 +200,7 @@ if TYPE_CHECKING:  # the names in _PUBLIC
     from metajax.rollouts import Trial, collect_trials, rollout, stage_returns, trial
     from metajax.running.acting import AdaptedAgent
     from metajax.running.collecting import collect_histories
-    from metajax.running.export import load_params
+    from metajax.running.export import load_optimizer, load_params
     from metajax.running.meta_agent import MetaAgent, load_policy
     from metajax.running.registration import register_algorithm, register_network, register_tasks
     from metajax.running.sweep import train_seeds

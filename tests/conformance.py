@@ -25,6 +25,7 @@ from metajax.algorithms import (
     fomaml,
     hyperx,
     imaml,
+    learned_optimizer,
     learned_rule,
     lpg,
     maml,
@@ -208,6 +209,13 @@ ROWS["hyperx"] = HYPERX._replace(setting_of="varibad", own_code=True)
 RULES = {
     "lpg": LPG,
     "lpg-pes": LPG._replace(make=partial(LPG.make, meta_estimator="pes")),
+    "learned_optimizer": Row(
+        partial(learned_optimizer, TABULAR.env, mlp(TABULAR.env, hidden=(4,)), rule_width=2, **LIVES),
+        TABULAR,
+        (3, 2, 4),
+        ("hidden_0", "hidden_1", "output"),
+        rate="inner_lr",
+    ),
     "disco": Row(
         partial(disco, TABULAR.env, PREDICTING, meta_estimator="fixed", **LIVES),
         TABULAR,

@@ -10,6 +10,7 @@ from metajax.algorithms._distil import DistilState, ad, distil, dpt
 from metajax.algorithms._dream import DreamState, dream
 from metajax.algorithms._es_maml import ESState, es_maml
 from metajax.algorithms._hyperx import HyperxState, hyperx
+from metajax.algorithms._learned_optimizer import learned_optimizer
 from metajax.algorithms._learned_rule import LearnedRuleState, Rule, learned_rule
 from metajax.algorithms._lpg import lpg
 from metajax.algorithms._maml import MAMLState, maml
@@ -47,6 +48,7 @@ __all__ = [
     "fomaml",
     "hyperx",
     "imaml",
+    "learned_optimizer",
     "learned_rule",
     "lpg",
     "maml",

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 
-_LONGEST = 46
+_LONGEST = 40
 
 TASKS_DIFFER_IN = {  # in at most 48 characters, so that a line fits 80 columns
     "point": "the hidden goal in a square",
@@ -71,28 +71,29 @@ TASKS_DIFFER_IN = {  # in at most 48 characters, so that a line fits 80 columns
     "ml45": "the skill, of 45 + 5, and its goal",
 }
 
-ALGORITHMS_ARE = {  # in at most 46 characters
-    "maml": "all weights adapt by policy-gradient steps",
+ALGORITHMS_ARE = {  # in at most 40 characters, so that a line fits 80 columns
+    "maml": "all weights adapt by policy gradients",
     "fomaml": "MAML with a first-order meta-gradient",
     "reptile": "moves towards the adapted weights",
     "anil": "MAML in which only the last layer adapts",
     "cavia": "MAML in which only context inputs adapt",
-    "meta_sgd": "MAML with a learned step size per parameter",
-    "promp": "MAML with a low-variance estimator and PPO",
+    "meta_sgd": "MAML with learned step sizes",
+    "promp": "MAML with less variance, and PPO",
     "e_maml": "MAML that credits exploration",
     "dice_maml": "MAML with DiCE, unbiased in any order",
     "imaml": "MAML with an implicit meta-gradient",
     "es_maml": "MAML by evolution strategies",
-    "multi_task": "one policy for all tasks, without adaptation",
-    "rl2": "a recurrent policy adapts through its memory",
+    "multi_task": "one policy for all tasks, not adapted",
+    "rl2": "a policy adapts through its memory",
     "varibad": "a policy acts on a belief about the task",
     "hyperx": "VariBAD with bonuses for exploration",
     "pearl": "a policy acts on draws from a posterior",
-    "dream": "explores for what another policy must know",
+    "dream": "explores for another policy's needs",
     "ad": "a memory imitates an agent that learns",
-    "dpt": "a memory predicts the task's optimal actions",
+    "dpt": "a memory predicts optimal actions",
     "lpg": "learns the update rule, over long lives",
-    "disco": "agents learn by Disco103, a discovered rule",
+    "learned_optimizer": "learns the optimiser, over long lives",
+    "disco": "agents learn by a discovered rule",
     "meta_gradient": "tunes an actor-critic while it learns",
 }
 

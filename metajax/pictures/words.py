@@ -23,6 +23,7 @@ METHODS = {
     "ad": "algorithm distillation",
     "dpt": "DPT",
     "lpg": "LPG",
+    "learned_optimizer": "learned optimiser",
     "disco": "Disco103",
     "meta_gradient": "meta-gradients",
 }

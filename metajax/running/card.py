@@ -48,7 +48,11 @@ def _lines(about: Mapping[str, Any], agent: MetaAgent, folder: Path, license_: s
     yield from ("", "```python", "import jax", "from metajax import MetaAgent", "")
     yield f'agent = MetaAgent.from_export("{PARAMS}")'
     yield "adapted = agent.adapt(agent.tasks.sample(jax.random.key(0)))"
-    yield from ("action = adapted.act(observation)", "```", "", "## Results", "", f"Evaluated on {protocol}.", "")
+    yield from ("action = adapted.act(observation)", "```", "")
+    if algorithm == "learned_optimizer":
+        yield f'`metajax.load_optimizer("{PARAMS}")` is the optimiser as an optax transformation, for any weights.'
+        yield ""
+    yield from ("## Results", "", f"Evaluated on {protocol}.", "")
     yield from (f"| {unit} | return |", "|---|---|")
     yield from (f"| {number} | {mean:.2f} ± {width:.2f} |" for number, (mean, width) in results.items())
     for name, value in about["references"].items():

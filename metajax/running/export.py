@@ -1,14 +1,18 @@
-"""Exports of policies and meta-parameters, read back."""
+"""Exports of policies, meta-parameters and learned optimisers, read back."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from metajax import array_files
+from metajax.algorithms import learned_optimizer
 from metajax.base import Algorithm, PyTree
 from metajax.errors import CheckpointError, ConfigError
+from metajax.learning.learned_optimizers import learned_optimizer_transform
 
 
 def filled(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
@@ -50,7 +54,31 @@ def load_params(path: str | Path) -> PyTree:
 
     Raises CheckpointError if metajax did not export the file, or if it is of another kind.
     """
-    _, arrays = array_files.read(Path(path), "meta-parameters")
+    return _nested(array_files.read(Path(path), "meta-parameters")[1])
+
+
+def load_optimizer(path: str | Path, *, lifetime: int | None = None) -> optax.GradientTransformation:
+    """The optimiser of an exported training of `learned_optimizer`, as an optax transformation for any weights.
+
+    It needs neither the tasks nor the policy of the training; see `learned_optimizer_transform`.
+
+    Raises CheckpointError if metajax did not export the file, or if it is an export of another algorithm.
+
+    Args:
+        path: the file that `metajax export` or `MetaAgent.export` wrote.
+        lifetime: updates over which the progress grows from 0 to 1; None: as in the training.
+    """
+    about, arrays = array_files.read(Path(path), "meta-parameters")
+    if about.get("algorithm") != learned_optimizer.__name__:
+        raise CheckpointError(f"{path} has the meta-parameters of {about.get('algorithm')}, not of learned_optimizer")
+    defaults = inspect.signature(learned_optimizer).parameters
+    inner_lr, trained = (about["options"].get(name, defaults[name].default) for name in ("inner_lr", "lifetime"))
+    return learned_optimizer_transform(
+        _nested(arrays), lifetime=trained if lifetime is None else lifetime, learning_rate=inner_lr
+    )
+
+
+def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = name.split("/")

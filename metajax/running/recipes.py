@@ -90,6 +90,9 @@ ALGORITHMS = {
     "ad": Recipe(algorithms.ad, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "dpt": Recipe(algorithms.dpt, memory_policy, {"imitation": imitation}, 64, 2000, min_eval_stages=1),
     "lpg": Recipe(algorithms.lpg, partial(mlp, hidden=(16,)), {}, num_tasks=32, num_iterations=300, min_eval_stages=31),
+    "learned_optimizer": Recipe(
+        algorithms.learned_optimizer, partial(mlp, hidden=(32, 32)), {}, 32, 100, min_eval_stages=31
+    ),
     "disco": Recipe(algorithms.disco, prediction_policy, {}, num_tasks=4, num_iterations=100, min_eval_stages=31),
     "meta_gradient": Recipe(
         algorithms.meta_gradient, partial(mlp, value=True), {}, num_tasks=20, num_iterations=200, min_eval_stages=31

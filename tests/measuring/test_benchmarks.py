@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import adapters
 import jax
 import jax.numpy as jnp
+import learned_optimizers
 import locomotion
 import numpy as np
 import peers
@@ -251,3 +252,15 @@ def test_a_search_to_be_measured_is_understood(name):
     own, _ = parse_experiment(search_command.SearchCommandOptions(), flags, algorithm, tasks, prog="metajax search")
     assert own.search.driver == ("gp" if name.endswith("-gp") else "genetic")
     assert search_command.make_space(algorithm, own.space).memory == (("gru",) if algorithm == "rl2" else ())
+
+
+def test_lives_are_summed_up_without_the_time_before_the_first_update():
+    """Returns that are the number of updates, in tasks that differ by 2."""
+    returns = np.arange(121) + np.array([[-1.0], [1.0]])
+    found = learned_optimizers.summary(returns)
+    width = round(1.96 * 2**0.5 / 2**0.5, 3)
+    assert found["over 30"] == [15.5, width]
+    assert found["after 30"] == [30.0, width]
+    assert found["over 120"] == [60.5, width]
+    assert found["after 120"] == [120.0, width]
+    assert found["curve"][:2] == [0.0, 1.0]
