@@ -234,6 +234,19 @@ def test_a_checkpoint_without_optimiser_state_is_refused(tmp_path):
         checkpoint.restore(checkpoint.newest(tmp_path), learner(0))
 
 
+def test_a_store_may_be_left_out_and_a_checkpoint_is_read_on_another_device(tmp_path):
+    full = learner(1)._replace(store={"trials": jnp.ones((3, 5))})
+    empty = learner(0)._replace(store={"trials": jnp.zeros((3, 5))})
+    checkpoint.save(tmp_path, jax.device_put(full, jax.devices()[1]), {}, keep_store=False)
+    saved = checkpoint.newest(tmp_path)
+    assert not [name for name in saved.leaves if name.startswith("store")]
+    found = checkpoint.restore(saved, empty)
+    assert_equal(found, full._replace(store=empty.store))
+    assert {leaf.device for leaf in jax.tree.leaves(found)} == {jax.devices()[0]}
+    checkpoint.save(tmp_path, full, {})
+    assert_equal(checkpoint.restore(checkpoint.newest(tmp_path), empty), full)
+
+
 def test_the_newest_are_kept_and_those_at_an_interval(tmp_path):
     for iteration in range(1, 8):
         checkpoint.save(tmp_path, learner(iteration), {}, keep=2, keep_every=3)
