@@ -27,6 +27,7 @@ from metajax.running.training import Learner
 FOLDER = "checkpoints"
 FORMAT = 1
 _LARGEST_MANIFEST = 2**24  # bytes
+_COMPLETE = "commit_success.txt"  # of Orbax
 
 
 class _Format(TypedDict):
@@ -113,6 +114,8 @@ def save(
                 shutil.rmtree(left, ignore_errors=True)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(root / name, args=ocp.args.StandardSave(_of_all(learner)))
+        if processes.is_first():  # the manifest says that it is complete, and without a path of this machine
+            (root / name / _COMPLETE).unlink(missing_ok=True)
         if not processes.is_first():
             processes.meet("after a checkpoint")
             return

@@ -59,6 +59,8 @@ def test_everything_comes_back_bit_for_bit_with_its_configuration(folder):
     assert {"jax", "orbax-checkpoint"} <= newest.versions.keys()
     assert newest.leaves["key"] == {"dtype": "key<fry>", "shape": []}
     assert_equal(checkpoint.restore(newest, learner(0)), learner(2))
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not [content for content in files if b"saved0/checkpoints" in content]  # no path of the machine it is from
 
 
 def truncate(path):
