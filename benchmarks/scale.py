@@ -68,15 +68,8 @@ def train(name: str, row: Row, *, minutes: float, iterations: int | None = None,
         seed: of the training.
     """
     folder, began, environment = RESULTS / name, time.monotonic(), record.environment()
-    agent = row.agent(seed)
     with run_folder.writing(folder, new=False):
-        if (folder / checkpoint.FOLDER).is_dir():
-            begun = MetaAgent.load(folder)
-            for part in ("options", "num_tasks", "seed"):
-                was, now = (record.plain(one.config[part]) for one in (begun, agent))
-                if was != now:
-                    raise ConfigError(f"{name} was begun with {part}={was}, now {now}; remove {folder} to begin anew")
-            agent = begun
+        agent = _last(folder, row.agent(seed))
         first = agent.iteration
         last = row.length if iterations is None else min(row.length, first + iterations)
         if not minutes or first >= last:
@@ -86,23 +79,35 @@ def train(name: str, row: Row, *, minutes: float, iterations: int | None = None,
         agent.config["run"] = record.plain(options) | {"command": environment["command"]}
         record.write_json(folder / "config.json", agent.config | {"all_options": agent.all_options} | environment)
         compiled = time.monotonic() if agent.program else began
-        lines = ([progress] for progress in _until(last, agent.learning(row.length, log_every=run.log_every)))
-        how = {"save_every": run.save_every, "keep": run.keep, "keep_every": run.keep_every}
-        deadline = began + 60 * minutes
-        run_folder.learn(
-            {folder: agent}, lines, **how, keep_store=False, log_to=(), deadline=deadline, show=lambda progress: None
-        )
-    done = agent.iteration - first
-    piece = {
-        "minutes": round((time.monotonic() - began) / 60, 2),
-        "seconds_to_compile": round(compiled - began, 1),
-        "iterations": done,
-        "steps": done * agent.steps_per_iteration,
-    }
-    content = {"row": name, "seed": seed} | row._asdict() | {"options": dict(row.options), "num_iterations": row.length}
-    content |= {name: value for name, value in kept(name).items() if name not in content}
-    content |= {"iterations": agent.iteration, "checkpoint_bytes": _bytes(folder / checkpoint.FOLDER)}
-    record.write_json(RESULTS / f"{name}.json", content | {"pieces": [*content["pieces"], piece | environment]})
+        learning = ([progress] for progress in _until(last, agent.learning(row.length, log_every=run.log_every)))
+        how = {name: getattr(run, name) for name in ("save_every", "keep", "keep_every", "keep_store", "log_to")}
+        try:
+            run_folder.learn(
+                {folder: agent}, learning, **how, deadline=began + 60 * minutes, show=lambda progress: None
+            )
+        finally:  # a signal ends a piece, too
+            done = agent.iteration - first
+            piece = {"minutes": round((time.monotonic() - began) / 60, 2), "compilation": round(compiled - began, 1)}
+            piece |= {"iterations": done, "steps": done * agent.steps_per_iteration}
+            about = {"row": name, "algorithm": row.algorithm, "tasks": row.tasks, "options": dict(row.options)}
+            about |= {"seed": seed, "iterations": agent.iteration, "planned_iterations": row.length}
+            about["checkpoint_bytes"] = sum(path.stat().st_size for path in folder.rglob("checkpoints/**/*"))
+            before = kept(name)
+            record.write_json(
+                RESULTS / f"{name}.json", before | about | {"pieces": [*before["pieces"], piece | environment]}
+            )
+    return agent
+
+
+def _last(folder: Path, fresh: MetaAgent) -> MetaAgent:
+    """Returns the agent of the last piece, or a fresh one; raises ConfigError if its options differ from the fresh."""
+    if not (folder / checkpoint.FOLDER).is_dir():
+        return fresh
+    agent = MetaAgent.load(folder)
+    for part in ("options", "num_tasks", "seed"):
+        was, now = (record.plain(one.config[part]) for one in (agent, fresh))
+        if was != now:
+            raise ConfigError(f"{folder.name} was begun with {part}={was}, now {now}; remove {folder} to begin anew")
     return agent
 
 
@@ -113,10 +118,6 @@ def _until(last: int, lines: Iterator[Progress]) -> Iterator[Progress]:
             return
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def evaluate(name: str, row: Row, agent: MetaAgent, num_tasks: int | None = None) -> dict[str, Any]:
     """Evaluates a row in held-out tasks, writes its results, policy and card, and returns the results."""
     protocol = agent.protocol(num_tasks, num_stages=row.num_stages)
@@ -124,9 +125,9 @@ def evaluate(name: str, row: Row, agent: MetaAgent, num_tasks: int | None = None
     run_folder.write_evaluation(agent, found, protocol, RESULTS / name)
     returns = found.sampled.mean(-1)  # [N, K]
     reached: dict[str, Any] = {"protocol": str(protocol), "iterations": agent.iteration}
-    values = {"mean": returns, "greedy": found.greedy.mean(-1), "gain_over_first": returns - returns[:, :1]}
-    if found.sampled_success is not None:
-        values["success"] = found.sampled_success.mean(-1)
+    values = {"mean": returns, "gain_over_first": returns - returns[:, :1]}
+    others = {"greedy": found.greedy, "success": found.sampled_success}
+    values |= {what: of.mean(-1) for what, of in others.items() if of is not None}
     for what, of in values.items():
         reached[what], reached[f"{what}_width_95"] = (np.round(one, 3).tolist() for one in interval(of.astype(float)))
     reached["references"] = dict(agent.tasks.references)
