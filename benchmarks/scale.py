@@ -5,9 +5,10 @@
     python benchmarks/scale.py --all --minutes 14            # 5 minutes each for the rows that have had the least
     python benchmarks/scale.py xland-trivial --minutes 0     # evaluate again, without training
 
-The next piece goes on from the checkpoint of the last one, on the same machine or another one, on a CPU or a GPU. Three
-pieces equal one training bit for bit on the same kind of device, except for methods with a replay buffer (VariBAD,
-PEARL): checkpoints leave it out, so a piece begins with an empty one. A row writes in benchmarks/results:
+The next piece goes on from the checkpoint of the last one, on the same machine or another one, on a CPU or a GPU. On a
+CPU, pieces equal one training bit for bit, and on a GPU if its kernels are deterministic. Methods with a replay buffer
+(VariBAD, PEARL) are the exception: checkpoints leave it out, so a piece begins with an empty one. A row writes in
+benchmarks/results:
 
 - scale/ROW: a run folder of metajax with the checkpoint, the curve and the returns of the evaluation, which `metajax
   plot`, `table`, `evaluate` and `resume` read;
@@ -173,7 +174,7 @@ def table() -> str:
             f"{sum(piece['steps'] for piece in pieces) / 1e6:.1f} M",
             f"{minutes_of(about):.0f}, {', '.join(dict.fromkeys(piece['device']['kind'] for piece in pieces))}",
             *(first, last, gain),
-            ", ".join(f"{who} {value:g}" for who, value in known.items()),
+            ", ".join(f"{who} {value:.4g}" for who, value in known.items()),
             "" if np.isnan(high - low) else f"{(reached['mean'][-1] - low) / (high - low):.2f}",
         )
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
