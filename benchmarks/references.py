@@ -191,18 +191,25 @@ class Belief(NamedTuple):
     true: Array
 
 
-def reader(env: Instructions) -> Agent:
+def reader(env: Instructions, *, remembers: bool = True) -> Agent:
     """Returns an agent that takes the object of which the instruction is most probably true.
 
     The posterior is exact. The prior over lexicons is uniform; a lexicon is excluded if it makes an instruction true of
     no object or several, or contradicts a reward. The agent is myopic: it does not explore.
+
+    Args:
+        env: the environment.
+        remembers: whether lexicons that were excluded in earlier steps stay so. If not, no agent without memory earns
+            more.
     """
     lexicons = jnp.array(list(itertools.permutations(range(len(MEANINGS)))))
 
     def policy(knowledge: PyTree, memory: Belief, percept: Percept) -> tuple[Belief, Decision]:
         paid = memory.true[:, percept.action] == (percept.reward > 0)
         true = jax.vmap(true_of, (None, None, 0))(*env.read(percept.obs), lexicons)
-        possible = memory.possible & (paid | (percept.action < 0)) & (true.sum(-1) == 1)
+        possible = true.sum(-1) == 1
+        if remembers:
+            possible &= memory.possible & (paid | (percept.action < 0))
         odds = possible @ true.astype(float)
         return Belief(possible, true), Decision(Categorical(jnp.where(odds >= odds.max(), 0.0, -1e9)), jnp.zeros(()))
 
@@ -215,6 +222,11 @@ def reader(env: Instructions) -> Agent:
 def understood(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
     """Returns the returns [N] of the agent `reader`, which learns the meanings of the words within the episode."""
     return returns(key, reader(tasks.env), tasks, num_tasks)
+
+
+def guessed(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
+    """Returns the returns [N] of the agent `reader` without memory."""
+    return returns(key, reader(tasks.env, remembers=False), tasks, num_tasks)
 
 
 def told(key: Array, tasks: TaskDistribution, num_tasks: int) -> np.ndarray:
@@ -237,7 +249,11 @@ FAMILIES = {
     "highway": {"a careful driver who knows what is liked": careful},
     "cartpole-projected": {"projection known, linear feedback": balanced},
     "intersection": {"a careful driver who knows grip and traffic": crossing},
-    "instructions": {"myopic, exact posterior over lexicons": understood, "words known": told},
+    "instructions": {
+        "best without memory": guessed,
+        "myopic, exact posterior over lexicons": understood,
+        "words known": told,
+    },
     "alchemy": {
         "random potions": partial(brewed, random_potions),
         "ideal observer, of ten": partial(brewed, ideal_observer),

@@ -26,6 +26,7 @@ import point_navigation
 import rl2_sweep
 import rl2_tables
 import rows as published_rows
+import scale
 import search
 import tables
 import unions
@@ -221,6 +222,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demonstrations": demonstrations.table,
     "successes": successes,
     "locomotion": locomotion.table,
+    "scale": scale.table,
     "landscapes": landscapes,
     "searches": searches,
     "search-costs": search_costs,

@@ -290,9 +290,9 @@ FAULTS = [
         ("leads-out-of-the-folder", 'Path(content["folder"]).name != content["folder"]', "False"),
         (
             "optimiser-begins-anew",
-            "return meshes.to_first(found) if",
+            "found = meshes.to_first(found) if",
             "found = found._replace(state=found.state._replace(outer=template.state.outer))\n"
-            "    return meshes.to_first(found) if",
+            "    found = meshes.to_first(found) if",
             "algorithms/test_conformance.py",
         ),
     ),

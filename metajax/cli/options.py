@@ -55,6 +55,9 @@ class RunOptions(NamedTuple):
     """Number of newest checkpoints to keep."""
     keep_every: int = 0
     """Also keep checkpoints whose meta-iteration is a multiple of this number. 0: none of them."""
+    keep_store: bool = True
+    """Keep the replay buffer of an algorithm that has one in checkpoints. Without it, checkpoints are small, and a
+    resumed run begins with an empty buffer."""
 
 
 class NewRunOptions(NamedTuple):

@@ -117,6 +117,7 @@ def _train(
                     save_every=run.save_every,
                     keep=run.keep,
                     keep_every=run.keep_every,
+                    keep_store=run.keep_store,
                     log_to=run.log_to,
                     wandb_project=run.wandb_project,
                     wandb_tags=run.wandb_tags,
@@ -140,4 +141,4 @@ def _claim(members: Mapping[Path, MetaAgent], run: RunOptions) -> None:
         if processes.is_first():
             about = agent.config | {"all_options": agent.all_options} | record.environment()
             record.write_json(folder / "config.json", about)
-        agent.save(folder, keep=run.keep, keep_every=run.keep_every)
+        agent.save(folder, keep=run.keep, keep_every=run.keep_every, keep_store=run.keep_store)

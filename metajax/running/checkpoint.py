@@ -27,6 +27,7 @@ from metajax.running.training import Learner
 FOLDER = "checkpoints"
 FORMAT = 1
 _LARGEST_MANIFEST = 2**24  # bytes
+_COMPLETE = "commit_success.txt"  # of Orbax
 
 
 class _Format(TypedDict):
@@ -70,7 +71,15 @@ class Checkpoint(NamedTuple):
     versions: dict[str, str]
 
 
-def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int = 3, keep_every: int = 0) -> None:
+def save(
+    folder: Path,
+    learner: Learner,
+    config: Mapping[str, Any],
+    *,
+    keep: int = 3,
+    keep_every: int = 0,
+    keep_store: bool = True,
+) -> None:
     """Saves `learner` in a run folder atomically, under the number of its meta-iteration.
 
     If several processes train together, all of them call it, and the folder must be on a shared file system.
@@ -81,6 +90,7 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
         config: the configuration, saved with it; it suffices to build the run again.
         keep: number of newest checkpoints to keep.
         keep_every: also keep checkpoints whose meta-iteration is a multiple of this number; 0: none of them.
+        keep_store: whether to save the store of an algorithm that has one; `restore` begins with an empty one if not.
 
     Raises CheckpointError if the folder has a checkpoint of a later meta-iteration, or if saving fails; earlier
     checkpoints stay intact.
@@ -88,6 +98,7 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
     check_count("keep", keep)
     check_count("keep_every", keep_every, at_least=0)
     check_name(folder)
+    learner = learner if keep_store else learner._replace(store=())
     number, root = int(learner.iteration), (folder / FOLDER).absolute()
     numbers = _numbers(root)
     for later in numbers:
@@ -103,6 +114,8 @@ def save(folder: Path, learner: Learner, config: Mapping[str, Any], *, keep: int
                 shutil.rmtree(left, ignore_errors=True)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(root / name, args=ocp.args.StandardSave(_of_all(learner)))
+        if processes.is_first():  # the manifest says that it is complete, and without a path of this machine
+            (root / name / _COMPLETE).unlink(missing_ok=True)
         if not processes.is_first():
             processes.meet("after a checkpoint")
             return
@@ -170,11 +183,14 @@ def check(manifest: Path) -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
-    """The saved learner; `template` gives its structure, shapes and dtypes.
+    """The saved learner on the device of `template`, which gives its structure, shapes and dtypes.
 
-    Raises CheckpointError with the path of the first leaf that differs from the template; Orbax would fill it in or
-    cast it.
+    A learner that was saved without its store gets that of `template`. Raises CheckpointError with the path of the
+    first leaf that differs from the template; Orbax would fill it in or cast it.
     """
+    store = template.store
+    if not any(name.startswith("store/") for name in checkpoint.leaves):
+        template = template._replace(store=())
     wanted = _leaves(template)
     for name in wanted | checkpoint.leaves:
         saved, here = (leaves.get(name) for leaves in (checkpoint.leaves, wanted))
@@ -185,7 +201,8 @@ def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _of_all(template))
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         found = checkpointer.restore(checkpoint.path, args=ocp.args.StandardRestore(abstract))
-    return meshes.to_first(found) if jax.process_count() > 1 else found
+    found = meshes.to_first(found) if jax.process_count() > 1 else found
+    return found if template.store is store else found._replace(store=store)
 
 
 def _of_all(learner: Learner) -> Learner:

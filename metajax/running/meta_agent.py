@@ -543,7 +543,7 @@ class MetaAgent:
         seed, done = self.config["seed"], self.iteration if "learner" in vars(self) else 0
         return f"<MetaAgent {self.title}, seed {seed}, {done} meta-iterations>"
 
-    def save(self, folder: str | Path, *, keep: int = 3, keep_every: int = 0) -> Path:
+    def save(self, folder: str | Path, *, keep: int = 3, keep_every: int = 0, keep_store: bool = True) -> Path:
         """Saves a checkpoint of the learner and the configuration, and returns the folder; `load` resumes from it.
 
         Raises CheckpointError if the folder has a checkpoint of a later meta-iteration.
@@ -552,10 +552,12 @@ class MetaAgent:
             folder: the run's folder, which is created if it does not exist.
             keep: number of newest checkpoints to keep (3).
             keep_every: also keep the checkpoints of meta-iterations that are multiples of this number; 0: none (0).
+            keep_store: whether to save the replay buffer of an algorithm that has one (True); a loaded agent begins
+                with an empty one if not.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(folder, self.learner, self.config, keep=keep, keep_every=keep_every)
+        checkpoint.save(folder, self.learner, self.config, keep=keep, keep_every=keep_every, keep_store=keep_store)
         return folder
 
     @classmethod

@@ -151,6 +151,7 @@ def learn(
     save_every: float,
     keep: int,
     keep_every: int,
+    keep_store: bool = True,
     log_to: Sequence[str],
     wandb_project: str = "metajax",
     wandb_tags: Sequence[str] = (),
@@ -167,6 +168,7 @@ def learn(
             every line. The end of training and an interruption save too.
         keep: number of newest checkpoints to keep.
         keep_every: also keep checkpoints whose meta-iteration is a multiple of this number; 0: none of them.
+        keep_store: whether checkpoints contain the store of an algorithm that has one.
         log_to: sinks of metrics besides metrics.jsonl.
         wandb_project: project of the sink wandb.
         wandb_tags: tags of the sink wandb.
@@ -191,7 +193,7 @@ def learn(
         nonlocal saved, pause
         begun = time.monotonic()
         for folder, agent in members.items():
-            agent.save(folder, keep=keep, keep_every=keep_every)
+            agent.save(folder, keep=keep, keep_every=keep_every, keep_store=keep_store)
         saved = time.monotonic()
         pause = max(save_every, 9 * (saved - begun)) if save_every else 0.0
 

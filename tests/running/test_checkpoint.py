@@ -59,6 +59,8 @@ def test_everything_comes_back_bit_for_bit_with_its_configuration(folder):
     assert {"jax", "orbax-checkpoint"} <= newest.versions.keys()
     assert newest.leaves["key"] == {"dtype": "key<fry>", "shape": []}
     assert_equal(checkpoint.restore(newest, learner(0)), learner(2))
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not [content for content in files if b"saved0/checkpoints" in content]  # no path of the machine it is from
 
 
 def truncate(path):
@@ -232,6 +234,19 @@ def test_a_checkpoint_without_optimiser_state_is_refused(tmp_path):
     checkpoint.save(tmp_path, whole._replace(state=whole.state._replace(outer=())), {})
     with pytest.raises(CheckpointError, match=r"the checkpoint has nothing at state/outer"):
         checkpoint.restore(checkpoint.newest(tmp_path), learner(0))
+
+
+def test_a_store_may_be_left_out_and_a_checkpoint_is_read_on_another_device(tmp_path):
+    full = learner(1)._replace(store={"trials": jnp.ones((3, 5))})
+    empty = learner(0)._replace(store={"trials": jnp.zeros((3, 5))})
+    checkpoint.save(tmp_path, jax.device_put(full, jax.devices()[1]), {}, keep_store=False)
+    saved = checkpoint.newest(tmp_path)
+    assert not [name for name in saved.leaves if name.startswith("store")]
+    found = checkpoint.restore(saved, empty)
+    assert_equal(found, full._replace(store=empty.store))
+    assert {leaf.device for leaf in jax.tree.leaves(found)} == {jax.devices()[0]}
+    checkpoint.save(tmp_path, full, {})
+    assert_equal(checkpoint.restore(checkpoint.newest(tmp_path), empty), full)
 
 
 def test_the_newest_are_kept_and_those_at_an_interval(tmp_path):

@@ -116,10 +116,11 @@ class SlowToSave:
     iteration, steps_per_iteration = 0, 1
 
     def __init__(self, clock):
-        self.clock, self.times = clock, []
+        self.clock, self.times, self.how = clock, [], {}
 
     def save(self, folder, **how):
         self.times.append(self.clock[0])
+        self.how = how
         self.clock[0] += 2
 
 
@@ -135,6 +136,7 @@ def test_saving_takes_no_more_than_a_tenth_of_the_time(tmp_path, monkeypatch):
     agent = SlowToSave(clock)
     run_folder.learn({tmp_path: agent}, learning(), **SAVING | {"save_every": 3.0})
     assert agent.times == [3, 23, 43, 46]  # at first when asked to, 18 seconds after the end of one, and at the end
+    assert agent.how == {"keep": 3, "keep_every": 0, "keep_store": True}
 
 
 # Goes on from what is there, saving at every meta-iteration.
@@ -282,9 +284,10 @@ def test_steps_and_seconds_count_on_in_a_resumed_run_with_other_sizes(tmp_path, 
 
 
 @pytest.mark.slow
-def test_training_in_pieces_of_some_minutes_equals_training_at_once(tmp_path, capsys):
-    folder = str(tmp_path / "run")
-    assert commands.main(["train", *QUICK, "3", "--folder", folder, "--minutes", "1e-6"]) == 0
+def test_training_in_pieces_of_some_minutes_equals_training_at_once(tmp_path, capsys, monkeypatch):
+    folder, stores, save = str(tmp_path / "run"), [], checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a, **how: (stores.append(how["keep_store"]), save(*a, **how)))
+    assert commands.main(["train", *QUICK, "3", "--folder", folder, "--minutes", "1e-6", "--no-keep-store"]) == 0
     assert f"at 1 of 3 meta-iterations; metajax resume {folder} goes on" in capsys.readouterr().out.replace("\n", " ")
     assert MetaAgent.load(folder).iteration == 1
     assert commands.main(["resume", folder]) == 0
@@ -292,6 +295,8 @@ def test_training_in_pieces_of_some_minutes_equals_training_at_once(tmp_path, ca
     assert commands.main(["resume", folder, "--minutes", "None"]) == 0
     assert "goes on" not in capsys.readouterr().out.rpartition("compiling")[2]
     assert_same(MetaAgent.load(folder), small().learn(3))
+    assert stores
+    assert not any(stores)  # resume keeps the option
     assert commands.main(["train", *QUICK, "3", "--minutes", "0"]) == 2
     assert "minutes=0" in capsys.readouterr().err
 

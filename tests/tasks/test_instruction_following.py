@@ -100,6 +100,18 @@ def test_those_lexicons_are_possible_that_explain_what_was_said_and_paid():
     assert 1 <= explains.sum() < 100
 
 
+def test_no_policy_without_memory_earns_more_than_the_reference():
+    """By the sum over all objects, lexicons and instructions, of which those true of one object are equally likely."""
+    lexicons, earned = np.array(list(itertools.permutations(range(6)))), []
+    for looks in itertools.combinations(itertools.product(range(3), range(3, 6)), 3):
+        has = (lexicons[:, :, None, None] == np.array(looks)).any(-1)  # [lexicon, word, object]
+        first, second = has[:, SENTENCES.first], has[:, SENTENCES.second]
+        true = np.where(SENTENCES.either[:, None], first | second, first & second) ^ SENTENCES.negated[:, None]
+        tells = true.sum(-1, keepdims=True) == 1
+        earned.append((true * tells / tells.sum(1, keepdims=True)).mean(0).max(-1).sum())
+    assert dict(instructions().references)["best without memory"] == pytest.approx(20 * np.mean(earned), abs=5e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"num_arms": 1}, "num_arms=1"), ({"num_arms": 10}, "num_arms=10"), ({"horizon": 0}, "horizon=0")],
