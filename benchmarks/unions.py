@@ -16,9 +16,9 @@ import numpy as np
 
 from metajax import MetaAgent
 from metajax.base import TaskDistribution
+from metajax.cli.launch import enable_compilation_cache
 from metajax.evaluation import EVALUATION_SEED
 from metajax.running import record
-from metajax.running.training import enable_compilation_cache
 from metajax.tasks import cartpole, family_scores, pendulum, point, union
 
 RESULT = Path(__file__).parent / "results" / "unions.json"

@@ -282,6 +282,18 @@ def test_a_platform_is_chosen_before_another_is_used(monkeypatch):
     assert jax.config.jax_platforms == before
 
 
+def test_devices_collect_in_the_tasks_that_one_device_would():
+    def goals(num_devices):
+        algorithm = by_gradients(maml)[0]._replace(
+            update=lambda key, state, experience: (state, {"goal": collectives.mean(experience.task.goal.sum())})
+        )
+        over = meshes.mesh(num_devices)
+        learner = meshes.to_each(new_learner(algorithm, jax.random.key(0)), over)
+        return jax.jit(meshes.on_each(meta_iteration(algorithm, POINT, 4 // num_devices), over))(learner)[1]["goal"]
+
+    np.testing.assert_allclose(2 * goals(2), goals(1), rtol=1e-5)
+
+
 def test_a_reward_that_is_not_finite_is_found_on_any_device():
     algorithm, tasks = by_gradients(maml, outer=GRADIENT)
 

@@ -14,7 +14,7 @@ from metajax.base import Percept
 from metajax.errors import ConfigError
 from metajax.networks import MEMORIES, check_fits, memory_policy, state_space
 from metajax.networks.attention import Attention, LinearAttention, rotate
-from metajax.networks.memories import SHOWN, percept_features
+from metajax.networks.memories import SHOWN, Block, percept_features
 from metajax.networks.recurrent import GRU, LSTM
 from metajax.networks.state_space import RGLRU, S5
 from metajax.replays import unroll
@@ -274,6 +274,14 @@ def test_a_policy_over_a_sequence_is_its_steps(env, name, memory_reset, layers):
     by_steps = jax.jit(lambda: unroll(partial(network.apply, params), network.memory(), percepts, valid))()
     together = jax.jit(lambda: network.unroll(params, None, percepts, valid))()
     close(by_steps[1], together[1], np.asarray(valid), atol=1e-4)
+
+
+def test_a_block_without_weights_passes_its_input_on():
+    block, x = Block(GRU(4), 4), jnp.arange(4.0)
+    params = block.init(jax.random.key(0), block.initial(), x, jnp.array(False), method="step")
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    _, out = block.apply(zeros, block.initial(), x, jnp.array(False), method="step")
+    np.testing.assert_allclose(out, x, atol=1e-6)
 
 
 @pytest.mark.parametrize(("memory_reset", "first"), [("trial", 0), ("episode", 20), ("step", 29)])
