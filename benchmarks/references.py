@@ -199,8 +199,8 @@ def reader(env: Instructions, *, remembers: bool = True) -> Agent:
 
     Args:
         env: the environment.
-        remembers: whether lexicons that were excluded in earlier steps stay so. If not, no agent without memory earns
-            more.
+        remembers: whether lexicons that were excluded in earlier steps stay so. Otherwise the agent uses the current
+            observation alone, and no agent without memory earns more.
     """
     lexicons = jnp.array(list(itertools.permutations(range(len(MEANINGS)))))
 

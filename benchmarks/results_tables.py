@@ -29,7 +29,6 @@ import rows as published_rows
 import scale
 import search
 import tables
-import unions
 
 from metajax.networks import MEMORIES
 
@@ -217,7 +216,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "rl2-memories": rl2_tables.memory_table,
     "rl2-sweep": rl2_sweep.table,
     "exact": exact_values.table,
-    "unions": unions.table,
     "learned-optimizers": learned_optimizers.table,
     "demonstrations": demonstrations.table,
     "successes": successes,

@@ -22,6 +22,7 @@ JAX_COMPILATION_CACHE_DIR to a folder that goes along to save the compilation of
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,7 +80,8 @@ def train(name: str, row: Row, *, minutes: float, iterations: int | None = None,
         options = saved_options(seed, folder.relative_to(FOLDER), run, EvaluationOptions())
         agent.config["run"] = record.plain(options) | {"command": environment["command"]}
         record.write_json(folder / "config.json", agent.config | {"all_options": agent.all_options} | environment)
-        compiled = time.monotonic() if agent.program else began
+        agent.program  # noqa: B018  compiles
+        compiled = time.monotonic()
         learning = ([progress] for progress in _until(last, agent.learning(row.length, log_every=run.log_every)))
         how = {name: getattr(run, name) for name in ("save_every", "keep", "keep_every", "keep_store", "log_to")}
         try:
@@ -88,11 +90,16 @@ def train(name: str, row: Row, *, minutes: float, iterations: int | None = None,
             )
         finally:  # a signal ends a piece, too
             done = agent.iteration - first
-            piece = {"minutes": round((time.monotonic() - began) / 60, 2), "compilation": round(compiled - began, 1)}
+            piece = {
+                "minutes": round((time.monotonic() - began) / 60, 2),
+                "compilation_seconds": round(compiled - began, 1),
+            }
             piece |= {"iterations": done, "steps": done * agent.steps_per_iteration}
             about = {"row": name, "algorithm": row.algorithm, "tasks": row.tasks, "options": dict(row.options)}
             about |= {"seed": seed, "iterations": agent.iteration, "planned_iterations": row.length}
-            about["checkpoint_bytes"] = sum(path.stat().st_size for path in folder.rglob("checkpoints/**/*"))
+            about["checkpoint_bytes"] = sum(
+                path.stat().st_size for path in folder.rglob("checkpoints/**/*") if path.is_file()
+            )
             before = kept(name)
             record.write_json(
                 RESULTS / f"{name}.json", before | about | {"pieces": [*before["pieces"], piece | environment]}
@@ -137,12 +144,12 @@ def evaluate(name: str, row: Row, agent: MetaAgent, num_tasks: int | None = None
     if path.stat().st_size <= LARGEST_POLICY:
         write_card(RESULTS / name, path.parent, agent)
     else:
-        path.unlink()
+        shutil.rmtree(path.parent)
     return reached
 
 
 def listed() -> str:
-    """Returns a line for every row in order of worth: what it has had, and its return in the last episode."""
+    """Returns a line for every row, the most important first: its training so far, and its last episode's return."""
     lines = []
     for name, row in ROWS.items():
         about = kept(name)
@@ -175,7 +182,7 @@ def table() -> str:
             f"{minutes_of(about):.0f}, {', '.join(dict.fromkeys(piece['device']['kind'] for piece in pieces))}",
             *(first, last, gain),
             ", ".join(f"{who} {value:.4g}" for who, value in known.items()),
-            "" if np.isnan(high - low) else f"{(reached['mean'][-1] - low) / (high - low):.2f}",
+            "" if not high > low else f"{(reached['mean'][-1] - low) / (high - low):.2f}",
         )
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + (f"\n\nNot run: {', '.join(missing)}." if missing else "")
@@ -183,7 +190,7 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"rows: {', '.join(ROWS)}")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"rows: {', '.join(ROWS)}")
     parser.add_argument("--minutes", type=float, default=PIECE, help=f"minutes of each row, or of --all ({PIECE:g})")
     parser.add_argument(
         "--all", action="store_true", help=f"{PIECE:g} minutes each for the rows with the fewest so far"
@@ -196,6 +203,13 @@ def main() -> None:
     if arguments.list:
         print(listed())
         return
+    for name in arguments.rows:
+        if name not in ROWS:
+            parser.error(f"unknown row {name}; choose from {', '.join(ROWS)}")
+    if bool(arguments.rows) == arguments.all:
+        parser.error("name rows, or give --all or --list")
+    if arguments.minutes < 0:
+        parser.error("--minutes must be at least 0")
     enable_compilation_cache()
     began, names, piece = time.monotonic(), arguments.rows, arguments.minutes
     files = {name: name if arguments.seed == 0 else f"{name}-{arguments.seed}" for name in ROWS}
@@ -210,6 +224,8 @@ def main() -> None:
             minutes = min(piece, left) if arguments.all else piece
             agent = train(files[name], ROWS[name], minutes=minutes, seed=arguments.seed)
         except MissingExtraError as error:
+            if not arguments.all:
+                parser.exit(1, f"{name}: {error}\n")
             print(f"{name}: {error}")
             continue
         print(f"{name}: {agent.iteration} meta-iterations", flush=True)

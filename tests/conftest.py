@@ -23,7 +23,7 @@ from metajax.devices import hardware  # noqa: E402
 from metajax.tasks import bandit, point  # noqa: E402  (gymnax asks for devices when it is imported)
 
 jax.config.update("jax_disable_most_optimizations", True)
-gc.set_threshold(100_000, 20, 100)  # tracing allocates much that stays; at the default threshold 6 % is collection
+gc.set_threshold(100_000, 20, 100)  # garbage collection takes 6 % of the time otherwise
 
 
 def pytest_configure(config):

@@ -6,10 +6,11 @@ of the gradient and the momenta, d_i, the step is
 
     delta = -learning_rate exp(s) (d_adam + sum_i w_i d_i)
 
-where s and w_i are the outputs of the network and d_adam is Adam's direction. So the network changes a nominal step
-(Harrison et al. 2022, arXiv:2209.11208), and its last layer begins at zero: an untrained optimiser is Adam. OPEN has no
-nominal step, but a recurrent state, noise, and inputs for the passes over a batch and for dormant units. Here a dormant
-unit shows by gradients of zero, and a parameter whose gradients were all zero stays where it is.
+where s and w_i are the outputs of the network and d_adam is Adam's direction. d_0 is the gradient, and d_1 to d_6 are
+its means with decays from 0.1 to 0.9999; the parameter and all d_i enter as arcsinh. So the network changes a nominal
+step (Harrison et al. 2022, arXiv:2209.11208), and its last layer begins at zero: an untrained optimiser is Adam. OPEN
+has no nominal step, but a recurrent state, noise, and inputs for the passes over a batch and for dormant units. Here a
+dormant unit shows by gradients of zero, and a parameter whose gradients were all zero stays where it is.
 """
 
 import re
@@ -93,31 +94,39 @@ def learned_optimizer_transform(
     network: Any = _Outputs(width).apply  # flax's own type allows for variables that a call changes
 
     def init(weights: PyTree) -> LearnedOptimizerState:
-        momenta = jax.tree.map(lambda leaf: jnp.zeros((len(_DECAYS), *leaf.shape), leaf.dtype), weights)
-        return LearnedOptimizerState(jnp.zeros((), jnp.int32), momenta, jax.tree.map(jnp.zeros_like, weights))
+        momenta = jax.tree.map(lambda leaf: jnp.zeros((len(_DECAYS), *leaf.shape), _at_least_float32(leaf)), weights)
+        squared = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _at_least_float32(leaf)), weights)
+        return LearnedOptimizerState(jnp.zeros((), jnp.int32), momenta, squared)
 
     def update(
         gradient: PyTree, state: LearnedOptimizerState, weights: PyTree = None
     ) -> tuple[PyTree, LearnedOptimizerState]:
         if weights is None:
             raise ValueError("a learned optimiser reads the weights; call update(gradient, state, weights)")
+        dtypes = jax.tree.map(jnp.result_type, gradient)
+        gradient = jax.tree.map(lambda slope: slope.astype(_at_least_float32(slope)), gradient)
         momenta = jax.tree.map(_updated, gradient, state.momenta)
         squared = optax.tree.update_moment(gradient, state.squared, _SQUARED_DECAY, 2)
         now = LearnedOptimizerState(optax.safe_increment(state.num_updates), momenta, squared)
         progress = jnp.minimum(state.num_updates / lifetime, 1.0)
 
-        def step(weight: Array, slope: Array, momenta: Array, squared: Array, place: float) -> Array:
+        def step(weight: Array, slope: Array, momenta: Array, squared: Array, place: float, dtype: Any) -> Array:
             directions = _directions(slope, momenta, squared, now.num_updates)
             known = jnp.broadcast_to(jnp.stack([progress, jnp.asarray(place)]), (*weight.shape, 2))
             seen = jnp.arcsinh(jnp.concatenate([weight[None], directions]))
             outputs = network({"params": params}, jnp.concatenate([jnp.moveaxis(seen, 0, -1), known], -1))
             log_factor, mixed = outputs[..., 0], jnp.moveaxis(outputs[..., 1:], -1, 0)
             direction = directions[_ADAM] + jnp.sum(mixed * directions, 0)
-            return (-learning_rate * jnp.exp(log_factor) * direction).astype(slope.dtype)
+            return (-learning_rate * jnp.exp(log_factor) * direction).astype(dtype)
 
-        return jax.tree.map(step, weights, gradient, momenta, squared, layer_places(weights)), now
+        return jax.tree.map(step, weights, gradient, momenta, squared, layer_places(weights), dtypes), now
 
     return optax.GradientTransformation(init, update)
+
+
+def _at_least_float32(leaf: Array) -> Any:
+    """The type of momenta: in a shorter one their decays would be 1."""
+    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
 
 
 def _updated(slope: Array, momenta: Array) -> Array:
@@ -132,8 +141,10 @@ def _directions(slope: Array, momenta: Array, squared: Array, count: Array) -> A
 
     The denominator is a constant of the meta-gradient, whose derivative is not finite where gradients are zero.
     """
-    shares = (1 - jnp.asarray(_DECAYS.reshape(-1, *[1] * slope.ndim)) ** count).astype(slope.dtype)
-    root = jnp.sqrt(jax.lax.stop_gradient(squared) / (1 - _SQUARED_DECAY**count).astype(slope.dtype))
+    # 1 - decay^count, without the rounding of a decay close to 1.
+    shares = -jnp.expm1(count * jnp.asarray(np.log(_DECAYS).reshape(-1, *[1] * slope.ndim), slope.dtype))
+    share_of_squared = -jnp.expm1(count * jnp.asarray(np.log(_SQUARED_DECAY), slope.dtype))
+    root = jnp.sqrt(jax.lax.stop_gradient(squared) / share_of_squared)
     return jnp.concatenate([slope[None], momenta / shares]) / (root + _EPSILON)
 
 

@@ -12,7 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import orbax.checkpoint as ocp
@@ -57,6 +57,7 @@ class _Manifest(_Format):
     folder: str
     files: dict[str, _Fingerprint]
     leaves: dict[str, _Leaf]
+    keep_store: NotRequired[bool]
     config: dict[str, Any]
     versions: dict[str, str]
 
@@ -68,6 +69,7 @@ class Checkpoint(NamedTuple):
     iteration: int
     config: dict[str, Any]  # of the run
     leaves: dict[str, _Leaf]  # by path
+    keep_store: bool  # whether it has the store of an algorithm that has one
     versions: dict[str, str]
 
 
@@ -114,17 +116,17 @@ def save(
                 shutil.rmtree(left, ignore_errors=True)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(root / name, args=ocp.args.StandardSave(_of_all(learner)))
-        if processes.is_first():  # the manifest says that it is complete, and without a path of this machine
-            (root / name / _COMPLETE).unlink(missing_ok=True)
         if not processes.is_first():
             processes.meet("after a checkpoint")
             return
+        (root / name / _COMPLETE).unlink(missing_ok=True)  # it has an absolute path; the manifest takes its place
         manifest = {
             "format": FORMAT,
             "iteration": number,
             "folder": name,
             "files": {str(path.relative_to(root / name)): _fingerprint(path) for path in _files(root / name)},
             "leaves": _leaves(learner),
+            "keep_store": keep_store,
             "config": config,
         } | environment()
         body = json.dumps(manifest, indent=1)
@@ -179,7 +181,8 @@ def check(manifest: Path) -> Checkpoint:
             raise CheckpointError(f"{path / name} is damaged: its size is not {fingerprint['bytes']} bytes")
         if _fingerprint(path / name) != fingerprint:
             raise CheckpointError(f"{path / name} is damaged: its checksum is wrong")
-    return Checkpoint(path, content["iteration"], content["config"], content["leaves"], content["versions"])
+    keep_store = content.get("keep_store", True)  # manifests of before the option do not say
+    return Checkpoint(path, content["iteration"], content["config"], content["leaves"], keep_store, content["versions"])
 
 
 def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
@@ -189,7 +192,7 @@ def restore(checkpoint: Checkpoint, template: Learner) -> Learner:
     first leaf that differs from the template; Orbax would fill it in or cast it.
     """
     store = template.store
-    if not any(name.startswith("store/") for name in checkpoint.leaves):
+    if not checkpoint.keep_store:
         template = template._replace(store=())
     wanted = _leaves(template)
     for name in wanted | checkpoint.leaves:

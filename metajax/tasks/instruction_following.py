@@ -142,7 +142,8 @@ def true_of(sentence: Array, objects: Array, lexicon: Array) -> Array:
     return jnp.where(either, first | second, first & second) ^ negated
 
 
-# Mean returns with the default options, from `python benchmarks/references.py instructions`; the first one is exact.
+# Mean returns with the default options: an exact sum (tests/tasks/test_instruction_following.py), and the mean that
+# `python benchmarks/references.py instructions` measures.
 REFERENCE_RETURNS = (("best without memory", 9.252), ("myopic, exact posterior over lexicons", 18.571))
 
 

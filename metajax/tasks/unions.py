@@ -12,8 +12,9 @@ from flax import struct
 from gymnax.environments import spaces
 from jax.flatten_util import ravel_pytree
 
-from metajax.base import Array, PyTree, TaskDistribution
+from metajax.base import Array, Environment, PyTree, TaskDistribution
 from metajax.errors import ConfigError, check_number
+from metajax.simulators.environment import is_on_host
 
 Range = tuple[float, float]
 
@@ -145,10 +146,11 @@ def union(
     ranges: Mapping[str, Range] = MappingProxyType({}),
     show_family: bool = True,
 ) -> TaskDistribution:
-    """Tasks of several families, each family as often as the others.
+    """Tasks of several families, each drawn with the same probability.
 
     Rewards are divided by the distance of two returns of their family, such as those of random actions and of an agent
-    that knows the task, so that all families count alike; `family_scores` gives scores on this scale.
+    that knows the task, so that all families count alike; `family_scores` gives scores on this scale. Successes of the
+    families are not reported.
 
     Args:
         families: at least two task distributions by name.
@@ -158,7 +160,8 @@ def union(
 
     Raises:
         ConfigError: there are fewer than two families, a family has neither a range nor two references, a range is
-            empty or names no family, or the actions of a family are neither discrete nor a vector.
+            empty or names no family, or a family masks actions, runs on the host, or has actions that are neither
+            discrete nor a vector.
 
     >>> from metajax.tasks import bandit
     >>> tasks = union({"two": bandit(num_arms=2), "five": bandit(num_arms=5)})
@@ -173,7 +176,7 @@ def union(
     members = tuple(families.values())
     bounds = [_range_of(name, tasks, ranges.get(name)) for name, tasks in families.items()]
     for name, tasks in families.items():
-        _check_actions(name, tasks.env.action_space(tasks.env.default_params))
+        _check_environment(name, tasks.env)
     env = Union(members, tuple(high - low for low, high in bounds), show_family)
 
     def draw(key: Array, *, held_out: bool) -> UnionTask:
@@ -209,11 +212,15 @@ def family_scores(
         batch: the tasks [N] that were played.
         returns: returns [N, K, B] in them.
         ranges: as given to `union`.
+
+    Raises ConfigError if no task of a family was played.
     """
     scores = {}
     for number, (name, tasks) in enumerate(families.items()):
         low, high = _range_of(name, tasks, ranges.get(name))
         own = jnp.asarray(returns).mean(-1)[jnp.asarray(batch.family) == number]
+        if not len(own):
+            raise ConfigError(f"batch has no task of the family {name!r}; play more tasks")
         scores[name] = own.mean(0) - low / (high - low)
     return scores
 
@@ -233,7 +240,12 @@ def _range_of(name: str, tasks: TaskDistribution, given: Range | None) -> Range:
     return low, high
 
 
-def _check_actions(name: str, space: Any) -> None:
+def _check_environment(name: str, env: Environment) -> None:
+    if is_on_host(env):
+        raise ConfigError(f"the family {name!r} is simulated on the host, which a union cannot contain")
+    if hasattr(env, "action_mask"):
+        raise ConfigError(f"the family {name!r} masks actions, which a union cannot; leave it out")
+    space = env.action_space(env.default_params)
     if not isinstance(space, spaces.Discrete) and not (isinstance(space, spaces.Box) and len(space.shape) == 1):
         raise ConfigError(f"the actions of the family {name!r} must be discrete or a vector, not {space}")
 

@@ -68,14 +68,14 @@ def test_the_script_for_a_gpu_runs_on_a_cpu_at_its_smallest_sizes(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split(" after")[0] for line in (out / "parts.txt").read_text().splitlines()] == [
         "kernels: exit code 0",
-        "first: exit code 0",
+        "reference-programs: exit code 0",
     ]
     (case,) = json.loads((out / "kernels.json").read_text())["cases"]
     assert max(case["value"], case["gradient"]) < 1e-5
-    assert json.loads((out / "first.json").read_text())["programs"]["rl2-gru"]
+    assert json.loads((out / "reference-programs.json").read_text())["programs"]["rl2-gru"]
     assert tarfile.is_tarfile(out / "compiled.tgz")
-    failed = subprocess.run([script, "run", str(out)], env=env | {"LIMIT": "0"}, capture_output=True)
-    assert failed.returncode == 0
+    failed = subprocess.run([script, "rehearse", str(out)], env=env | {"LIMIT": "0"}, capture_output=True)
+    assert failed.returncode == 1
     assert "kernels: no time left" in (out / "parts.txt").read_text()
 
 

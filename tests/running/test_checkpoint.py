@@ -237,8 +237,7 @@ def test_a_checkpoint_without_optimiser_state_is_refused(tmp_path):
 
 
 def test_a_store_may_be_left_out_and_a_checkpoint_is_read_on_another_device(tmp_path):
-    full = learner(1)._replace(store={"trials": jnp.ones((3, 5))})
-    empty = learner(0)._replace(store={"trials": jnp.zeros((3, 5))})
+    full, empty = learner(1)._replace(store=jnp.ones((3, 5))), learner(0)._replace(store=jnp.zeros((3, 5)))
     checkpoint.save(tmp_path, jax.device_put(full, jax.devices()[1]), {}, keep_store=False)
     saved = checkpoint.newest(tmp_path)
     assert not [name for name in saved.leaves if name.startswith("store")]
