@@ -50,6 +50,9 @@ LONG_EXAMPLES = (
     "mixture",
     "make_evaluator",
     "draw_ruleset",
+    "dream",
+    "make_problem",
+    "supernet",
 )
 
 

@@ -23,7 +23,7 @@ from metajax.running.training import compile_program, meta_iteration, new_learne
 
 LEARNERS = {name: row for name, row in ROWS.items() if not isinstance(row.make(), Agent)}
 learners = pytest.mark.parametrize("row", LEARNERS.values(), ids=LEARNERS)
-LONG = {"ideal_observer", "varibad", "pearl", "dream", "disco", "distil", "learned_rule"}
+LONG = {"ideal_observer", "psrl", "varibad", "pearl", "dream", "disco", "distil", "learned_rule"}
 
 
 def with_code_of_their_own(rows):

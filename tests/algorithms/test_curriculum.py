@@ -209,6 +209,7 @@ def test_wrong_arguments_are_named(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_learnability_is_that_of_the_episodes_played():
     """Against the share of episodes of the trial in which the tasks see a success, in NumPy."""
     tasks = grid(size=3, horizon=4)
@@ -230,6 +231,7 @@ SMALL = {"num_tasks": 4, "num_rollouts": 2, "horizon": 4, "hidden": (4,), "outer
 REPLAYED = {"curriculum": "spread", "buffer_size": 6, "replay": 1.0, "fill": 0.5}
 
 
+@pytest.mark.slow
 def test_a_run_with_a_curriculum_is_named_by_its_options_and_made_again_from_them(tmp_path):
     agent = MetaAgent("maml", "point", **SMALL, **REPLAYED).learn(4)
     assert agent.all_options["curriculum"] == "spread"

@@ -113,6 +113,7 @@ def test_dpt_learns_the_optimal_action_of_the_task_in_its_own_trials():
             assert np.abs(here + move - goal).sum() == max(distance - 1, 0)
 
 
+@pytest.mark.slow
 def test_the_source_of_ad_is_the_best_known_agent_of_the_tasks_unless_it_is_named():
     tasks = bandit(num_arms=3, horizon=6)
     network = memory_policy(tasks.env, width=4)

@@ -87,6 +87,7 @@ def test_bonuses_pay_for_what_is_rare_and_fall_to_nothing():
     assert late == 0
 
 
+@pytest.mark.slow
 def test_the_predictor_learns_and_the_random_network_stays():
     state, after, _, _, _ = step()
     for one, other in zip(*map(jax.tree.leaves, (state.random, after.random)), strict=True):

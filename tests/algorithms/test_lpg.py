@@ -82,6 +82,7 @@ def collected():
     return algorithm, state, jax.jit(algorithm.collect)(jax.random.key(3), state, tasks)
 
 
+@pytest.mark.slow
 def test_without_any_gradient_in_a_life_the_meta_gradient_is_finite(collected):
     """The clipped norm of a gradient that is exactly zero is differentiated."""
     algorithm, state, experience = collected

@@ -107,6 +107,7 @@ def test_meta_sgd_with_equal_rates_that_stay_is_maml():
     assert jnp.linalg.norm(ravel_pytree(change.step_sizes)[0]) > 1e-3  # but learn where they may
 
 
+@pytest.mark.slow
 def test_multi_task_is_maml_that_does_not_adapt_and_fine_tunes_at_full_length():
     network = mlp(TASKS.env, hidden=(4,))
     assert_same(multi_task(TASKS.env, network, **SIZES), maml(TASKS.env, network, **SIZES, inner_steps=0))
@@ -130,6 +131,7 @@ def test_implicit_steps_with_a_tiny_step_size_are_first_order_steps():
     np.testing.assert_allclose(one, other, rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_exploration_is_credited_with_the_return_that_it_leads_to():
     """The hand-computed term is the first stage's score times the last stage's mean return, normalised over tasks."""
     network = mlp(TASKS.env, hidden=(4,))
@@ -181,6 +183,7 @@ def test_evolution_without_its_package_names_the_extra(monkeypatch):
         es_maml(TASKS.env, mlp(TASKS.env))
 
 
+@pytest.mark.slow
 def test_reptile_moves_towards_what_the_parameters_adapt_to():
     network = mlp(TASKS.env, hidden=(4,))
     algorithm = reptile(TASKS.env, network, **SIZES, inner_steps=2, learning_rate=0.5)

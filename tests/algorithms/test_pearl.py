@@ -217,6 +217,7 @@ def test_critics_tell_discrete_actions_apart():
     assert np.unique(values()).size == 6
 
 
+@pytest.mark.slow
 def test_a_trained_agent_adapts_to_as_many_episodes_as_wanted():
     network = {"latent": 2, "hidden": (4,), "encoder_hidden": (4,)}
     training = {"num_tasks": 2, "gradient_steps": 1, "batch_trials": 2, "batch_steps": 2, "capacity": 4}

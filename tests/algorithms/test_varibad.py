@@ -88,6 +88,7 @@ def test_the_outer_loop_improves_the_policy_and_the_elbo_the_rest():
     assert min(optax.tree.norm(optax.tree.sub(after.params[part], before.params[part])) for part in after.params) > 1e-3
 
 
+@pytest.mark.slow
 def test_no_gradient_of_the_policy_reaches_the_encoder():
     params = SMALL.init(key(0))
     experience = jax.tree.map(lambda leaf: leaf[0], step()[2])

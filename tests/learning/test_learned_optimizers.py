@@ -139,6 +139,7 @@ def test_vmapped_optimizers_equal_single_ones():
         jax.tree.map(lambda many, one, place=place: CLOSE(many[place], one), together, move(number))
 
 
+@pytest.mark.slow
 def test_the_meta_gradient_of_evolution_strategies_is_that_of_the_last_loss():
     """A quadratic of two weights, three updates, and all meta-parameters of an optimiser of width 2."""
     curvature, sigma, pairs = jnp.array([1.0, 3.0]), 0.02, 8_000

@@ -157,6 +157,7 @@ def test_a_program_starts_in_a_fresh_process_or_says_why_not(tmp_path, monkeypat
         bench._fresh_start("rl2-gru", {}, None, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_fewer_trials_than_minibatches_are_one_each():
     reference = programs.REFERENCES["rl2-gru"]
     small = reference._replace(options=reference.options | {"width": 2, "horizon": 2})

@@ -130,7 +130,7 @@ on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the bounds
 
 @on_a_cpu
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "maml-trpo" else name for name in SMALL]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("maml-trpo", "promp") else name for name in SMALL]
 )
 def test_a_reference_program_costs_no_more_than_recorded(name):
     found = cost_of_reference(name)

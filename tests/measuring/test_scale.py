@@ -77,6 +77,7 @@ def test_three_pieces_equal_one_training_and_the_files_say_what_there_was(files,
     assert json.loads((files / "scale" / "tiny.json").read_text()) == about
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_too_large_is_left_out(files, monkeypatch):
     monkeypatch.setattr(scale, "LARGEST_POLICY", 100)
     scale.evaluate("tiny", ROW, scale.train("tiny", ROW, minutes=60, iterations=1), 3)

@@ -28,6 +28,7 @@ class Policy(nnx.Module):
         return self.head(jnp.tanh(self.policy_0(obs)))
 
 
+@pytest.mark.slow
 def test_the_meta_gradient_of_maml_is_that_of_the_same_linen_network():
     tasks = point(horizon=5)
     outer = policy_gradient(optimizer=lambda rate: optax.sgd(1.0))  # the change of the parameters is the meta-gradient

@@ -24,6 +24,7 @@ def trained():
     return MetaAgent("meta_sgd", "point", **SMALL).learn(2)
 
 
+@pytest.mark.slow
 def test_an_exported_agent_evaluates_alike_and_goes_on_learning(trained, tmp_path):
     loaded = MetaAgent.from_export(trained.export(tmp_path / "new" / "params.safetensors"))
     assert loaded.iteration == 2

@@ -40,6 +40,7 @@ def test_another_seed_is_that_of_an_agent_made_with_it(learned):
         learned.with_seed(-1)
 
 
+@pytest.mark.slow
 def test_what_was_saved_is_loaded_and_goes_on(learned, tmp_path):
     folder = learned.save(tmp_path / "run")
     loaded = MetaAgent.load(folder)

@@ -50,6 +50,7 @@ def make_nets(space):
     return lambda memory: problem.supernet(point(horizon=4).env, space)
 
 
+@pytest.mark.slow
 def test_a_soft_network_with_all_weight_on_one_option_is_that_network(maml):
     space = SPACE._replace(ranges=())
     nets = make_nets(space)("")

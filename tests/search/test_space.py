@@ -339,6 +339,7 @@ def test_the_wrong_memory_or_parameters_are_told():
         nets.materialise(genome(SPACE, depth=1), {"policy_0": jnp.zeros(3)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outer", [ppo(epochs=2), trust_region(cg_steps=3)], ids=["ppo", "trpo"])
 def test_outer_loops_that_treat_masked_networks_alike_are_let_through(outer):
     check_outer(outer)

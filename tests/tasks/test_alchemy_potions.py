@@ -176,6 +176,7 @@ def ideal(batch):
     return played(ideal_observer(FEW.env), FEW.env, batch)
 
 
+@pytest.mark.slow
 def test_the_belief_is_that_of_simulating_every_chemistry():
     env, policy = FEW.env, compiled_policy()
     draw = np.random.default_rng(0)
@@ -243,6 +244,7 @@ def test_a_plan_is_worth_what_all_plans_by_hand_are(known):
         np.testing.assert_allclose(cashed.max() - 15, left.max(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_who_knows_the_chemistry_earns_what_the_plan_says(batch):
     shown, few = reveal(FEW), jax.tree.map(lambda leaf: leaf[:6], batch)
     steps = played(task_known(shown.env), shown.env, few, num_stages=1)
@@ -282,6 +284,7 @@ def test_random_potions_spare_the_best_and_cash_in_the_good(by_hand):
     assert chosen([GONE, GONE, 1], [EMPTY] * 4) == [0]
 
 
+@pytest.mark.slow
 def test_the_chemistry_stays_and_the_stones_do_not(batch, ideal):
     stones = np.asarray(ideal.percept.obs)[:, :, 0, 0, :15].reshape(32, 4, 3, 5)
     for shown, task_looks in zip(stones[..., :3], np.asarray(batch.looks), strict=True):

@@ -59,6 +59,7 @@ def test_a_partner_is_seen_from_nearby_alone():
     assert played([LEFT, LEFT, STAY], sight=1)[1] == [True, False, False, True]
 
 
+@pytest.mark.slow
 def test_a_noisy_step_goes_anywhere():
     env = Coordination(5)
     params = env.default_params.replace(noise=0.5)
@@ -70,6 +71,7 @@ def test_a_noisy_step_goes_anywhere():
     np.testing.assert_allclose(shares, [0.1, 0.6, 0.1, 0.1, 0.1], atol=4 * np.sqrt(0.24 / 4000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("waits", "noise"), [(False, 0.0), (True, 0.0), (False, 0.4), (True, 0.4)])
 def test_the_best_return_is_that_of_all_plans(waits, noise):
     """Enumerates all actions and all moves of the partner."""

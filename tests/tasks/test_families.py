@@ -148,6 +148,7 @@ def test_a_market_step_by_hand():
     np.testing.assert_allclose(reward, 0.5 + 4 * 0.3 - 0.1 * 16, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_values_of_quotes_are_those_of_all_outcomes():
     env = MarketMaking()
     params = env.default_params.replace(drift=-0.2, arrival=0.8, decay=0.3, inventory_cost=0.05, max_steps_in_episode=2)
@@ -182,6 +183,7 @@ def on_the_road(gaps, speeds, lane=0, speed=20.0, **task):
     )
 
 
+@pytest.mark.slow
 def test_a_car_pushes_as_its_tyres_let_it_and_is_paid_for_the_liked_speed_and_lane():
     env, params, state = on_the_road([200.0, 200.0], [20.0, 20.0], grip=0.5, liked_speed=25.0)
     obs, after, reward, terminated, _ = env.step_env(jax.random.key(0), state, jnp.array(FASTER), params)

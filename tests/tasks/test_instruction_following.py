@@ -47,6 +47,7 @@ def test_there_are_as_many_instructions_as_the_grammar_makes():
     assert len(np.unique(SENTENCES.tokens, axis=0)) == len(SENTENCES.tokens) == 6 + 6 + 30 + 30
 
 
+@pytest.mark.slow
 def test_one_object_is_meant_objects_differ_and_all_that_is_said_is_observed():
     tasks = instructions(num_arms=4)
     env, task = tasks.env, tasks.sample(jax.random.key(0))

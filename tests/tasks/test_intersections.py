@@ -20,6 +20,7 @@ def at_the_line(place, speed, coming, action=KEEP, **task):
     return env, params, *env.step_env(jax.random.key(1), state, jnp.array(action), params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("action", "speed"), [(KEEP, 8.0), (FASTER, 8.75), (SLOWER, 6.5)])
 def test_a_car_pushes_as_its_tyres_let_it_and_time_costs(action, speed):
     task = {"grip": 0.5, "delay_cost": 0.3, "traffic_speed": 10.0}

@@ -562,7 +562,7 @@ def test_a_revealed_task_is_in_the_observation_and_nothing_else_changes():
         (lambda: gittins(bandit().env, horizon=0), "horizon=0"),
         (lambda: psrl(point().env), "num_states states that are observed"),
         (lambda: task_known(bandit().env), "task_known needs a revealed environment"),
-        (lambda: bernoulli_optimum(7, 30), "too many states"),
+        pytest.param(lambda: bernoulli_optimum(7, 30), "too many states", marks=pytest.mark.slow),
         pytest.param(lambda: grid(size=9).optimum(4), "takes a search of more than", marks=pytest.mark.slow),
         (lambda: two_step().optimum(2), "known for one episode"),
         (lambda: bandit(alpha=0.0), r"alpha=0\.0"),

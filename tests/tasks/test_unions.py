@@ -66,6 +66,7 @@ def test_families_come_equally_often_and_test_tasks_are_those_of_the_family():
     assert len(np.unique(goals, axis=0)) == len(np.unique(np.asarray(jax.tree.leaves(rooms.test_tasks)[0]), axis=0))
 
 
+@pytest.mark.slow
 def test_actions_that_a_family_lacks_are_never_chosen_and_scores_are_of_each_family():
     tasks = union(CHOICES, show_family=False)
     batch = tasks.batch(jax.random.key(1), 200)
