@@ -84,6 +84,9 @@ else
         mv benchmarks/results/rl2/bandit-5-10.json "$OUT/learning.json"
     git checkout -q benchmarks/results/rl2/bandit-5-10.json 2> /dev/null # the published result
     part peers 60 "$PYTHON" benchmarks/peers.py xminigrid  # rejax needs a network, for an environment of its own
+    # The rest of the time trains pieces of long rows, which go on from what the checkout has.
+    part scale "$LIMIT" "$PYTHON" benchmarks/scale.py --all --minutes $(((LIMIT - SECONDS) / 60))
+    tar czf "$OUT/scale.tgz" -C benchmarks/results scale policies
 fi
 tar czf "$OUT/compiled.tgz" -C "$JAX_COMPILATION_CACHE_DIR" .
 exit $failed
