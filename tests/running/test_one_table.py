@@ -59,7 +59,7 @@ def test_maml_rl2_and_a_hand_written_agent_stand_in_one_table(tmp_path, monkeypa
     error = capsys.readouterr().err
     command = error[error.index("metajax evaluate ") : error.index(" gives them one protocol")].split()
     assert command[2:] == [*folders[:2], "--eval-tasks", str(NUM_TASKS), "--episodes", "0,1,3"]
-    assert main([*command[1:5], *folders[2:], *command[5:-1], "0,1,3,5"]) == 0
+    assert main([*command[1:4], *folders[2:], *command[4:-1], "0,1,3,5"]) == 0
     assert "episodes seen" in capsys.readouterr().out
     assert main(["table", *folders, "--format", "csv", "--agent", "Random", "Thompson-Sampling"]) == 0
     text = capsys.readouterr().out
