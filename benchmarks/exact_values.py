@@ -302,21 +302,28 @@ def shown(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"among {', '.join(ROWS)}; none: all of them")
+def run(
+    description: str | None,
+    rows: Mapping[str, Any],
+    results: Path,
+    measure: Callable[[str, int], dict[str, Any]],
+    table: Callable[[], str],
+) -> None:
+    """The command of a script that measures rows: each becomes a JSON file in `results`, and `table` is printed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"among {', '.join(rows)}; none: all of them")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds")
     parser.add_argument("--show", action="store_true", help="only print the saved results")
     options = parser.parse_args()
-    if unknown := [name for name in options.rows if name not in ROWS]:
-        parser.error(f"unknown rows {', '.join(unknown)}; expected some of {', '.join(ROWS)}")
+    if unknown := [name for name in options.rows if name not in rows]:
+        parser.error(f"unknown rows {', '.join(unknown)}; expected some of {', '.join(rows)}")
     if not options.show:
         enable_compilation_cache()
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        for name in options.rows or ROWS:
-            record.write_json(RESULTS / f"{name}.json", measure(name, options.seeds) | record.environment())
+        results.mkdir(parents=True, exist_ok=True)
+        for name in options.rows or rows:
+            record.write_json(results / f"{name}.json", measure(name, options.seeds) | record.environment())
     print(table())
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, ROWS, RESULTS, measure, table)

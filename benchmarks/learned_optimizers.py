@@ -12,13 +12,13 @@ keys. Every row writes benchmarks/results/learned_optimizers/ROW.json. Training 
 without compilation.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import exact_values
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +27,12 @@ import optax
 from metajax.algorithms import learned_rule
 from metajax.algorithms._learned_optimizer import gradient_rule
 from metajax.base import Agent, Array, PyTree, Sizes
-from metajax.cli.launch import enable_compilation_cache
 from metajax.rollouts import trial
-from metajax.running import record
 from metajax.running.recipes import Built, build
 from metajax.running.training import training
 
 RESULTS = Path(__file__).parent / "results" / "learned_optimizers"
-SEEDS, LIFETIME, LONG = 3, 30, 120
+LIFETIME, LONG = 30, 120
 NUM_VALIDATION, NUM_TEST, NUM_COPIES = 24, 64, 16
 OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {"adam": optax.adam, "sgd": optax.sgd}
 RATES = {"adam": (0.005, 0.01, 0.015, 0.02, 0.03, 0.05), "sgd": (0.1, 0.3, 1.0, 2.0, 3.0)}
@@ -186,21 +184,5 @@ def shown(value: tuple[float, float]) -> str:
     return f"{value[0]:.2f} ± {value[1]:.2f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"among {', '.join(ROWS)}; none: all of them")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds")
-    parser.add_argument("--show", action="store_true", help="only print the saved results")
-    options = parser.parse_args()
-    if unknown := [name for name in options.rows if name not in ROWS]:
-        parser.error(f"unknown rows {', '.join(unknown)}; expected some of {', '.join(ROWS)}")
-    if not options.show:
-        enable_compilation_cache()
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        for name in options.rows or ROWS:
-            record.write_json(RESULTS / f"{name}.json", measure(name, options.seeds) | record.environment())
-    print(table())
-
-
 if __name__ == "__main__":
-    main()
+    exact_values.run(__doc__, ROWS, RESULTS, measure, table)
